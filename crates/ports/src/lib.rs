@@ -1,0 +1,65 @@
+//! What the inside asks of the outside: the traits, their promises, and the suite that judges every store.
+//!
+//! A *port* here is a driven one: something the use cases need done by the world. This crate must never know how it is
+//! done; no pool, no transaction, no query and no HTTP appears in a signature.
+//!
+//! # The rules that every adapter obeys
+//!
+//! - **One method is one atomic unit.** Its doc line says what is atomic. There is no transaction to pass around.
+//! - **Read, decide, write is one `update`**: the caller hands in a pure, synchronous change, which runs on the locked
+//!   record. It may run more than once, so it must depend on its argument only.
+//! - **A refusal leaves everything as it was**, and so does an error, save that a store which went away during the write
+//!   may have done it ([`StoreError::Unavailable`] says "cannot tell").
+//! - **Time comes in as values.** No adapter reads a clock to fill in a field.
+//! - **A future that is dropped halfway** leaves either all of the unit or nothing.
+//!
+//! # How to add one
+//!
+//! Write the trait with the promise of each method in its docs, cut by what one caller needs; add it to [`Stores`] if a
+//! store provides it; write its cases into [`contract`] and see them fail; then implement it in every adapter.
+
+mod account_repository;
+mod error;
+mod health;
+mod key_lookup;
+mod key_repository;
+mod system;
+mod usage_store;
+
+#[cfg(feature = "contract")]
+pub mod contract;
+
+use std::sync::Arc;
+
+pub use account_repository::{
+    AccountChangeFn, AccountRepository, CreateAccountError, CreateOperatorError, UpdateAccountError,
+};
+pub use error::{BoxError, StoreError};
+pub use health::StoreHealth;
+pub use key_lookup::KeyLookup;
+pub use key_repository::{
+    CreateKeyError, KeyChangeFn, KeyFilter, KeyRepository, Rows, UpdateKeyError,
+};
+pub use system::{Clock, Entropy, EntropyError};
+pub use usage_store::{KeyUse, UsageStore};
+
+#[cfg(feature = "mock")]
+pub use {
+    account_repository::MockAccountRepository, health::MockStoreHealth, key_lookup::MockKeyLookup,
+    key_repository::MockKeyRepository, system::MockEntropy, usage_store::MockUsageStore,
+};
+
+/// All that one store provides.
+#[derive(Clone)]
+pub struct Stores {
+    /// The hot path.
+    pub lookup: Arc<dyn KeyLookup>,
+    /// Management of keys.
+    pub keys: Arc<dyn KeyRepository>,
+    /// Management of accounts.
+    pub accounts: Arc<dyn AccountRepository>,
+    /// Where uses of keys are written down.
+    pub usage: Arc<dyn UsageStore>,
+    /// Whether it answers.
+    pub health: Arc<dyn StoreHealth>,
+}
