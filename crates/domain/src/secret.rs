@@ -1,0 +1,386 @@
+//! The secret side of a key: the plain key, its lookup prefix, the server's own secret, the hash, the check.
+//!
+//! A plain key is `ldr_` and 32 random bytes in URL-safe base64 without padding: 47 characters. Its first 14 are the
+//! lookup prefix, 60 bits that find the record; the 196 bits after it are what nobody can guess. Stored is the
+//! HMAC-SHA256 of the whole key under the server's secret (the *pepper*), so that a stolen database alone opens
+//! nothing. A slow hash would add nothing: it protects secrets that can be guessed.
+//!
+//! None of the types here can be printed, serialised or compared with `==`.
+
+use std::fmt;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use ring::hmac;
+
+/// What every key starts with. Never to be changed: keys in the field, and the scanners that look for leaked ones, rely
+/// on it.
+pub const API_KEY_PREFIX: &str = "ldr_";
+
+/// How many random bytes a key carries.
+pub const API_KEY_BYTES: usize = 32;
+
+/// A key as its owner holds it: `^ldr_[A-Za-z0-9_-]{43}$`, in the one canonical spelling.
+///
+/// It exists in the request that presents it and in the answer that issues it, and nowhere else.
+#[derive(Clone)]
+pub struct PlainKey(String);
+
+/// The text is not a well-formed key. The text itself is not in here, since it may be a mistyped secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MalformedKey;
+
+impl fmt::Display for MalformedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not a well-formed key (ldr_ and 43 characters of URL-safe base64)")
+    }
+}
+
+impl std::error::Error for MalformedKey {}
+
+impl PlainKey {
+    /// The length of every key, in characters and in bytes.
+    pub const LEN: usize = 47;
+
+    /// Reads a presented key.
+    ///
+    /// Of the four spellings that decode to the same 32 bytes (the last character has two bits to spare) only the one
+    /// with zeroes there is a key: otherwise one key would have four hashes.
+    pub fn parse(text: &str) -> Result<Self, MalformedKey> {
+        let body = text.strip_prefix(API_KEY_PREFIX).ok_or(MalformedKey)?;
+        if text.len() != Self::LEN {
+            return Err(MalformedKey);
+        }
+        let mut bytes = [0; API_KEY_BYTES];
+        // The decoder refuses padding, other alphabets and non-zero spare bits.
+        match URL_SAFE_NO_PAD.decode_slice(body, &mut bytes) {
+            Ok(API_KEY_BYTES) => Ok(Self(text.to_owned())),
+            _ => Err(MalformedKey),
+        }
+    }
+
+    /// The first 14 characters, by which its record is found.
+    pub fn prefix(&self) -> KeyPrefix {
+        KeyPrefix(self.0.chars().take(KeyPrefix::LEN).collect())
+    }
+
+    /// The prefix and an ellipsis: enough to recognise a key, worth nothing to a thief.
+    pub fn redacted(&self) -> String {
+        format!("{}…", self.prefix().as_str())
+    }
+
+    /// The secret itself, for the one answer that shows it to its owner.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for PlainKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PlainKey({})", self.redacted())
+    }
+}
+
+/// Makes a key of 32 random bytes, which must come from the operating system.
+///
+/// ```
+/// use leadr_auth_domain::{PlainKey, generate_api_key};
+///
+/// let key = generate_api_key([7; 32]);
+/// assert!(key.expose().starts_with("ldr_"));
+/// assert!(key.expose().len() > 36);
+/// assert!(PlainKey::parse(key.expose()).is_ok());
+/// ```
+pub fn generate_api_key(bytes: [u8; API_KEY_BYTES]) -> PlainKey {
+    PlainKey(format!("{API_KEY_PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes)))
+}
+
+/// The part of a key by which its record is found. Unique in the store, and no secret.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyPrefix(String);
+
+impl KeyPrefix {
+    /// How many characters of a plain key it is.
+    pub const LEN: usize = 14;
+
+    /// Takes a stored prefix, which must start with `ldr_`. Its length is not checked: rows of another length can be
+    /// listed, though no presented key ever finds them.
+    pub fn parse(text: &str) -> Result<Self, MalformedKey> {
+        if text.starts_with(API_KEY_PREFIX) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(MalformedKey)
+        }
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for KeyPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What is stored of a key: HMAC-SHA256 under the pepper, 64 lower-case hexadecimal digits.
+#[derive(Clone)]
+pub struct KeyHash(String);
+
+impl KeyHash {
+    /// Takes a stored hash, as it is: one that is no hash verifies no key.
+    pub const fn from_store(hex: String) -> Self {
+        Self(hex)
+    }
+
+    /// The hexadecimal digits, for the store.
+    pub fn expose_hex(&self) -> &str {
+        &self.0
+    }
+
+    /// The 32 bytes, or zeroes (the hash of nothing anyone can find) where the text is not 64 hexadecimal digits.
+    fn bytes(&self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        let digits: Option<Vec<u8>> = self
+            .0
+            .chars()
+            .map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok()))
+            .collect();
+        if let Some(digits) = digits.filter(|digits| digits.len() == 64) {
+            for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+                if let [high, low] = pair {
+                    *byte = high << 4 | low;
+                }
+            }
+        }
+        bytes
+    }
+
+    fn of_tag(tag: &hmac::Tag) -> Self {
+        use fmt::Write as _;
+        let mut hex = String::with_capacity(64);
+        for byte in tag.as_ref() {
+            // Writing to a String cannot fail.
+            let _ = write!(hex, "{byte:02x}");
+        }
+        Self(hex)
+    }
+}
+
+impl fmt::Debug for KeyHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyHash(…)")
+    }
+}
+
+/// The server's own secret, under which keys are hashed.
+#[derive(Clone)]
+pub struct Pepper(hmac::Key);
+
+/// The secret is too short to be one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WeakPepper;
+
+impl fmt::Display for WeakPepper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "shorter than {} bytes", Pepper::MIN_BYTES)
+    }
+}
+
+impl std::error::Error for WeakPepper {}
+
+impl Pepper {
+    /// The fewest bytes a secret may have: those of the hash that it keys.
+    pub const MIN_BYTES: usize = 32;
+
+    /// Takes the deployment's secret.
+    pub fn new(secret: &str) -> Result<Self, WeakPepper> {
+        if secret.len() < Self::MIN_BYTES {
+            return Err(WeakPepper);
+        }
+        Ok(Self(hmac_key(secret)))
+    }
+
+    /// Hashes a key for the store.
+    pub fn hash(&self, key: &PlainKey) -> KeyHash {
+        KeyHash::of_tag(&hmac::sign(&self.0, key.0.as_bytes()))
+    }
+
+    /// Is `key` the key that was hashed? Takes the same time whether it is or not.
+    pub fn verify(&self, key: &PlainKey, hash: &KeyHash) -> bool {
+        hmac::verify(&self.0, key.0.as_bytes(), &hash.bytes()).is_ok()
+    }
+
+    /// Does the work of [`Pepper::verify`] for a key whose prefix nobody has, so that the time of an answer does not
+    /// tell an unknown prefix from a wrong secret. It is always `false`.
+    pub fn verify_against_nothing(&self, key: &PlainKey) -> bool {
+        let nothing = KeyHash("0".repeat(64));
+        self.verify(key, &nothing)
+    }
+}
+
+impl fmt::Debug for Pepper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pepper(…)")
+    }
+}
+
+fn hmac_key(secret: &str) -> hmac::Key {
+    hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes())
+}
+
+/// Hashes any text under any secret, as the reference's function of this name does. The service itself uses
+/// [`Pepper::hash`], which is the same for a well-formed key under a strong secret.
+///
+/// ```
+/// use leadr_auth_domain::hash_api_key;
+///
+/// let first = hash_api_key("ldr_test123", "my-secret");
+/// let second = hash_api_key("ldr_test123", "my-secret");
+/// assert_eq!(first.expose_hex(), second.expose_hex());
+/// assert_eq!(first.expose_hex().len(), 64);
+/// ```
+pub fn hash_api_key(key: &str, secret: &str) -> KeyHash {
+    KeyHash::of_tag(&hmac::sign(&hmac_key(secret), key.as_bytes()))
+}
+
+/// Compares any text with a hash under any secret, in constant time, as the reference's function of this name does. The
+/// service itself uses [`Pepper::verify`].
+///
+/// ```
+/// use leadr_auth_domain::{hash_api_key, verify_api_key};
+///
+/// let hashed = hash_api_key("ldr_test123", "my-secret");
+/// assert!(verify_api_key("ldr_test123", &hashed, "my-secret"));
+/// assert!(!verify_api_key("ldr_wrong", &hashed, "my-secret"));
+/// ```
+pub fn verify_api_key(key: &str, key_hash: &KeyHash, secret: &str) -> bool {
+    hmac::verify(&hmac_key(secret), key.as_bytes(), &key_hash.bytes()).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "a server secret of 32 bytes or so";
+
+    #[test]
+    fn a_generated_key_has_the_documented_form() {
+        let key = generate_api_key([0xfb; 32]);
+        assert_eq!(key.expose().len(), PlainKey::LEN);
+        assert_eq!(
+            key.expose(),
+            "ldr_-_v7-_v7-_v7-_v7-_v7-_v7-_v7-_v7-_v7-_v7-_s"
+        );
+        assert_eq!(key.prefix().as_str(), "ldr_-_v7-_v7-_");
+        assert_eq!(
+            PlainKey::parse(key.expose()).unwrap().expose(),
+            key.expose()
+        );
+    }
+
+    #[test]
+    fn only_the_canonical_spelling_is_a_key() {
+        let canonical = generate_api_key([0; 32]);
+        assert!(canonical.expose().ends_with('A'));
+        for last in ['B', 'C', 'D'] {
+            let mut other = canonical.expose().to_owned();
+            other.pop();
+            other.push(last);
+            assert_eq!(
+                PlainKey::parse(&other).map(|_| ()),
+                Err(MalformedKey),
+                "…{last}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_key_is_refused() {
+        let key = generate_api_key([9; 32]);
+        let key = key.expose();
+        let cut = |end: usize| key.get(..end).unwrap();
+        let cases = [
+            String::new(),
+            "ldr_".to_owned(),
+            key.replace("ldr_", "LDR_"),
+            key.replace("ldr_", "lbr_"),
+            format!("{key}A"),
+            format!("{key}="),
+            format!(" {key}"),
+            format!("{key}\n"),
+            cut(46).to_owned(),
+            format!("{}+", cut(46)),
+            format!("{}é", cut(45)),
+            format!("ldr_{}", "é".repeat(43)),
+        ];
+        for case in cases {
+            assert!(PlainKey::parse(&case).is_err(), "{case:?}");
+        }
+    }
+
+    #[test]
+    fn hashes_are_those_of_the_reference() {
+        // Computed with Python: hmac.new(b"my-secret", b"ldr_test123", hashlib.sha256).hexdigest()
+        assert_eq!(
+            hash_api_key("ldr_test123", "my-secret").expose_hex(),
+            PYTHON_HASH
+        );
+    }
+
+    const PYTHON_HASH: &str = "e56d65f567d9b3b65c71bebbfee6bc375f248b96941147bafea1552f4156d244";
+
+    #[test]
+    fn the_pepper_and_the_free_functions_agree() {
+        let pepper = Pepper::new(SECRET).unwrap();
+        let key = generate_api_key([1; 32]);
+        let hash = pepper.hash(&key);
+        assert_eq!(
+            hash.expose_hex(),
+            hash_api_key(key.expose(), SECRET).expose_hex()
+        );
+        assert!(pepper.verify(&key, &hash));
+        assert!(verify_api_key(key.expose(), &hash, SECRET));
+    }
+
+    #[test]
+    fn another_key_another_secret_or_another_hash_does_not_verify() {
+        let pepper = Pepper::new(SECRET).unwrap();
+        let key = generate_api_key([1; 32]);
+        let hash = pepper.hash(&key);
+        assert!(!pepper.verify(&generate_api_key([2; 32]), &hash));
+        let other = Pepper::new("another server secret of 32 bytes").unwrap();
+        assert!(!other.verify(&key, &hash));
+        for damaged in [
+            "",
+            "hash1",
+            &"0".repeat(64),
+            hash.expose_hex().get(..62).unwrap(),
+            "é",
+        ] {
+            assert!(
+                !pepper.verify(&key, &KeyHash::from_store(damaged.to_owned())),
+                "{damaged}"
+            );
+        }
+        assert!(!pepper.verify_against_nothing(&key));
+    }
+
+    #[test]
+    fn a_short_secret_is_refused() {
+        assert!(Pepper::new(&"x".repeat(31)).is_err());
+        assert!(Pepper::new(&"x".repeat(32)).is_ok());
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let key = generate_api_key([3; 32]);
+        let pepper = Pepper::new(SECRET).unwrap();
+        let hash = pepper.hash(&key);
+        let shown = format!("{key:?} {pepper:?} {hash:?} {MalformedKey:?}");
+        assert!(!shown.contains(key.expose()) && !shown.contains(SECRET));
+        assert!(!shown.contains(hash.expose_hex()));
+        assert!(shown.contains("PlainKey(ldr_AwMDAwMDAw…)"), "{shown}");
+    }
+}

@@ -1,0 +1,143 @@
+//! Instants in UTC, to the microsecond.
+
+use std::fmt;
+
+use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
+
+/// An instant in UTC between the years 1 and 9999, to the microsecond.
+///
+/// Microseconds, because that is what PostgreSQL keeps: a value that has been stored equals the one that was not. The
+/// range is the one that RFC 3339 can write and every store can hold.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(OffsetDateTime);
+
+/// Why a text or an instant is no [`Timestamp`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimestampFault {
+    /// The text is not a date and time as RFC 3339 writes them.
+    Malformed,
+    /// The text has no offset from UTC, so that it names no instant.
+    NoOffset,
+    /// The instant is before the year 1 or after the year 9999.
+    OutOfRange,
+}
+
+impl fmt::Display for TimestampFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Malformed => "not an RFC 3339 timestamp",
+            Self::NoOffset => "a timestamp without an offset from UTC",
+            Self::OutOfRange => "a timestamp outside the years 1 to 9999",
+        })
+    }
+}
+
+impl std::error::Error for TimestampFault {}
+
+impl Timestamp {
+    /// The longest text that is read. RFC 3339 with nanoseconds and an offset takes 35 characters; what is longer is
+    /// refused before it costs anything.
+    const MAX_TEXT: usize = 64;
+
+    /// Takes an instant, cutting off what is finer than a microsecond.
+    pub fn new(instant: OffsetDateTime) -> Result<Self, TimestampFault> {
+        let utc = instant
+            .checked_to_offset(UtcOffset::UTC)
+            .ok_or(TimestampFault::OutOfRange)?;
+        if !(1..=9999).contains(&utc.year()) {
+            return Err(TimestampFault::OutOfRange);
+        }
+        let micros = utc.microsecond();
+        // A microsecond below a million is always in range; the fallback keeps this free of a panic.
+        Ok(Self(utc.replace_microsecond(micros).unwrap_or(utc)))
+    }
+
+    /// Reads RFC 3339, as `2019-08-24T14:15:22Z` or with any other offset.
+    pub fn parse(text: &str) -> Result<Self, TimestampFault> {
+        if text.len() > Self::MAX_TEXT {
+            return Err(TimestampFault::Malformed);
+        }
+        match OffsetDateTime::parse(text, &Rfc3339) {
+            Ok(instant) => Self::new(instant),
+            // Would it be one with an offset? Then the offset is what to complain about.
+            Err(_) if OffsetDateTime::parse(&format!("{text}Z"), &Rfc3339).is_ok() => {
+                Err(TimestampFault::NoOffset)
+            }
+            Err(_) => Err(TimestampFault::Malformed),
+        }
+    }
+
+    /// The instant itself, in UTC, for a row.
+    pub const fn as_offset_date_time(self) -> OffsetDateTime {
+        self.0
+    }
+
+    /// Whole microseconds since 1970, negative before it.
+    pub fn unix_micros(self) -> i64 {
+        // Ten thousand years are 3.2e17 microseconds, well inside an i64.
+        i64::try_from(self.0.unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX)
+    }
+}
+
+impl fmt::Display for Timestamp {
+    /// RFC 3339 in UTC with `Z`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.0.format(&Rfc3339).map_err(|_| fmt::Error)?;
+        f.write_str(&text)
+    }
+}
+
+impl fmt::Debug for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+
+    #[test]
+    fn nanoseconds_are_cut_off_to_what_a_store_keeps() {
+        let fine = Timestamp::new(datetime!(2026-01-02 03:04:05.123_456_789 UTC)).unwrap();
+        assert_eq!(fine.to_string(), "2026-01-02T03:04:05.123456Z");
+    }
+
+    #[test]
+    fn other_offsets_become_utc() {
+        let paris = Timestamp::parse("2026-07-01T02:30:00+02:00").unwrap();
+        assert_eq!(paris.to_string(), "2026-07-01T00:30:00Z");
+    }
+
+    #[test]
+    fn what_names_no_instant_is_refused_with_its_reason() {
+        let cases = [
+            ("2026-07-01T02:30:00", TimestampFault::NoOffset),
+            ("2026-07-01", TimestampFault::Malformed),
+            ("", TimestampFault::Malformed),
+            ("tomorrow", TimestampFault::Malformed),
+            ("1784764800", TimestampFault::Malformed),
+            ("2026-02-30T00:00:00Z", TimestampFault::Malformed),
+            ("2026-07-01T24:00:00Z", TimestampFault::Malformed),
+            ("2026-07-01T02:30:00+24:00", TimestampFault::Malformed),
+            ("+999999-01-01T00:00:00Z", TimestampFault::Malformed),
+            ("0000-01-01T00:00:00Z", TimestampFault::OutOfRange),
+            ("0001-01-01T00:00:00+01:00", TimestampFault::OutOfRange),
+            ("9999-12-31T23:59:59-01:00", TimestampFault::OutOfRange),
+        ];
+        for (text, fault) in cases {
+            assert_eq!(Timestamp::parse(text), Err(fault), "{text}");
+        }
+        let long = format!("2026-07-01T02:30:00.{}Z", "1".repeat(10_000));
+        assert_eq!(Timestamp::parse(&long), Err(TimestampFault::Malformed));
+    }
+
+    #[test]
+    fn the_ends_of_the_range_are_inside_it() {
+        for text in ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"] {
+            assert_eq!(Timestamp::parse(text).unwrap().to_string(), text);
+        }
+    }
+}
