@@ -1,0 +1,165 @@
+//! Management of accounts.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use leadr_auth_domain::{Account, AccountId, AccountRefusal, ApiKey};
+
+use crate::{Rows, StoreError};
+
+/// A change to an account, run by the adapter on the locked record. It may be called again where the store makes the
+/// adapter start over.
+pub type AccountChangeFn<'a> = dyn FnMut(Account) -> Result<Account, AccountRefusal> + Send + 'a;
+
+/// Stores accounts.
+#[cfg_attr(feature = "mock", mockall::automock)]
+#[async_trait]
+pub trait AccountRepository: Send + Sync {
+    /// Stores a new account. Atomic: its name and slug are free among live accounts, and it is there; or nothing. Where
+    /// both are taken, the name is what is said.
+    async fn create(&self, account: &Account) -> Result<(), CreateAccountError>;
+
+    /// Stores an account together with its first key. Atomic: both or neither, under the conditions of
+    /// [`AccountRepository::create`] and [`KeyRepository::create`](crate::KeyRepository::create).
+    async fn create_with_key(
+        &self,
+        account: &Account,
+        key: &ApiKey,
+    ) -> Result<(), CreateOperatorError>;
+
+    /// The account with this id, if there is one among `rows`.
+    async fn get(&self, id: AccountId, rows: Rows) -> Result<Option<Account>, StoreError>;
+
+    /// Replaces the account with this id, deleted or not, by what `change` makes of it. Atomic: no other change comes
+    /// between the read and the write; a refusal, or a name or slug that another live account has, leaves the account as
+    /// it was. Written are all fields but `id` and `created_at`.
+    async fn update<'a>(
+        &self,
+        id: AccountId,
+        change: &'a mut AccountChangeFn<'a>,
+    ) -> Result<Account, UpdateAccountError>;
+
+    /// All live accounts, newest first; of two made in the same microsecond the one with the greater id first. One
+    /// consistent view.
+    async fn list(&self) -> Result<Vec<Account>, StoreError>;
+
+    /// The oldest live operator's account, if there is one.
+    async fn find_operator(&self) -> Result<Option<Account>, StoreError>;
+
+    /// Has there never been an account? Deleted ones count.
+    async fn is_empty(&self) -> Result<bool, StoreError>;
+}
+
+/// Why an account was not stored.
+#[derive(Debug)]
+pub enum CreateAccountError {
+    /// Another live account has the name.
+    NameTaken,
+    /// Another live account has the slug.
+    SlugTaken,
+    /// The store did not do it.
+    Store(StoreError),
+}
+
+/// Why an account and its first key were not stored.
+#[derive(Debug)]
+pub enum CreateOperatorError {
+    /// Another live account has the name or the slug.
+    AccountTaken,
+    /// Another key has the prefix.
+    PrefixTaken,
+    /// The store did not do it.
+    Store(StoreError),
+}
+
+/// Why an account was not changed.
+#[derive(Debug)]
+pub enum UpdateAccountError {
+    /// There is no account with this id, not even a deleted one.
+    NotFound,
+    /// The change refused the account as it is.
+    Refused(AccountRefusal),
+    /// Another live account has the name.
+    NameTaken,
+    /// Another live account has the slug.
+    SlugTaken,
+    /// The store did not do it.
+    Store(StoreError),
+}
+
+impl fmt::Display for CreateAccountError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NameTaken => "the account's name is taken",
+            Self::SlugTaken => "the account's slug is taken",
+            Self::Store(_) => "the account could not be stored",
+        })
+    }
+}
+
+impl fmt::Display for CreateOperatorError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AccountTaken => "the account's name or slug is taken",
+            Self::PrefixTaken => "the key's prefix is taken",
+            Self::Store(_) => "the account and its key could not be stored",
+        })
+    }
+}
+
+impl fmt::Display for UpdateAccountError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotFound => "there is no such account",
+            Self::Refused(_) => "the account does not allow the change",
+            Self::NameTaken => "the account's name is taken",
+            Self::SlugTaken => "the account's slug is taken",
+            Self::Store(_) => "the account could not be changed",
+        })
+    }
+}
+
+impl std::error::Error for CreateAccountError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::NameTaken | Self::SlugTaken => None,
+            Self::Store(source) => Some(source),
+        }
+    }
+}
+
+impl std::error::Error for CreateOperatorError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::AccountTaken | Self::PrefixTaken => None,
+            Self::Store(source) => Some(source),
+        }
+    }
+}
+
+impl std::error::Error for UpdateAccountError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::NotFound | Self::Refused(_) | Self::NameTaken | Self::SlugTaken => None,
+            Self::Store(source) => Some(source),
+        }
+    }
+}
+
+impl From<StoreError> for CreateAccountError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<StoreError> for CreateOperatorError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<StoreError> for UpdateAccountError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}

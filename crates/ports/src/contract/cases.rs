@@ -1,0 +1,694 @@
+//! The cases.
+
+use std::sync::Arc;
+
+use leadr_auth_domain::{
+    AccountName, AccountRefusal, AccountRole, AccountStatus, ApiKeyStatus, KeyName, KeyPrefix,
+    KeyRefusal, Slug, Timestamp,
+};
+
+use super::fixtures::{account, account_of, at, fields, key, plain_key};
+use crate::{
+    CreateAccountError, CreateKeyError, CreateOperatorError, KeyFilter, KeyUse, Rows, Stores,
+    UpdateAccountError, UpdateKeyError,
+};
+
+/// How many change the same record at once in the races.
+const RACERS: usize = 16;
+
+/// Declares the cases and the macro that runs them. The first token is a `$`, which the inner macro needs and an outer
+/// one cannot write.
+macro_rules! cases {
+    ($d:tt $($(#[$doc:meta])* async fn $name:ident($stores:ident) $body:block)*) => {
+        $($(#[$doc])* pub async fn $name($stores: Stores) $body)*
+
+        /// Makes a test of every case, on the stores that `$factory` gives: the path of an
+        /// `async fn() -> (guard, Stores)`.
+        #[macro_export]
+        macro_rules! store_contract {
+            ($d factory:path) => {
+                $(
+                    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                    async fn $name() {
+                        let (guard, stores) = $d factory().await;
+                        $crate::contract::$name(stores).await;
+                        drop(guard);
+                    }
+                )*
+            };
+        }
+    };
+}
+
+cases! { $
+    /// What was stored is what is read, field by field, also at the ends of what a field can hold.
+    async fn a_stored_key_reads_back_unchanged(stores) {
+        let owner = account(1);
+        stores.accounts.create(&owner).await.unwrap();
+        let mut longest = key(1, &owner);
+        longest.name = KeyName::parse(&"🔑".repeat(KeyName::MAX_CHARS)).unwrap();
+        longest.expires_at = Some(Timestamp::parse("9999-12-31T23:59:59.999999Z").unwrap());
+        longest.last_used_at = Some(at(123_457));
+        longest.status = ApiKeyStatus::Revoked;
+        let mut shortest = key(2, &owner);
+        shortest.name = KeyName::from_store(String::new());
+        shortest.expires_at = Some(Timestamp::parse("0001-01-01T00:00:00Z").unwrap());
+        for stored in [longest, shortest] {
+            stores.keys.create(&stored).await.unwrap();
+            let read = stores.keys.get(stored.id, Rows::Live).await.unwrap().unwrap();
+            assert_eq!(fields(&read), fields(&stored));
+        }
+    }
+
+    /// As for keys.
+    async fn a_stored_account_reads_back_unchanged(stores) {
+        let mut stored = account_of(1, AccountRole::Operator);
+        stored.name = AccountName::parse(&"ß".repeat(AccountName::MAX_CHARS)).unwrap();
+        stored.slug = Slug::parse(&"a".repeat(Slug::MAX_CHARS)).unwrap();
+        stored.status = AccountStatus::Suspended;
+        stored.updated_at = at(654_321);
+        stores.accounts.create(&stored).await.unwrap();
+        assert_eq!(stores.accounts.get(stored.id, Rows::Live).await.unwrap(), Some(stored));
+    }
+
+    /// Nothing is found where nothing is, and that is no error.
+    async fn what_is_not_there_is_not_found(stores) {
+        let nobody = account(1);
+        let nothing = key(1, &nobody);
+        assert!(stores.keys.get(nothing.id, Rows::WithDeleted).await.unwrap().is_none());
+        assert!(stores.accounts.get(nobody.id, Rows::WithDeleted).await.unwrap().is_none());
+        assert!(stores.lookup.find(&nothing.key_prefix).await.unwrap().is_none());
+        assert!(stores.keys.list(KeyFilter::of(nobody.id)).await.unwrap().is_empty());
+        assert_eq!(stores.keys.count_active(nobody.id).await.unwrap(), 0);
+        assert!(matches!(
+            stores.keys.update(nothing.id, &mut Ok).await,
+            Err(UpdateKeyError::NotFound)
+        ));
+        assert!(matches!(
+            stores.accounts.update(nobody.id, &mut Ok).await,
+            Err(UpdateAccountError::NotFound)
+        ));
+    }
+
+    /// A key needs a live account.
+    async fn a_key_needs_a_live_account(stores) {
+        let mut owner = account(1);
+        let orphan = key(1, &owner);
+        assert!(matches!(
+            stores.keys.create(&orphan).await,
+            Err(CreateKeyError::AccountNotFound)
+        ));
+        owner.soft_delete(at(2));
+        stores.accounts.create(&owner).await.unwrap();
+        assert!(matches!(
+            stores.keys.create(&orphan).await,
+            Err(CreateKeyError::AccountNotFound)
+        ));
+        assert!(stores.keys.get(orphan.id, Rows::WithDeleted).await.unwrap().is_none());
+    }
+
+    /// A suspended account may be prepared for its return.
+    async fn a_suspended_account_can_be_given_keys(stores) {
+        let mut owner = account(1);
+        owner.suspend(at(2));
+        stores.accounts.create(&owner).await.unwrap();
+        stores.keys.create(&key(1, &owner)).await.unwrap();
+    }
+
+    /// Prefixes are unique among all keys, deleted ones and other accounts' included.
+    async fn a_prefix_is_given_once(stores) {
+        let (owner, other) = (account(1), account(2));
+        stores.accounts.create(&owner).await.unwrap();
+        stores.accounts.create(&other).await.unwrap();
+        let first = key(1, &owner);
+        stores.keys.create(&first).await.unwrap();
+        let mut second = key(2, &other);
+        second.key_prefix = first.key_prefix.clone();
+        assert!(matches!(stores.keys.create(&second).await, Err(CreateKeyError::PrefixTaken)));
+        stores
+            .keys
+            .update(first.id, &mut |mut key| {
+                key.soft_delete(at(3));
+                Ok(key)
+            })
+            .await
+            .unwrap();
+        assert!(matches!(stores.keys.create(&second).await, Err(CreateKeyError::PrefixTaken)));
+        assert!(stores.keys.get(second.id, Rows::WithDeleted).await.unwrap().is_none());
+    }
+
+    /// Of many that want one prefix, one gets it.
+    async fn racing_for_a_prefix_has_one_winner(stores) {
+        let owner = account(1);
+        stores.accounts.create(&owner).await.unwrap();
+        let prefix = plain_key(99).prefix();
+        let mut race = Vec::new();
+        for n in 0..RACERS {
+            let mut key = key(u8::try_from(n).unwrap(), &owner);
+            key.key_prefix = prefix.clone();
+            let keys = Arc::clone(&stores.keys);
+            race.push(tokio::spawn(async move { keys.create(&key).await }));
+        }
+        let mut winners = 0;
+        for racer in race {
+            match racer.await.unwrap() {
+                Ok(()) => winners += 1,
+                Err(CreateKeyError::PrefixTaken) => {}
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(winners, 1);
+        assert_eq!(stores.keys.list(KeyFilter::of(owner.id)).await.unwrap().len(), 1);
+    }
+
+    /// Of many that each count on being first, one is.
+    async fn racing_changes_of_a_key_have_one_winner(stores) {
+        let owner = account(1);
+        stores.accounts.create(&owner).await.unwrap();
+        let contested = key(1, &owner);
+        stores.keys.create(&contested).await.unwrap();
+        let mut race = Vec::new();
+        for n in 0..RACERS {
+            let keys = Arc::clone(&stores.keys);
+            let id = contested.id;
+            race.push(tokio::spawn(async move {
+                keys.update(id, &mut |mut key| {
+                    if key.status == ApiKeyStatus::Revoked {
+                        return Err(KeyRefusal::Deleted);
+                    }
+                    key.revoke(at(100 + u32::try_from(n).unwrap()));
+                    Ok(key)
+                })
+                .await
+            }));
+        }
+        let mut winner = None;
+        for racer in race {
+            match racer.await.unwrap() {
+                Ok(key) => assert!(winner.replace(key).is_none(), "two winners"),
+                Err(UpdateKeyError::Refused(KeyRefusal::Deleted)) => {}
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        let read = stores.keys.get(contested.id, Rows::Live).await.unwrap().unwrap();
+        assert_eq!(fields(&read), fields(&winner.expect("no winner")));
+    }
+
+    /// No change is lost where many change different fields of one record.
+    async fn racing_changes_of_different_fields_all_stay(stores) {
+        let owner = account(1);
+        stores.accounts.create(&owner).await.unwrap();
+        let shared = key(1, &owner);
+        stores.keys.create(&shared).await.unwrap();
+        let mut race = Vec::new();
+        for n in 0..RACERS {
+            let keys = Arc::clone(&stores.keys);
+            let id = shared.id;
+            race.push(tokio::spawn(async move {
+                let mark = char::from(b'a' + u8::try_from(n).unwrap());
+                keys.update(id, &mut |mut key| {
+                    let name = format!("{}{mark}", key.name);
+                    key.rename(KeyName::parse(&name).unwrap(), at(500));
+                    Ok(key)
+                })
+                .await
+            }));
+        }
+        for racer in race {
+            racer.await.unwrap().unwrap();
+        }
+        let read = stores.keys.get(shared.id, Rows::Live).await.unwrap().unwrap();
+        assert_eq!(read.name.as_str().len(), shared.name.as_str().len() + RACERS);
+    }
+
+    /// A refusal rolls back: the record is what it was.
+    async fn a_refused_change_leaves_the_key(stores) {
+        let owner = account(1);
+        stores.accounts.create(&owner).await.unwrap();
+        let kept = key(1, &owner);
+        stores.keys.create(&kept).await.unwrap();
+        let refused = stores
+            .keys
+            .update(kept.id, &mut |mut key| {
+                key.revoke(at(9));
+                Err(KeyRefusal::OutOfReach)
+            })
+            .await;
+        assert!(matches!(refused, Err(UpdateKeyError::Refused(KeyRefusal::OutOfReach))));
+        let read = stores.keys.get(kept.id, Rows::Live).await.unwrap().unwrap();
+        assert_eq!(fields(&read), fields(&kept));
+    }
+
+    /// An update answers with what is stored, and writes the documented fields only.
+    async fn an_update_writes_what_it_says(stores) {
+        let (owner, other) = (account(1), account(2));
+        stores.accounts.create(&owner).await.unwrap();
+        stores.accounts.create(&other).await.unwrap();
+        let mut stored = key(1, &owner);
+        stored.last_used_at = Some(at(7));
+        stores.keys.create(&stored).await.unwrap();
+        let answered = stores
+            .keys
+            .update(stored.id, &mut |mut key| {
+                key.rename(KeyName::parse("Renamed").unwrap(), at(9));
+                key.revoke(at(9));
+                key.soft_delete(at(9));
+                key.account_id = other.id;
+                key.last_used_at = None;
+                key.key_prefix = KeyPrefix::parse("ldr_other").unwrap();
+                Ok(key)
+            })
+            .await
+            .unwrap();
+        stored.name = KeyName::parse("Renamed").unwrap();
+        stored.status = ApiKeyStatus::Revoked;
+        stored.deleted_at = Some(at(9));
+        stored.updated_at = at(9);
+        let read = stores.keys.get(stored.id, Rows::WithDeleted).await.unwrap().unwrap();
+        assert_eq!(fields(&read), fields(&stored));
+        assert_eq!(fields(&answered), fields(&stored));
+    }
+
+    /// Deleted keys are seen by those who ask for them, and by `update`.
+    async fn deleted_keys_are_hidden_and_can_be_restored(stores) {
+        let owner = account(1);
+        stores.accounts.create(&owner).await.unwrap();
+        let kept = key(1, &owner);
+        stores.keys.create(&kept).await.unwrap();
+        stores
+            .keys
+            .update(kept.id, &mut |mut key| {
+                key.soft_delete(at(9));
+                Ok(key)
+            })
+            .await
+            .unwrap();
+        assert!(stores.keys.get(kept.id, Rows::Live).await.unwrap().is_none());
+        let deleted = stores.keys.get(kept.id, Rows::WithDeleted).await.unwrap().unwrap();
+        assert_eq!(deleted.deleted_at, Some(at(9)));
+        assert!(stores.keys.list(KeyFilter::of(owner.id)).await.unwrap().is_empty());
+        assert_eq!(stores.keys.count_active(owner.id).await.unwrap(), 0);
+        stores
+            .keys
+            .update(kept.id, &mut |mut key| {
+                key.restore(at(10));
+                Ok(key)
+            })
+            .await
+            .unwrap();
+        assert!(stores.keys.get(kept.id, Rows::Live).await.unwrap().is_some());
+    }
+
+    /// Newest first, then by id; other accounts' keys never.
+    async fn lists_are_ordered_and_stay_inside_the_account(stores) {
+        let (owner, other) = (account(1), account(2));
+        stores.accounts.create(&owner).await.unwrap();
+        stores.accounts.create(&other).await.unwrap();
+        // Stored in an order that is neither that of time nor that of ids.
+        for n in [5, 2, 9, 7, 1] {
+            let mut key = key(n, &owner);
+            if n > 5 {
+                key.created_at = at(5);
+            }
+            stores.keys.create(&key).await.unwrap();
+        }
+        stores.keys.create(&key(50, &other)).await.unwrap();
+        let listed = stores.keys.list(KeyFilter::of(owner.id)).await.unwrap();
+        let order: Vec<_> = listed.iter().map(|key| key.id).collect();
+        let expected: Vec<_> = [9, 7, 5, 2, 1].map(|n| key(n, &owner).id).to_vec();
+        assert_eq!(order, expected);
+    }
+
+    /// The filters, and the count of active keys.
+    async fn filters_by_status_and_activity(stores) {
+        let owner = account(1);
+        stores.accounts.create(&owner).await.unwrap();
+        for n in 1..=3 {
+            stores.keys.create(&key(n, &owner)).await.unwrap();
+        }
+        let mut revoked = key(4, &owner);
+        revoked.revoke(at(4));
+        stores.keys.create(&revoked).await.unwrap();
+        let mut expired = key(5, &owner);
+        expired.expires_at = Some(at(0));
+        stores.keys.create(&expired).await.unwrap();
+
+        let all = KeyFilter::of(owner.id);
+        let active = KeyFilter { status: Some(ApiKeyStatus::Active), ..all };
+        let stopped = KeyFilter { status: Some(ApiKeyStatus::Revoked), ..all };
+        for (filter, expected) in [
+            (all, 5),
+            (active, 4),
+            (stopped, 1),
+            (KeyFilter { active_only: true, ..all }, 4),
+            (KeyFilter { active_only: true, ..active }, 4),
+            (KeyFilter { active_only: true, ..stopped }, 0),
+        ] {
+            let found = stores.keys.list(filter).await.unwrap().len();
+            assert_eq!(found, expected, "{filter:?}");
+        }
+        // An expired key is not revoked, as in the reference.
+        assert_eq!(stores.keys.count_active(owner.id).await.unwrap(), 4);
+    }
+
+    /// The hot path gets key and account, whatever their state.
+    async fn lookup_finds_key_and_account_in_any_state(stores) {
+        let owner = account(1);
+        stores.accounts.create(&owner).await.unwrap();
+        let mut wanted = key(1, &owner);
+        wanted.revoke(at(2));
+        wanted.soft_delete(at(3));
+        stores.keys.create(&wanted).await.unwrap();
+        stores.keys.create(&key(2, &owner)).await.unwrap();
+        stores
+            .accounts
+            .update(owner.id, &mut |mut account| {
+                account.suspend(at(4));
+                account.soft_delete(at(5));
+                Ok(account)
+            })
+            .await
+            .unwrap();
+        let found = stores.lookup.find(&wanted.key_prefix).await.unwrap().unwrap();
+        assert_eq!(fields(&found.key), fields(&wanted));
+        assert_eq!(found.account.status, AccountStatus::Suspended);
+        assert_eq!(found.account.deleted_at, Some(at(5)));
+    }
+
+    /// A lookup that starts after a change has been acknowledged sees it.
+    async fn lookup_sees_an_acknowledged_revocation(stores) {
+        let owner = account(1);
+        stores.accounts.create(&owner).await.unwrap();
+        for n in 1..=20 {
+            let key = key(n, &owner);
+            stores.keys.create(&key).await.unwrap();
+            stores.lookup.find(&key.key_prefix).await.unwrap().unwrap();
+            stores
+                .keys
+                .update(key.id, &mut |mut key| {
+                    key.revoke(at(900));
+                    Ok(key)
+                })
+                .await
+                .unwrap();
+            let found = stores.lookup.find(&key.key_prefix).await.unwrap().unwrap();
+            assert_eq!(found.key.status, ApiKeyStatus::Revoked);
+        }
+    }
+
+    /// `last_used_at` moves forward only, unknown keys are passed over, and nothing else moves.
+    async fn usage_moves_forward_only(stores) {
+        let owner = account(1);
+        stores.accounts.create(&owner).await.unwrap();
+        let (first, second) = (key(1, &owner), key(2, &owner));
+        stores.keys.create(&first).await.unwrap();
+        stores.keys.create(&second).await.unwrap();
+        let uses = |list: &[(_, u32)]| -> Vec<KeyUse> {
+            list.iter().map(|&(key_id, used)| KeyUse { key_id, used_at: at(used) }).collect()
+        };
+        stores.usage.record(&[]).await.unwrap();
+        stores
+            .usage
+            .record(&uses(&[(first.id, 50), (key(99, &owner).id, 60), (second.id, 70)]))
+            .await
+            .unwrap();
+        stores
+            .usage
+            .record(&uses(&[(second.id, 60), (first.id, 80), (first.id, 40), (first.id, 81)]))
+            .await
+            .unwrap();
+        for (key, last) in [(&first, 81), (&second, 70)] {
+            let read = stores.keys.get(key.id, Rows::Live).await.unwrap().unwrap();
+            assert_eq!(read.last_used_at, Some(at(last)));
+            assert_eq!(read.updated_at, key.updated_at);
+        }
+    }
+
+    /// Batches that name the same keys in different orders neither block each other for ever nor lose a use.
+    async fn racing_usage_batches_keep_the_latest(stores) {
+        let owner = account(1);
+        stores.accounts.create(&owner).await.unwrap();
+        let keys: Vec<_> = (1..=20).map(|n| key(n, &owner)).collect();
+        for key in &keys {
+            stores.keys.create(key).await.unwrap();
+        }
+        let mut race = Vec::new();
+        for n in 0..RACERS {
+            let mut uses: Vec<_> = keys
+                .iter()
+                .map(|key| KeyUse { key_id: key.id, used_at: at(u32::try_from(n).unwrap() + 100) })
+                .collect();
+            if n % 2 == 1 {
+                uses.reverse();
+            }
+            let usage = Arc::clone(&stores.usage);
+            race.push(tokio::spawn(async move { usage.record(&uses).await }));
+        }
+        for racer in race {
+            racer.await.unwrap().unwrap();
+        }
+        let last = at(u32::try_from(RACERS).unwrap() + 99);
+        for key in stores.keys.list(KeyFilter::of(owner.id)).await.unwrap() {
+            assert_eq!(key.last_used_at, Some(last));
+        }
+    }
+
+    /// A change that began before a use was recorded does not undo it.
+    async fn a_change_and_a_use_do_not_undo_each_other(stores) {
+        let owner = account(1);
+        stores.accounts.create(&owner).await.unwrap();
+        let shared = key(1, &owner);
+        stores.keys.create(&shared).await.unwrap();
+        let mut race = Vec::new();
+        for n in 0..u32::try_from(RACERS).unwrap() {
+            let (keys, usage, id) =
+                (Arc::clone(&stores.keys), Arc::clone(&stores.usage), shared.id);
+            race.push(tokio::spawn(async move {
+                usage.record(&[KeyUse { key_id: id, used_at: at(200 + n) }]).await.unwrap();
+            }));
+            race.push(tokio::spawn(async move {
+                keys.update(id, &mut |mut key| {
+                    key.rename(KeyName::parse(&format!("Name {n}")).unwrap(), at(300 + n));
+                    Ok(key)
+                })
+                .await
+                .unwrap();
+            }));
+        }
+        for racer in race {
+            racer.await.unwrap();
+        }
+        let read = stores.keys.get(shared.id, Rows::Live).await.unwrap().unwrap();
+        assert_eq!(read.last_used_at, Some(at(199 + u32::try_from(RACERS).unwrap())));
+        assert!(read.name.as_str().starts_with("Name "));
+    }
+
+    /// Names and slugs are unique among live accounts; the name is named first.
+    async fn names_and_slugs_are_unique_among_live_accounts(stores) {
+        let taken = account(1);
+        stores.accounts.create(&taken).await.unwrap();
+        let mut both = account(2);
+        both.name = taken.name.clone();
+        both.slug = taken.slug.clone();
+        assert!(matches!(
+            stores.accounts.create(&both).await,
+            Err(CreateAccountError::NameTaken)
+        ));
+        both.name = AccountName::parse("Another name").unwrap();
+        assert!(matches!(
+            stores.accounts.create(&both).await,
+            Err(CreateAccountError::SlugTaken)
+        ));
+        assert!(stores.accounts.get(both.id, Rows::WithDeleted).await.unwrap().is_none());
+        stores
+            .accounts
+            .update(taken.id, &mut |mut account| {
+                account.soft_delete(at(9));
+                Ok(account)
+            })
+            .await
+            .unwrap();
+        both.name = taken.name.clone();
+        stores.accounts.create(&both).await.unwrap();
+        // And now the deleted one cannot come back.
+        let restored = stores
+            .accounts
+            .update(taken.id, &mut |mut account| {
+                account.restore(at(10));
+                Ok(account)
+            })
+            .await;
+        assert!(matches!(restored, Err(UpdateAccountError::NameTaken)));
+        assert!(stores.accounts.get(taken.id, Rows::Live).await.unwrap().is_none());
+    }
+
+    /// Also when an account is changed; and the refused change leaves everything.
+    async fn an_account_cannot_be_changed_to_what_another_has(stores) {
+        let (one, two) = (account(1), account(2));
+        stores.accounts.create(&one).await.unwrap();
+        stores.accounts.create(&two).await.unwrap();
+        let renamed = stores
+            .accounts
+            .update(two.id, &mut |mut account| {
+                account.suspend(at(9));
+                account.name = one.name.clone();
+                Ok(account)
+            })
+            .await;
+        assert!(matches!(renamed, Err(UpdateAccountError::NameTaken)));
+        let moved = stores
+            .accounts
+            .update(two.id, &mut |mut account| {
+                account.slug = one.slug.clone();
+                Ok(account)
+            })
+            .await;
+        assert!(matches!(moved, Err(UpdateAccountError::SlugTaken)));
+        assert_eq!(stores.accounts.get(two.id, Rows::Live).await.unwrap(), Some(two));
+    }
+
+    /// Of many that want one name, one gets it.
+    async fn racing_for_an_account_name_has_one_winner(stores) {
+        let mut race = Vec::new();
+        for n in 0..RACERS {
+            let mut account = account(u8::try_from(n).unwrap());
+            account.name = AccountName::parse("Contested").unwrap();
+            let accounts = Arc::clone(&stores.accounts);
+            race.push(tokio::spawn(async move { accounts.create(&account).await }));
+        }
+        let mut winners = 0;
+        for racer in race {
+            match racer.await.unwrap() {
+                Ok(()) => winners += 1,
+                Err(CreateAccountError::NameTaken) => {}
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(winners, 1);
+        assert_eq!(stores.accounts.list().await.unwrap().len(), 1);
+    }
+
+    /// Of many that each count on being first, one is.
+    async fn racing_changes_of_an_account_have_one_winner(stores) {
+        let contested = account(1);
+        stores.accounts.create(&contested).await.unwrap();
+        let mut race = Vec::new();
+        for _ in 0..RACERS {
+            let (accounts, id) = (Arc::clone(&stores.accounts), contested.id);
+            race.push(tokio::spawn(async move {
+                accounts
+                    .update(id, &mut |mut account| {
+                        if account.status == AccountStatus::Suspended {
+                            return Err(AccountRefusal::Deleted);
+                        }
+                        account.suspend(at(100));
+                        Ok(account)
+                    })
+                    .await
+            }));
+        }
+        let mut winners = 0;
+        for racer in race {
+            match racer.await.unwrap() {
+                Ok(_) => winners += 1,
+                Err(UpdateAccountError::Refused(AccountRefusal::Deleted)) => {}
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(winners, 1);
+    }
+
+    /// A refusal rolls back, and an update writes every field that may change.
+    async fn an_account_update_is_all_or_nothing(stores) {
+        let kept = account(1);
+        stores.accounts.create(&kept).await.unwrap();
+        let refused = stores
+            .accounts
+            .update(kept.id, &mut |mut account| {
+                account.suspend(at(9));
+                Err(AccountRefusal::OperatorProtected)
+            })
+            .await;
+        assert!(matches!(
+            refused,
+            Err(UpdateAccountError::Refused(AccountRefusal::OperatorProtected))
+        ));
+        assert_eq!(stores.accounts.get(kept.id, Rows::Live).await.unwrap(), Some(kept.clone()));
+
+        let mut expected = kept.clone();
+        expected.name = AccountName::parse("Renamed").unwrap();
+        expected.slug = Slug::parse("renamed").unwrap();
+        expected.status = AccountStatus::Suspended;
+        expected.role = AccountRole::Operator;
+        expected.updated_at = at(9);
+        expected.deleted_at = Some(at(9));
+        let answered =
+            stores.accounts.update(kept.id, &mut |_| Ok(expected.clone())).await.unwrap();
+        assert_eq!(answered, expected);
+        let read = stores.accounts.get(kept.id, Rows::WithDeleted).await.unwrap();
+        assert_eq!(read, Some(expected));
+    }
+
+    /// Live accounts, newest first.
+    async fn accounts_are_listed_newest_first(stores) {
+        for n in [2, 5, 1, 3] {
+            stores.accounts.create(&account(n)).await.unwrap();
+        }
+        let mut deleted = account(4);
+        deleted.soft_delete(at(9));
+        stores.accounts.create(&deleted).await.unwrap();
+        let listed = stores.accounts.list().await.unwrap();
+        assert_eq!(listed, [5, 3, 2, 1].map(account).to_vec());
+    }
+
+    /// The first operator comes with a key or not at all.
+    async fn an_account_and_its_first_key_are_one_unit(stores) {
+        assert!(stores.accounts.is_empty().await.unwrap());
+        let operator = account_of(1, AccountRole::Operator);
+        let first = key(1, &operator);
+        stores.accounts.create_with_key(&operator, &first).await.unwrap();
+        assert!(!stores.accounts.is_empty().await.unwrap());
+        let found = stores.lookup.find(&first.key_prefix).await.unwrap().unwrap();
+        assert_eq!(found.account, operator);
+        assert_eq!(stores.accounts.find_operator().await.unwrap(), Some(operator.clone()));
+
+        // A clash of the key leaves no account behind, a clash of the account no key.
+        let second = account_of(2, AccountRole::Operator);
+        let mut clashing = key(2, &second);
+        clashing.key_prefix = first.key_prefix.clone();
+        assert!(matches!(
+            stores.accounts.create_with_key(&second, &clashing).await,
+            Err(CreateOperatorError::PrefixTaken)
+        ));
+        assert!(stores.accounts.get(second.id, Rows::WithDeleted).await.unwrap().is_none());
+        let mut third = account_of(3, AccountRole::Operator);
+        third.slug = operator.slug.clone();
+        let unowned = key(3, &third);
+        assert!(matches!(
+            stores.accounts.create_with_key(&third, &unowned).await,
+            Err(CreateOperatorError::AccountTaken)
+        ));
+        assert!(stores.keys.get(unowned.id, Rows::WithDeleted).await.unwrap().is_none());
+    }
+
+    /// A deleted account makes a store not empty, and is no operator.
+    async fn deleted_accounts_count_for_emptiness_only(stores) {
+        stores.accounts.create(&account(1)).await.unwrap();
+        assert!(stores.accounts.find_operator().await.unwrap().is_none(), "a tenant is none");
+        let mut gone = account_of(2, AccountRole::Operator);
+        gone.soft_delete(at(3));
+        stores.accounts.create(&gone).await.unwrap();
+        assert!(stores.accounts.find_operator().await.unwrap().is_none());
+        assert!(!stores.accounts.is_empty().await.unwrap());
+        for n in [8, 6, 7] {
+            stores.accounts.create(&account_of(n, AccountRole::Operator)).await.unwrap();
+        }
+        let oldest = stores.accounts.find_operator().await.unwrap().unwrap();
+        assert_eq!(oldest, account_of(6, AccountRole::Operator));
+    }
+
+    /// A store that answers says so.
+    async fn a_store_that_answers_is_healthy(stores) {
+        stores.health.ping().await.unwrap();
+    }
+}

@@ -1,0 +1,145 @@
+//! Management of keys.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use leadr_auth_domain::{AccountId, ApiKey, ApiKeyStatus, KeyId, KeyRefusal};
+
+use crate::StoreError;
+
+/// A change to a key, run by the adapter on the locked record. It may be called again where the store makes the adapter
+/// start over.
+pub type KeyChangeFn<'a> = dyn FnMut(ApiKey) -> Result<ApiKey, KeyRefusal> + Send + 'a;
+
+/// Which records a read takes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rows {
+    /// Live ones only.
+    Live,
+    /// Soft-deleted ones too.
+    WithDeleted,
+}
+
+/// Which of an account's live keys are wanted. The account is no option: no list goes across accounts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyFilter {
+    /// Whose keys.
+    pub account_id: AccountId,
+    /// Those of this status only; `None` for all.
+    pub status: Option<ApiKeyStatus>,
+    /// Only those that are not revoked. With `status: Revoked` that leaves none.
+    pub active_only: bool,
+}
+
+impl KeyFilter {
+    /// All live keys of an account.
+    pub const fn of(account_id: AccountId) -> Self {
+        Self {
+            account_id,
+            status: None,
+            active_only: false,
+        }
+    }
+}
+
+/// Stores keys.
+#[cfg_attr(feature = "mock", mockall::automock)]
+#[async_trait]
+pub trait KeyRepository: Send + Sync {
+    /// Stores a new key. Atomic: the prefix is free (also of deleted keys), the account is live, and the key is there;
+    /// or nothing.
+    async fn create(&self, key: &ApiKey) -> Result<(), CreateKeyError>;
+
+    /// The key with this id, if there is one among `rows`.
+    async fn get(&self, id: KeyId, rows: Rows) -> Result<Option<ApiKey>, StoreError>;
+
+    /// Replaces the key with this id, deleted or not, by what `change` makes of it. Atomic: no other change comes
+    /// between the read and the write; a refusal leaves the key as it was.
+    ///
+    /// Written are `name`, `status`, `updated_at` and `deleted_at`; the other fields of the result are ignored, so that a
+    /// change and the recording of a use never undo each other.
+    async fn update<'a>(
+        &self,
+        id: KeyId,
+        change: &'a mut KeyChangeFn<'a>,
+    ) -> Result<ApiKey, UpdateKeyError>;
+
+    /// The live keys that pass the filter, newest first; of two made in the same microsecond the one with the greater id
+    /// first. One consistent view. An account that does not exist has none.
+    async fn list(&self, filter: KeyFilter) -> Result<Vec<ApiKey>, StoreError>;
+
+    /// How many live keys of the account are not revoked.
+    async fn count_active(&self, account_id: AccountId) -> Result<u64, StoreError>;
+}
+
+/// Why a key was not stored.
+#[derive(Debug)]
+pub enum CreateKeyError {
+    /// Another key has the prefix: make another key.
+    PrefixTaken,
+    /// There is no live account with the key's account id.
+    AccountNotFound,
+    /// The store did not do it.
+    Store(StoreError),
+}
+
+/// Why a key was not changed.
+#[derive(Debug)]
+pub enum UpdateKeyError {
+    /// There is no key with this id, not even a deleted one.
+    NotFound,
+    /// The change refused the key as it is.
+    Refused(KeyRefusal),
+    /// The store did not do it.
+    Store(StoreError),
+}
+
+impl fmt::Display for CreateKeyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PrefixTaken => "the key's prefix is taken",
+            Self::AccountNotFound => "the key's account does not exist",
+            Self::Store(_) => "the key could not be stored",
+        })
+    }
+}
+
+impl std::error::Error for CreateKeyError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::PrefixTaken | Self::AccountNotFound => None,
+            Self::Store(source) => Some(source),
+        }
+    }
+}
+
+impl fmt::Display for UpdateKeyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotFound => "there is no such key",
+            Self::Refused(_) => "the key does not allow the change",
+            Self::Store(_) => "the key could not be changed",
+        })
+    }
+}
+
+impl std::error::Error for UpdateKeyError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::NotFound | Self::Refused(_) => None,
+            Self::Store(source) => Some(source),
+        }
+    }
+}
+
+impl From<StoreError> for CreateKeyError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<StoreError> for UpdateKeyError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}

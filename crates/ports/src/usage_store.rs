@@ -1,0 +1,24 @@
+//! Where uses of keys are written down.
+
+use async_trait::async_trait;
+use leadr_auth_domain::{KeyId, Timestamp};
+
+use crate::StoreError;
+
+/// A key and when it was last used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyUse {
+    /// Which key.
+    pub key_id: KeyId,
+    /// When.
+    pub used_at: Timestamp,
+}
+
+/// Writes down uses, many at a time.
+#[cfg_attr(feature = "mock", mockall::automock)]
+#[async_trait]
+pub trait UsageStore: Send + Sync {
+    /// Moves `last_used_at` of each key forward to its `used_at`, and never back; `updated_at` stays. Atomic, in one
+    /// statement. Keys that do not exist are passed over; a key may be named more than once.
+    async fn record(&self, uses: &[KeyUse]) -> Result<(), StoreError>;
+}
