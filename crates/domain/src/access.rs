@@ -17,7 +17,20 @@ pub enum Access {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ForeignAccount;
 
+/// Proof that somebody reaches every account: what only operators may do asks for one, so that it cannot be done
+/// without having been checked.
+#[derive(Clone, Copy, Debug)]
+pub struct OperatorAccess(());
+
 impl Access {
+    /// The proof that this is an operator's reach, if it is.
+    pub const fn operator(self) -> Option<OperatorAccess> {
+        match self {
+            Self::All => Some(OperatorAccess(())),
+            Self::Account(_) => None,
+        }
+    }
+
     /// The reach of a key of `account`.
     pub fn of(account: &Account) -> Self {
         match account.role {
@@ -69,6 +82,7 @@ mod tests {
         assert_eq!(tenant.resolve(None), Ok(Some(OWN)));
         assert_eq!(tenant.resolve(Some(OWN)), Ok(Some(OWN)));
         assert_eq!(tenant.resolve(Some(FOREIGN)), Err(ForeignAccount));
+        assert!(tenant.operator().is_none());
     }
 
     #[test]
@@ -76,5 +90,6 @@ mod tests {
         assert!(Access::All.reaches(OWN));
         assert_eq!(Access::All.resolve(Some(FOREIGN)), Ok(Some(FOREIGN)));
         assert_eq!(Access::All.resolve(None), Ok(None));
+        assert!(Access::All.operator().is_some());
     }
 }

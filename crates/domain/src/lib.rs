@@ -26,7 +26,7 @@ pub mod text;
 pub mod timestamp;
 pub mod verdict;
 
-pub use access::{Access, ForeignAccount};
+pub use access::{Access, ForeignAccount, OperatorAccess};
 pub use account::{Account, AccountChange, AccountRefusal, AccountRole, AccountStatus};
 pub use api_key::{ApiKey, ApiKeyStatus, KeyChange, KeyRecord, KeyRefusal};
 pub use id::{AccountId, KeyId};

@@ -1,0 +1,324 @@
+//! The store: a few maps behind one lock.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use async_trait::async_trait;
+use leadr_auth_domain::{
+    Account, AccountId, AccountRole, ApiKey, ApiKeyStatus, KeyId, KeyPrefix, KeyRecord, Timestamp,
+};
+use leadr_auth_ports::{
+    AccountChangeFn, AccountRepository, CreateAccountError, CreateKeyError, CreateOperatorError,
+    KeyChangeFn, KeyFilter, KeyLookup, KeyRepository, KeyUse, Rows, StoreError, StoreHealth,
+    Stores, UpdateAccountError, UpdateKeyError, UsageStore,
+};
+
+/// A store in this process. Its clones share their contents.
+///
+/// One lock guards it all, so that every method is atomic; it is held for some map operations and never across an
+/// `await`. Every method decides first and writes last, so that a change that panics leaves nothing half done, and a
+/// poisoned lock guards data that is whole.
+#[derive(Clone, Default)]
+pub struct Memory(Arc<RwLock<State>>);
+
+/// Places a key in its account's list: newest first, then the greater id first.
+type Place = (Reverse<Timestamp>, Reverse<KeyId>);
+
+#[derive(Default)]
+struct State {
+    accounts: HashMap<AccountId, Account>,
+    keys: HashMap<KeyId, ApiKey>,
+    keys_by_prefix: HashMap<KeyPrefix, KeyId>,
+    keys_by_account: HashMap<AccountId, BTreeSet<Place>>,
+}
+
+/// Which unique field of an account another live one has.
+enum Taken {
+    Name,
+    Slug,
+}
+
+impl Memory {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// This store, as what it provides.
+    pub fn stores(&self) -> Stores {
+        let this = Arc::new(self.clone());
+        Stores {
+            lookup: this.clone(),
+            keys: this.clone(),
+            accounts: this.clone(),
+            usage: this.clone(),
+            health: this,
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// What of `account`'s is taken by another live account, the name before the slug. A deleted account takes nothing.
+    fn clash(&self, account: &Account) -> Option<Taken> {
+        if account.is_deleted() {
+            return None;
+        }
+        let others = || {
+            self.accounts
+                .values()
+                .filter(|other| other.id != account.id && !other.is_deleted())
+        };
+        if others().any(|other| other.name == account.name) {
+            Some(Taken::Name)
+        } else if others().any(|other| other.slug == account.slug) {
+            Some(Taken::Slug)
+        } else {
+            None
+        }
+    }
+
+    fn insert_key(&mut self, key: &ApiKey) {
+        let place = (Reverse(key.created_at), Reverse(key.id));
+        self.keys_by_account
+            .entry(key.account_id)
+            .or_default()
+            .insert(place);
+        self.keys_by_prefix.insert(key.key_prefix.clone(), key.id);
+        self.keys.insert(key.id, key.clone());
+    }
+
+    /// The live keys of an account, in the order of lists.
+    fn live_keys(&self, account: AccountId) -> impl Iterator<Item = &ApiKey> {
+        self.keys_by_account
+            .get(&account)
+            .into_iter()
+            .flatten()
+            .filter_map(|(_, Reverse(id))| self.keys.get(id))
+            .filter(|key| !key.is_deleted())
+    }
+
+    fn live_accounts(&self) -> impl Iterator<Item = &Account> {
+        self.accounts
+            .values()
+            .filter(|account| !account.is_deleted())
+    }
+}
+
+/// Is a record, deleted or not, among the rows that are asked for?
+fn among(rows: Rows, deleted: bool) -> bool {
+    match rows {
+        Rows::Live => !deleted,
+        Rows::WithDeleted => true,
+    }
+}
+
+#[async_trait]
+impl KeyLookup for Memory {
+    async fn find(&self, prefix: &KeyPrefix) -> Result<Option<KeyRecord>, StoreError> {
+        let state = self.read();
+        let Some(key) = state
+            .keys_by_prefix
+            .get(prefix)
+            .and_then(|id| state.keys.get(id))
+        else {
+            return Ok(None);
+        };
+        match state.accounts.get(&key.account_id) {
+            Some(account) => Ok(Some(KeyRecord {
+                key: key.clone(),
+                account: account.clone(),
+            })),
+            None => Err(StoreError::internal(format!(
+                "key {} has no account",
+                key.id
+            ))),
+        }
+    }
+}
+
+#[async_trait]
+impl KeyRepository for Memory {
+    async fn create(&self, key: &ApiKey) -> Result<(), CreateKeyError> {
+        let mut state = self.write();
+        if state.keys.contains_key(&key.id) {
+            return Err(StoreError::internal(format!("key {} exists", key.id)).into());
+        }
+        if !state
+            .live_accounts()
+            .any(|account| account.id == key.account_id)
+        {
+            return Err(CreateKeyError::AccountNotFound);
+        }
+        if state.keys_by_prefix.contains_key(&key.key_prefix) {
+            return Err(CreateKeyError::PrefixTaken);
+        }
+        state.insert_key(key);
+        Ok(())
+    }
+
+    async fn get(&self, id: KeyId, rows: Rows) -> Result<Option<ApiKey>, StoreError> {
+        let state = self.read();
+        Ok(state
+            .keys
+            .get(&id)
+            .filter(|key| among(rows, key.is_deleted()))
+            .cloned())
+    }
+
+    async fn update<'a>(
+        &self,
+        id: KeyId,
+        change: &'a mut KeyChangeFn<'a>,
+    ) -> Result<ApiKey, UpdateKeyError> {
+        let mut state = self.write();
+        let Some(stored) = state.keys.get_mut(&id) else {
+            return Err(UpdateKeyError::NotFound);
+        };
+        let changed = change(stored.clone()).map_err(UpdateKeyError::Refused)?;
+        stored.name = changed.name;
+        stored.status = changed.status;
+        stored.updated_at = changed.updated_at;
+        stored.deleted_at = changed.deleted_at;
+        Ok(stored.clone())
+    }
+
+    async fn list(&self, filter: KeyFilter) -> Result<Vec<ApiKey>, StoreError> {
+        let wanted = |key: &&ApiKey| {
+            filter.status.is_none_or(|status| key.status == status)
+                && (!filter.active_only || key.status == ApiKeyStatus::Active)
+        };
+        Ok(self
+            .read()
+            .live_keys(filter.account_id)
+            .filter(wanted)
+            .cloned()
+            .collect())
+    }
+
+    async fn count_active(&self, account_id: AccountId) -> Result<u64, StoreError> {
+        let state = self.read();
+        let active = state
+            .live_keys(account_id)
+            .filter(|key| key.status == ApiKeyStatus::Active)
+            .count();
+        u64::try_from(active).map_err(StoreError::internal)
+    }
+}
+
+#[async_trait]
+impl AccountRepository for Memory {
+    async fn create(&self, account: &Account) -> Result<(), CreateAccountError> {
+        let mut state = self.write();
+        if state.accounts.contains_key(&account.id) {
+            return Err(StoreError::internal(format!("account {} exists", account.id)).into());
+        }
+        match state.clash(account) {
+            Some(Taken::Name) => Err(CreateAccountError::NameTaken),
+            Some(Taken::Slug) => Err(CreateAccountError::SlugTaken),
+            None => {
+                state.accounts.insert(account.id, account.clone());
+                Ok(())
+            }
+        }
+    }
+
+    async fn create_with_key(
+        &self,
+        account: &Account,
+        key: &ApiKey,
+    ) -> Result<(), CreateOperatorError> {
+        let mut state = self.write();
+        if key.account_id != account.id {
+            return Err(StoreError::internal("the key is of another account").into());
+        }
+        if state.clash(account).is_some() {
+            return Err(CreateOperatorError::AccountTaken);
+        }
+        if state.keys_by_prefix.contains_key(&key.key_prefix) {
+            return Err(CreateOperatorError::PrefixTaken);
+        }
+        state.accounts.insert(account.id, account.clone());
+        state.insert_key(key);
+        Ok(())
+    }
+
+    async fn get(&self, id: AccountId, rows: Rows) -> Result<Option<Account>, StoreError> {
+        let state = self.read();
+        Ok(state
+            .accounts
+            .get(&id)
+            .filter(|account| among(rows, account.is_deleted()))
+            .cloned())
+    }
+
+    async fn update<'a>(
+        &self,
+        id: AccountId,
+        change: &'a mut AccountChangeFn<'a>,
+    ) -> Result<Account, UpdateAccountError> {
+        let mut state = self.write();
+        let Some(stored) = state.accounts.get(&id) else {
+            return Err(UpdateAccountError::NotFound);
+        };
+        let mut changed = change(stored.clone()).map_err(UpdateAccountError::Refused)?;
+        changed.id = stored.id;
+        changed.created_at = stored.created_at;
+        match state.clash(&changed) {
+            Some(Taken::Name) => Err(UpdateAccountError::NameTaken),
+            Some(Taken::Slug) => Err(UpdateAccountError::SlugTaken),
+            None => {
+                state.accounts.insert(id, changed.clone());
+                Ok(changed)
+            }
+        }
+    }
+
+    async fn list(&self) -> Result<Vec<Account>, StoreError> {
+        let mut accounts: Vec<_> = self.read().live_accounts().cloned().collect();
+        accounts.sort_by_key(|account| (Reverse(account.created_at), Reverse(account.id)));
+        Ok(accounts)
+    }
+
+    async fn find_operator(&self) -> Result<Option<Account>, StoreError> {
+        let state = self.read();
+        let operators = state
+            .live_accounts()
+            .filter(|account| account.role == AccountRole::Operator);
+        Ok(operators
+            .min_by_key(|account| (account.created_at, account.id))
+            .cloned())
+    }
+
+    async fn is_empty(&self) -> Result<bool, StoreError> {
+        Ok(self.read().accounts.is_empty())
+    }
+}
+
+#[async_trait]
+impl UsageStore for Memory {
+    async fn record(&self, uses: &[KeyUse]) -> Result<(), StoreError> {
+        let mut state = self.write();
+        for KeyUse { key_id, used_at } in uses {
+            if let Some(key) = state.keys.get_mut(key_id) {
+                key.record_usage(*used_at);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl StoreHealth for Memory {
+    async fn ping(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
