@@ -1,1 +1,90 @@
+//! The use cases: issue a key, authenticate with one, manage keys and accounts.
+//!
+//! [`Service`] is the one door. It is concrete: whoever needs other behaviour behind it hands in other ports. A request
+//! goes one way through it: the border has parsed it into domain values, a use case here asks the ports and lets the
+//! domain decide, and the result is a value that the border puts into words.
+//!
+//! This crate must never know of HTTP, of a database, of configuration or of the real clock.
+//!
+//! To add a use case: write it in the module of its kind ([`issue`], [`manage`], [`accounts`], [`authenticate`],
+//! [`operator`]), let it take an [`Access`](leadr_auth_domain::Access) (whose records may it touch?) or an
+//! [`OperatorAccess`](leadr_auth_domain::OperatorAccess), read the clock at most once, and give it an error that names
+//! each case its callers tell apart. Its tests run on the memory store; mocks are for stores that fail.
 
+pub mod accounts;
+pub mod authenticate;
+pub mod issue;
+pub mod manage;
+pub mod operator;
+pub mod readiness;
+pub mod usage;
+
+use std::sync::Arc;
+
+use leadr_auth_domain::Pepper;
+use leadr_auth_ports::{Clock, Entropy, EntropyError, Stores};
+
+pub use accounts::{AccountError, NewAccount};
+pub use authenticate::{Authentication, Caller};
+pub use issue::{IssueKeyError, IssuedKey};
+pub use leadr_auth_ports::{KeyFilter, StoreError};
+pub use manage::KeyError;
+pub use operator::{EnsureOperatorError, OperatorState};
+pub use readiness::Readiness;
+pub use usage::UsageRecorder;
+
+/// All use cases, on the ports that it was given. Its clones share everything.
+#[derive(Clone)]
+pub struct Service {
+    stores: Stores,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    pepper: Pepper,
+    usage: UsageRecorder,
+    readiness: Readiness,
+}
+
+impl Service {
+    /// Puts the use cases on top of `stores`.
+    pub fn new(
+        stores: Stores,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        pepper: Pepper,
+    ) -> Self {
+        let usage = UsageRecorder::new(Arc::clone(&stores.usage));
+        Self {
+            stores,
+            clock,
+            entropy,
+            pepper,
+            usage,
+            readiness: Readiness::default(),
+        }
+    }
+
+    /// The recorder of uses, whose owner must let it run: see [`UsageRecorder::run`].
+    pub fn usage(&self) -> &UsageRecorder {
+        &self.usage
+    }
+
+    /// Where the process says whether it is able to serve.
+    pub fn readiness(&self) -> &Readiness {
+        &self.readiness
+    }
+
+    /// Does the store answer?
+    pub async fn check_store(&self) -> Result<(), StoreError> {
+        self.stores.health.ping().await
+    }
+
+    /// `N` bytes that nobody can predict.
+    fn random<const N: usize>(&self) -> Result<[u8; N], EntropyError> {
+        let mut bytes = [0; N];
+        self.entropy.fill(&mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,322 @@
+//! Make accounts, look at them, change them.
+
+use std::fmt;
+
+use leadr_auth_domain::{
+    Access, Account, AccountChange, AccountId, AccountName, AccountRefusal, AccountRole,
+    AccountStatus, OperatorAccess, Slug,
+};
+use leadr_auth_ports::{CreateAccountError, EntropyError, Rows, UpdateAccountError};
+
+use crate::{Service, StoreError};
+
+/// What a new account is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewAccount {
+    /// What people call it.
+    pub name: AccountName,
+    /// What addresses call it.
+    pub slug: Slug,
+}
+
+/// Why an account was not given, made or changed.
+#[derive(Debug)]
+pub enum AccountError {
+    /// There is no such account for this caller: none with the id, or a deleted one, or a foreign one.
+    NotFound,
+    /// Another live account has the name.
+    NameTaken,
+    /// Another live account has the slug.
+    SlugTaken,
+    /// An operator's account can be neither suspended nor deleted.
+    OperatorProtected,
+    /// There were no random bytes.
+    Entropy(EntropyError),
+    /// The store did not do it.
+    Store(StoreError),
+}
+
+impl fmt::Display for AccountError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotFound => "there is no such account",
+            Self::NameTaken => "the account's name is taken",
+            Self::SlugTaken => "the account's slug is taken",
+            Self::OperatorProtected => "an operator's account cannot be suspended or deleted",
+            Self::Entropy(_) | Self::Store(_) => "the account could not be read or changed",
+        })
+    }
+}
+
+impl std::error::Error for AccountError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::NotFound | Self::NameTaken | Self::SlugTaken | Self::OperatorProtected => None,
+            Self::Entropy(source) => Some(source),
+            Self::Store(source) => Some(source),
+        }
+    }
+}
+
+impl From<StoreError> for AccountError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<CreateAccountError> for AccountError {
+    fn from(error: CreateAccountError) -> Self {
+        match error {
+            CreateAccountError::NameTaken => Self::NameTaken,
+            CreateAccountError::SlugTaken => Self::SlugTaken,
+            CreateAccountError::Store(error) => Self::Store(error),
+        }
+    }
+}
+
+impl From<UpdateAccountError> for AccountError {
+    fn from(error: UpdateAccountError) -> Self {
+        match error {
+            UpdateAccountError::NotFound | UpdateAccountError::Refused(AccountRefusal::Deleted) => {
+                Self::NotFound
+            }
+            UpdateAccountError::Refused(AccountRefusal::OperatorProtected) => {
+                Self::OperatorProtected
+            }
+            UpdateAccountError::NameTaken => Self::NameTaken,
+            UpdateAccountError::SlugTaken => Self::SlugTaken,
+            UpdateAccountError::Store(error) => Self::Store(error),
+        }
+    }
+}
+
+impl Service {
+    /// Makes a tenant.
+    pub async fn create_account(
+        &self,
+        _: OperatorAccess,
+        new: NewAccount,
+    ) -> Result<Account, AccountError> {
+        let id = AccountId::from_random_bytes(self.random().map_err(AccountError::Entropy)?);
+        let account = Account::new(
+            id,
+            new.name,
+            new.slug,
+            AccountRole::Tenant,
+            self.clock.now(),
+        );
+        self.stores.accounts.create(&account).await?;
+        Ok(account)
+    }
+
+    /// The live account with this id, or [`AccountError::NotFound`].
+    pub async fn account(&self, access: Access, id: AccountId) -> Result<Account, AccountError> {
+        if !access.reaches(id) {
+            return Err(AccountError::NotFound);
+        }
+        self.stores
+            .accounts
+            .get(id, Rows::Live)
+            .await?
+            .ok_or(AccountError::NotFound)
+    }
+
+    /// The live accounts within reach, newest first: all for an operator, its own for a tenant.
+    pub async fn list_accounts(&self, access: Access) -> Result<Vec<Account>, StoreError> {
+        match access {
+            Access::All => self.stores.accounts.list().await,
+            Access::Account(own) => Ok(self
+                .stores
+                .accounts
+                .get(own, Rows::Live)
+                .await?
+                .into_iter()
+                .collect()),
+        }
+    }
+
+    /// Applies all of `change` to an account, or nothing. The answer is the account as changed; one that the change
+    /// deletes, with the time of its deletion.
+    pub async fn update_account(
+        &self,
+        _: OperatorAccess,
+        id: AccountId,
+        change: &AccountChange,
+    ) -> Result<Account, AccountError> {
+        let now = self.clock.now();
+        Ok(self
+            .stores
+            .accounts
+            .update(id, &mut |account| account.apply(change, now))
+            .await?)
+    }
+
+    /// Stops all keys of an account.
+    pub async fn suspend_account(
+        &self,
+        operator: OperatorAccess,
+        id: AccountId,
+    ) -> Result<Account, AccountError> {
+        let status = Some(AccountStatus::Suspended);
+        self.update_account(
+            operator,
+            id,
+            &AccountChange {
+                status,
+                ..AccountChange::default()
+            },
+        )
+        .await
+    }
+
+    /// Lets the keys of an account work again, those that are valid themselves.
+    pub async fn activate_account(
+        &self,
+        operator: OperatorAccess,
+        id: AccountId,
+    ) -> Result<Account, AccountError> {
+        let status = Some(AccountStatus::Active);
+        self.update_account(
+            operator,
+            id,
+            &AccountChange {
+                status,
+                ..AccountChange::default()
+            },
+        )
+        .await
+    }
+
+    /// Soft-deletes an account, which stops all its keys.
+    pub async fn delete_account(
+        &self,
+        operator: OperatorAccess,
+        id: AccountId,
+    ) -> Result<(), AccountError> {
+        let deleted = Some(true);
+        self.update_account(
+            operator,
+            id,
+            &AccountChange {
+                deleted,
+                ..AccountChange::default()
+            },
+        )
+        .await
+        .map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Bench;
+
+    fn new(name: &str, slug: &str) -> NewAccount {
+        NewAccount {
+            name: AccountName::parse(name).unwrap(),
+            slug: Slug::parse(slug).unwrap(),
+        }
+    }
+
+    #[tokio::test]
+    async fn names_and_slugs_clash() {
+        let bench = Bench::new().await;
+        let service = &bench.service;
+        service
+            .create_account(bench.operator(), new("Acme", "acme"))
+            .await
+            .unwrap();
+        let name = service
+            .create_account(bench.operator(), new("Acme", "other"))
+            .await;
+        assert!(matches!(name, Err(AccountError::NameTaken)));
+        let slug = service
+            .create_account(bench.operator(), new("Other", "acme"))
+            .await;
+        assert!(matches!(slug, Err(AccountError::SlugTaken)));
+    }
+
+    #[tokio::test]
+    async fn a_tenant_sees_itself_only() {
+        let bench = Bench::new().await;
+        let service = &bench.service;
+        let other = service
+            .create_account(bench.operator(), new("Acme", "acme"))
+            .await
+            .unwrap();
+        let own = Access::Account(bench.tenant.id);
+        assert_eq!(
+            service.list_accounts(own).await.unwrap(),
+            [bench.tenant.clone()]
+        );
+        assert!(matches!(
+            service.account(own, other.id).await,
+            Err(AccountError::NotFound)
+        ));
+        assert_eq!(
+            service.account(own, bench.tenant.id).await.unwrap(),
+            bench.tenant
+        );
+        let all = service.list_accounts(Access::All).await.unwrap();
+        assert_eq!(all.len(), 3, "two tenants and the operator");
+    }
+
+    #[tokio::test]
+    async fn a_deleted_account_frees_its_name_and_can_be_restored_unless_it_was_taken() {
+        let bench = Bench::new().await;
+        let service = &bench.service;
+        let first = service
+            .create_account(bench.operator(), new("Acme", "acme"))
+            .await
+            .unwrap();
+        service
+            .delete_account(bench.operator(), first.id)
+            .await
+            .unwrap();
+        assert!(matches!(
+            service.account(Access::All, first.id).await,
+            Err(AccountError::NotFound)
+        ));
+        let again = service.delete_account(bench.operator(), first.id).await;
+        assert!(matches!(again, Err(AccountError::NotFound)));
+        let second = service
+            .create_account(bench.operator(), new("Acme", "acme"))
+            .await
+            .unwrap();
+        let restore = AccountChange {
+            deleted: Some(false),
+            ..AccountChange::default()
+        };
+        let taken = service
+            .update_account(bench.operator(), first.id, &restore)
+            .await;
+        assert!(matches!(taken, Err(AccountError::NameTaken)));
+        service
+            .delete_account(bench.operator(), second.id)
+            .await
+            .unwrap();
+        let restored = service
+            .update_account(bench.operator(), first.id, &restore)
+            .await
+            .unwrap();
+        assert!(!restored.is_deleted());
+    }
+
+    #[tokio::test]
+    async fn the_operator_account_cannot_be_stopped() {
+        let bench = Bench::new().await;
+        let service = &bench.service;
+        let operator = service
+            .stores
+            .accounts
+            .find_operator()
+            .await
+            .unwrap()
+            .unwrap();
+        let suspended = service.suspend_account(bench.operator(), operator.id).await;
+        assert!(matches!(suspended, Err(AccountError::OperatorProtected)));
+        let deleted = service.delete_account(bench.operator(), operator.id).await;
+        assert!(matches!(deleted, Err(AccountError::OperatorProtected)));
+    }
+}

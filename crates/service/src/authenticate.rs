@@ -1,0 +1,202 @@
+//! Who presents this key?
+
+use leadr_auth_domain::{Access, KeyRecord, PlainKey, Verdict, decide};
+
+use crate::{Service, StoreError};
+
+/// What came of a presented key.
+#[derive(Clone, Debug)]
+pub enum Authentication {
+    /// It is good; this is who presented it.
+    Accepted(Caller),
+    /// It is not. The reason is for those who may hear it; the one who presented the key is told nothing but "no". Never
+    /// [`Verdict::Valid`].
+    Refused(Verdict),
+}
+
+/// Somebody who presented a valid key.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// The key and its account, as they were found.
+    pub record: KeyRecord,
+}
+
+impl Caller {
+    /// Whose records the caller may reach.
+    pub fn access(&self) -> Access {
+        Access::of(&self.record.account)
+    }
+}
+
+impl Service {
+    /// Looks the key up, compares it, decides, and notes the use of a valid one. The reference calls it
+    /// `validate_api_key`.
+    ///
+    /// One question to the store. The note is kept in memory and written later, so no write stands between the caller and
+    /// the answer. An error means that nobody knows whether the key is good.
+    pub async fn authenticate(&self, key: &PlainKey) -> Result<Authentication, StoreError> {
+        let Some(record) = self.stores.lookup.find(&key.prefix()).await? else {
+            // The work of a comparison all the same: time must not tell an unknown prefix from a wrong secret.
+            self.pepper.verify_against_nothing(key);
+            return Ok(Authentication::Refused(Verdict::Unknown));
+        };
+        if !self.pepper.verify(key, &record.key.key_hash) {
+            return Ok(Authentication::Refused(Verdict::Unknown));
+        }
+        let now = self.clock.now();
+        match decide(&record, now) {
+            Verdict::Valid => {
+                self.usage.note(record.key.id, now);
+                Ok(Authentication::Accepted(Caller { record }))
+            }
+            refusal => Ok(Authentication::Refused(refusal)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use leadr_auth_domain::{Access, AccountStatus, KeyChange, Verdict, generate_api_key};
+    use leadr_auth_ports::{MockKeyLookup, StoreError};
+
+    use super::*;
+    use crate::testing::Bench;
+
+    fn verdict(authentication: Authentication) -> Verdict {
+        match authentication {
+            Authentication::Accepted(_) => Verdict::Valid,
+            Authentication::Refused(verdict) => verdict,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_valid_key_tells_who_presents_it_and_notes_the_use() {
+        let bench = Bench::new().await;
+        let issued = bench.issue("Production").await;
+        bench.clock.set(bench.later(60));
+        let accepted = bench.service.authenticate(&issued.plain_key).await.unwrap();
+        let Authentication::Accepted(caller) = accepted else {
+            panic!("{accepted:?}")
+        };
+        assert_eq!(caller.record.key.id, issued.key.id);
+        assert_eq!(caller.access(), Access::Account(bench.tenant.id));
+        let read = bench.service.key(Access::All, issued.key.id).await.unwrap();
+        assert_eq!(read.last_used_at, Some(bench.later(60)));
+        assert_eq!(read.updated_at, issued.key.updated_at);
+    }
+
+    #[tokio::test]
+    async fn an_unknown_prefix_and_a_wrong_secret_are_both_unknown() {
+        let bench = Bench::new().await;
+        let issued = bench.issue("Production").await;
+        let stranger = generate_api_key([77; 32]);
+        assert_eq!(
+            verdict(bench.service.authenticate(&stranger).await.unwrap()),
+            Verdict::Unknown
+        );
+        // The same prefix with another end: same record, other secret.
+        let text = issued.plain_key.expose();
+        let (head, _) = text.split_at(20);
+        let forged = PlainKey::parse(&format!("{head}{}", "A".repeat(27))).unwrap();
+        assert_eq!(forged.prefix(), issued.plain_key.prefix());
+        assert_eq!(
+            verdict(bench.service.authenticate(&forged).await.unwrap()),
+            Verdict::Unknown
+        );
+        let read = bench.service.key(Access::All, issued.key.id).await.unwrap();
+        assert_eq!(read.last_used_at, None, "a refused key is not used");
+    }
+
+    #[tokio::test]
+    async fn every_reason_refuses_and_its_end_lets_in_again() {
+        let bench = Bench::new().await;
+        let issued = bench.issue("Production").await;
+        let (service, id) = (&bench.service, issued.key.id);
+        let ask = async || verdict(service.authenticate(&issued.plain_key).await.unwrap());
+
+        service.revoke_key(Access::All, id).await.unwrap();
+        assert_eq!(ask().await, Verdict::Revoked);
+        service.reactivate_key(Access::All, id).await.unwrap();
+        assert_eq!(ask().await, Verdict::Valid);
+
+        service.delete_key(Access::All, id).await.unwrap();
+        assert_eq!(ask().await, Verdict::Deleted);
+        service.restore_key(Access::All, id).await.unwrap();
+        assert_eq!(ask().await, Verdict::Valid);
+
+        service
+            .suspend_account(bench.operator(), bench.tenant.id)
+            .await
+            .unwrap();
+        assert_eq!(ask().await, Verdict::AccountSuspended);
+        let active = service
+            .activate_account(bench.operator(), bench.tenant.id)
+            .await
+            .unwrap();
+        assert_eq!(active.status, AccountStatus::Active);
+        assert_eq!(ask().await, Verdict::Valid);
+
+        service
+            .delete_account(bench.operator(), bench.tenant.id)
+            .await
+            .unwrap();
+        assert_eq!(ask().await, Verdict::AccountDeleted);
+    }
+
+    #[tokio::test]
+    async fn a_key_stops_working_at_the_instant_of_its_expiry() {
+        let bench = Bench::new().await;
+        let issued = bench.issue_expiring("Trial", Some(bench.later(10))).await;
+        bench.clock.set(bench.later(9));
+        let before = bench.service.authenticate(&issued.plain_key).await.unwrap();
+        assert_eq!(verdict(before), Verdict::Valid);
+        bench.clock.set(bench.later(10));
+        let after = bench.service.authenticate(&issued.plain_key).await.unwrap();
+        assert_eq!(verdict(after), Verdict::Expired);
+    }
+
+    #[tokio::test]
+    async fn a_key_that_expired_before_it_was_made_is_made_and_refused() {
+        let bench = Bench::new().await;
+        let past = leadr_auth_domain::Timestamp::parse("2020-01-01T00:00:00Z").unwrap();
+        let issued = bench.issue_expiring("Expired Key", Some(past)).await;
+        let refused = bench.service.authenticate(&issued.plain_key).await.unwrap();
+        assert_eq!(verdict(refused), Verdict::Expired);
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_away_is_an_error_and_never_a_refusal() {
+        let mut bench = Bench::new().await;
+        let issued = bench.issue("Production").await;
+        let mut away = MockKeyLookup::new();
+        away.expect_find()
+            .returning(|_| Err(StoreError::unavailable("pulled the plug")));
+        bench.service.stores.lookup = Arc::new(away);
+        let error = bench
+            .service
+            .authenticate(&issued.plain_key)
+            .await
+            .unwrap_err();
+        assert!(error.is_retryable());
+    }
+
+    #[tokio::test]
+    async fn a_renamed_key_still_works() {
+        let bench = Bench::new().await;
+        let issued = bench.issue("Before").await;
+        let name = leadr_auth_domain::KeyName::parse("After").unwrap();
+        let change = KeyChange {
+            name: Some(name),
+            ..KeyChange::default()
+        };
+        bench
+            .service
+            .update_key(Access::All, issued.key.id, &change)
+            .await
+            .unwrap();
+        let accepted = bench.service.authenticate(&issued.plain_key).await.unwrap();
+        assert_eq!(verdict(accepted), Verdict::Valid);
+    }
+}

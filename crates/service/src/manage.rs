@@ -1,0 +1,402 @@
+//! Look at keys and change them.
+//!
+//! A key that the caller does not reach is not there: reads and changes answer for it as for an id that nobody has.
+
+use std::fmt;
+
+use leadr_auth_domain::{
+    Access, AccountId, ApiKey, ApiKeyStatus, ForeignAccount, KeyChange, KeyId, KeyName, KeyRefusal,
+    Timestamp,
+};
+use leadr_auth_ports::{KeyFilter, KeyUse, Rows, UpdateKeyError};
+
+use crate::{Service, StoreError};
+
+/// Why a key was not given or not changed.
+#[derive(Debug)]
+pub enum KeyError {
+    /// There is no such key for this caller: none with the id, or a deleted one, or another account's.
+    NotFound,
+    /// The caller named another account; whether it exists is not said.
+    ForeignAccount,
+    /// The store did not do it.
+    Store(StoreError),
+}
+
+impl fmt::Display for KeyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotFound => "there is no such key",
+            Self::ForeignAccount => "the account is not the caller's",
+            Self::Store(_) => "the key could not be read or changed",
+        })
+    }
+}
+
+impl std::error::Error for KeyError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::NotFound | Self::ForeignAccount => None,
+            Self::Store(source) => Some(source),
+        }
+    }
+}
+
+impl From<StoreError> for KeyError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<ForeignAccount> for KeyError {
+    fn from(ForeignAccount: ForeignAccount) -> Self {
+        Self::ForeignAccount
+    }
+}
+
+impl From<UpdateKeyError> for KeyError {
+    fn from(error: UpdateKeyError) -> Self {
+        match error {
+            UpdateKeyError::NotFound
+            | UpdateKeyError::Refused(KeyRefusal::Deleted | KeyRefusal::OutOfReach) => {
+                Self::NotFound
+            }
+            UpdateKeyError::Store(error) => Self::Store(error),
+        }
+    }
+}
+
+impl Service {
+    /// The live key with this id, if the caller reaches one.
+    pub async fn find_key(&self, access: Access, id: KeyId) -> Result<Option<ApiKey>, StoreError> {
+        let key = self.stores.keys.get(id, Rows::Live).await?;
+        Ok(key
+            .filter(|key| access.reaches_key(key))
+            .map(|key| self.usage.overlay(key)))
+    }
+
+    /// The live key with this id, or [`KeyError::NotFound`].
+    pub async fn key(&self, access: Access, id: KeyId) -> Result<ApiKey, KeyError> {
+        self.find_key(access, id).await?.ok_or(KeyError::NotFound)
+    }
+
+    /// The live keys that pass the filter, newest first. An account that does not exist has none.
+    pub async fn list_keys(
+        &self,
+        access: Access,
+        filter: KeyFilter,
+    ) -> Result<Vec<ApiKey>, KeyError> {
+        if !access.reaches(filter.account_id) {
+            return Err(KeyError::ForeignAccount);
+        }
+        let keys = self.stores.keys.list(filter).await?;
+        Ok(keys
+            .into_iter()
+            .map(|key| self.usage.overlay(key))
+            .collect())
+    }
+
+    /// All live keys of an account, or those that are not revoked.
+    pub async fn list_account_keys(
+        &self,
+        access: Access,
+        account_id: AccountId,
+        active_only: bool,
+    ) -> Result<Vec<ApiKey>, KeyError> {
+        self.list_keys(
+            access,
+            KeyFilter {
+                active_only,
+                ..KeyFilter::of(account_id)
+            },
+        )
+        .await
+    }
+
+    /// How many live keys of an account are not revoked.
+    pub async fn count_active_keys(
+        &self,
+        access: Access,
+        account_id: AccountId,
+    ) -> Result<u64, KeyError> {
+        if !access.reaches(account_id) {
+            return Err(KeyError::ForeignAccount);
+        }
+        Ok(self.stores.keys.count_active(account_id).await?)
+    }
+
+    /// Applies all of `change` to a key, or nothing. The answer is the key as changed; one that the change deletes, as it
+    /// was before that.
+    pub async fn update_key(
+        &self,
+        access: Access,
+        id: KeyId,
+        change: &KeyChange,
+    ) -> Result<ApiKey, KeyError> {
+        let now = self.clock.now();
+        let mut shown = None;
+        self.stores
+            .keys
+            .update(id, &mut |key| {
+                if !access.reaches_key(&key) {
+                    return Err(KeyRefusal::OutOfReach);
+                }
+                let (as_shown, stored) = key.apply(change, now)?;
+                shown = Some(as_shown);
+                Ok(stored)
+            })
+            .await?;
+        let shown = shown.ok_or_else(|| StoreError::internal("a change was not applied"))?;
+        Ok(self.usage.overlay(shown))
+    }
+
+    /// Sets a key's status.
+    pub async fn set_key_status(
+        &self,
+        access: Access,
+        id: KeyId,
+        status: ApiKeyStatus,
+    ) -> Result<ApiKey, KeyError> {
+        let change = KeyChange {
+            status: Some(status),
+            ..KeyChange::default()
+        };
+        self.update_key(access, id, &change).await
+    }
+
+    /// Stops a key. One that is revoked stays as it is.
+    pub async fn revoke_key(&self, access: Access, id: KeyId) -> Result<ApiKey, KeyError> {
+        self.set_key_status(access, id, ApiKeyStatus::Revoked).await
+    }
+
+    /// Lets a revoked key work again.
+    pub async fn reactivate_key(&self, access: Access, id: KeyId) -> Result<ApiKey, KeyError> {
+        self.set_key_status(access, id, ApiKeyStatus::Active).await
+    }
+
+    /// Gives a key another name.
+    pub async fn rename_key(
+        &self,
+        access: Access,
+        id: KeyId,
+        name: KeyName,
+    ) -> Result<ApiKey, KeyError> {
+        let change = KeyChange {
+            name: Some(name),
+            ..KeyChange::default()
+        };
+        self.update_key(access, id, &change).await
+    }
+
+    /// Soft-deletes a key and answers it as it was. The reference calls it `soft_delete`.
+    pub async fn soft_delete_key(&self, access: Access, id: KeyId) -> Result<ApiKey, KeyError> {
+        let change = KeyChange {
+            deleted: Some(true),
+            ..KeyChange::default()
+        };
+        self.update_key(access, id, &change).await
+    }
+
+    /// Soft-deletes a key. The reference calls it `delete`.
+    pub async fn delete_key(&self, access: Access, id: KeyId) -> Result<(), KeyError> {
+        self.soft_delete_key(access, id).await.map(drop)
+    }
+
+    /// Brings a soft-deleted key back, with the status that it had.
+    pub async fn restore_key(&self, access: Access, id: KeyId) -> Result<ApiKey, KeyError> {
+        let change = KeyChange {
+            deleted: Some(false),
+            ..KeyChange::default()
+        };
+        self.update_key(access, id, &change).await
+    }
+
+    /// Notes a use that authentication did not see, at once, and answers the key.
+    pub async fn record_key_usage(
+        &self,
+        access: Access,
+        id: KeyId,
+        used_at: Timestamp,
+    ) -> Result<ApiKey, KeyError> {
+        let mut key = self.key(access, id).await?;
+        self.stores
+            .usage
+            .record(&[KeyUse {
+                key_id: id,
+                used_at,
+            }])
+            .await?;
+        key.record_usage(used_at);
+        Ok(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use leadr_auth_ports::MockKeyRepository;
+
+    use super::*;
+    use crate::testing::Bench;
+
+    #[tokio::test]
+    async fn a_foreign_key_is_not_there() {
+        let bench = Bench::new().await;
+        let issued = bench.issue("Mine").await;
+        let (id, service) = (issued.key.id, &bench.service);
+        let stranger = Access::Account(AccountId::from_random_bytes([99; 16]));
+        assert!(service.find_key(stranger, id).await.unwrap().is_none());
+        assert!(matches!(
+            service.key(stranger, id).await,
+            Err(KeyError::NotFound)
+        ));
+        assert!(matches!(
+            service.revoke_key(stranger, id).await,
+            Err(KeyError::NotFound)
+        ));
+        assert!(matches!(
+            service.delete_key(stranger, id).await,
+            Err(KeyError::NotFound)
+        ));
+        assert!(matches!(
+            service.restore_key(stranger, id).await,
+            Err(KeyError::NotFound)
+        ));
+        let used = service.record_key_usage(stranger, id, bench.later(1)).await;
+        assert!(matches!(used, Err(KeyError::NotFound)));
+        let own = bench.tenant.id;
+        let listed = service.list_account_keys(stranger, own, false).await;
+        assert!(matches!(listed, Err(KeyError::ForeignAccount)));
+        let counted = service.count_active_keys(stranger, own).await;
+        assert!(matches!(counted, Err(KeyError::ForeignAccount)));
+        let untouched = service.key(Access::All, id).await.unwrap();
+        assert_eq!(untouched.status, ApiKeyStatus::Active);
+        assert_eq!(untouched.last_used_at, None);
+    }
+
+    #[tokio::test]
+    async fn an_unknown_key_is_not_found_by_any_method() {
+        let bench = Bench::new().await;
+        let (id, service) = (KeyId::from_random_bytes([9; 16]), &bench.service);
+        assert!(service.find_key(Access::All, id).await.unwrap().is_none());
+        assert!(matches!(
+            service.revoke_key(Access::All, id).await,
+            Err(KeyError::NotFound)
+        ));
+        assert!(matches!(
+            service.soft_delete_key(Access::All, id).await,
+            Err(KeyError::NotFound)
+        ));
+        let status = service
+            .set_key_status(Access::All, id, ApiKeyStatus::Active)
+            .await;
+        assert!(matches!(status, Err(KeyError::NotFound)));
+    }
+
+    #[tokio::test]
+    async fn soft_delete_answers_the_key_as_it_was_and_hides_it() {
+        let bench = Bench::new().await;
+        let issued = bench.issue("Gone soon").await;
+        let (id, service) = (issued.key.id, &bench.service);
+        bench.clock.set(bench.later(5));
+        let was = service.soft_delete_key(Access::All, id).await.unwrap();
+        assert_eq!(
+            (was.deleted_at, was.updated_at),
+            (None, issued.key.updated_at)
+        );
+        assert!(service.find_key(Access::All, id).await.unwrap().is_none());
+        assert!(matches!(
+            service.delete_key(Access::All, id).await,
+            Err(KeyError::NotFound)
+        ));
+        let back = service.restore_key(Access::All, id).await.unwrap();
+        assert_eq!((back.deleted_at, back.updated_at), (None, bench.later(5)));
+    }
+
+    #[tokio::test]
+    async fn lists_and_counts_by_account() {
+        let bench = Bench::new().await;
+        let service = &bench.service;
+        for (second, name) in ["One", "Two", "Three"].iter().enumerate() {
+            bench.clock.set(bench.later(u32::try_from(second).unwrap()));
+            bench.issue(name).await;
+        }
+        let own = Access::Account(bench.tenant.id);
+        let all = service
+            .list_account_keys(own, bench.tenant.id, false)
+            .await
+            .unwrap();
+        let names: Vec<_> = all.iter().map(|key| key.name.as_str()).collect();
+        assert_eq!(names, ["Three", "Two", "One"]);
+        service.revoke_key(own, all[1].id).await.unwrap();
+        let active = service
+            .list_account_keys(own, bench.tenant.id, true)
+            .await
+            .unwrap();
+        assert_eq!(active.len(), 2);
+        assert_eq!(
+            service
+                .count_active_keys(own, bench.tenant.id)
+                .await
+                .unwrap(),
+            2
+        );
+        let revoked = KeyFilter {
+            status: Some(ApiKeyStatus::Revoked),
+            ..KeyFilter::of(bench.tenant.id)
+        };
+        assert_eq!(service.list_keys(own, revoked).await.unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn recording_a_use_moves_it_forward_only() {
+        let bench = Bench::new().await;
+        let issued = bench.issue("Used").await;
+        let (id, service) = (issued.key.id, &bench.service);
+        let key = service
+            .record_key_usage(Access::All, id, bench.later(50))
+            .await
+            .unwrap();
+        assert_eq!(key.last_used_at, Some(bench.later(50)));
+        let key = service
+            .record_key_usage(Access::All, id, bench.later(40))
+            .await
+            .unwrap();
+        assert_eq!(key.last_used_at, Some(bench.later(50)));
+    }
+
+    #[tokio::test]
+    async fn a_rename_keeps_the_rest() {
+        let bench = Bench::new().await;
+        let issued = bench.issue("Before").await;
+        let after = KeyName::parse("After").unwrap();
+        let key = bench
+            .service
+            .rename_key(Access::All, issued.key.id, after)
+            .await
+            .unwrap();
+        assert_eq!(key.name.as_str(), "After");
+        assert_eq!(key.key_prefix, issued.key.key_prefix);
+    }
+
+    #[tokio::test]
+    async fn a_failing_store_is_an_error_of_its_own() {
+        let mut bench = Bench::new().await;
+        let mut keys = MockKeyRepository::new();
+        keys.expect_get()
+            .returning(|_, _| Err(StoreError::unavailable("away")));
+        keys.expect_update()
+            .returning(|_, _| Err(UpdateKeyError::Store(StoreError::unavailable("away"))));
+        bench.service.stores.keys = Arc::new(keys);
+        let id = KeyId::from_random_bytes([9; 16]);
+        assert!(matches!(
+            bench.service.key(Access::All, id).await,
+            Err(KeyError::Store(_))
+        ));
+        assert!(matches!(
+            bench.service.revoke_key(Access::All, id).await,
+            Err(KeyError::Store(_))
+        ));
+    }
+}
