@@ -7,7 +7,7 @@
 //!
 //! None of the types here can be printed, serialised or compared with `==`.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::hmac;
@@ -259,6 +259,38 @@ pub fn verify_api_key(key: &str, key_hash: &KeyHash, secret: &str) -> bool {
     hmac::verify(&hmac_key(secret), key.as_bytes(), &key_hash.bytes()).is_ok()
 }
 
+/// `text` with everything that looks like a key, or like the better part of one, cut down to its lookup prefix: for texts
+/// that come from outside and go into a log.
+///
+/// ```
+/// use leadr_auth_domain::{generate_api_key, redact_keys};
+///
+/// let key = generate_api_key([0; 32]);
+/// let text = format!("curl -H 'leadr-api-key: {}'", key.expose());
+/// assert_eq!(redact_keys(&text), "curl -H 'leadr-api-key: ldr_AAAAAAAAAA…'");
+/// assert_eq!(redact_keys("nothing to hide"), "nothing to hide");
+/// ```
+pub fn redact_keys(text: &str) -> Cow<'_, str> {
+    if !text.contains(API_KEY_PREFIX) {
+        return Cow::Borrowed(text);
+    }
+    let in_key = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let mut parts = text.split(API_KEY_PREFIX);
+    let mut redacted = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let secret = part.chars().take_while(|&c| in_key(c)).count();
+        redacted.push_str(API_KEY_PREFIX);
+        if API_KEY_PREFIX.len() + secret <= KeyPrefix::LEN {
+            redacted.push_str(part);
+        } else {
+            redacted.extend(part.chars().take(KeyPrefix::LEN - API_KEY_PREFIX.len()));
+            redacted.push('…');
+            redacted.extend(part.chars().skip(secret));
+        }
+    }
+    Cow::Owned(redacted)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -371,6 +403,30 @@ mod tests {
     fn a_short_secret_is_refused() {
         assert!(Pepper::new(&"x".repeat(31)).is_err());
         assert!(Pepper::new(&"x".repeat(32)).is_ok());
+    }
+
+    #[test]
+    fn redaction_leaves_the_prefix_and_everything_around_the_key() {
+        let key = generate_api_key([5; 32]);
+        let (key, prefix) = (key.expose(), key.prefix());
+        let prefix = prefix.as_str();
+        let cases = [
+            (key.to_owned(), format!("{prefix}…")),
+            (
+                format!("a={key}&b={key};"),
+                format!("a={prefix}…&b={prefix}…;"),
+            ),
+            (format!("{key}{key}"), format!("{prefix}…{prefix}…")),
+            (
+                format!("x{}", key.get(..15).unwrap()),
+                format!("x{prefix}…"),
+            ),
+            (prefix.to_owned(), prefix.to_owned()),
+            ("ldr_ ldr_é".to_owned(), "ldr_ ldr_é".to_owned()),
+        ];
+        for (text, redacted) in cases {
+            assert_eq!(redact_keys(&text), redacted);
+        }
     }
 
     #[test]

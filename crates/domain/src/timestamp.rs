@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
+use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339, macros::datetime};
 
 /// An instant in UTC between the years 1 and 9999, to the microsecond.
 ///
@@ -38,6 +38,9 @@ impl Timestamp {
     /// The longest text that is read. RFC 3339 with nanoseconds and an offset takes 35 characters; what is longer is
     /// refused before it costs anything.
     const MAX_TEXT: usize = 64;
+
+    /// The last instant of the year 9999.
+    pub const MAX: Self = Self(datetime!(9999-12-31 23:59:59.999_999 UTC));
 
     /// Takes an instant, cutting off what is finer than a microsecond.
     pub fn new(instant: OffsetDateTime) -> Result<Self, TimestampFault> {
@@ -95,8 +98,6 @@ impl fmt::Debug for Timestamp {
 
 #[cfg(test)]
 mod tests {
-    use time::macros::datetime;
-
     use super::*;
 
     #[test]
@@ -136,6 +137,10 @@ mod tests {
 
     #[test]
     fn the_ends_of_the_range_are_inside_it() {
+        assert_eq!(
+            Timestamp::parse(&Timestamp::MAX.to_string()),
+            Ok(Timestamp::MAX)
+        );
         for text in ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"] {
             assert_eq!(Timestamp::parse(text).unwrap().to_string(), text);
         }
