@@ -224,15 +224,15 @@ mod tests {
         let bench = Bench::new().await;
         let service = &bench.service;
         service
-            .create_account(bench.operator(), new("Acme", "acme"))
+            .create_account(Bench::operator(), new("Acme", "acme"))
             .await
             .unwrap();
         let name = service
-            .create_account(bench.operator(), new("Acme", "other"))
+            .create_account(Bench::operator(), new("Acme", "other"))
             .await;
         assert!(matches!(name, Err(AccountError::NameTaken)));
         let slug = service
-            .create_account(bench.operator(), new("Other", "acme"))
+            .create_account(Bench::operator(), new("Other", "acme"))
             .await;
         assert!(matches!(slug, Err(AccountError::SlugTaken)));
     }
@@ -242,13 +242,13 @@ mod tests {
         let bench = Bench::new().await;
         let service = &bench.service;
         let other = service
-            .create_account(bench.operator(), new("Acme", "acme"))
+            .create_account(Bench::operator(), new("Acme", "acme"))
             .await
             .unwrap();
         let own = Access::Account(bench.tenant.id);
         assert_eq!(
             service.list_accounts(own).await.unwrap(),
-            [bench.tenant.clone()]
+            std::slice::from_ref(&bench.tenant)
         );
         assert!(matches!(
             service.account(own, other.id).await,
@@ -267,21 +267,21 @@ mod tests {
         let bench = Bench::new().await;
         let service = &bench.service;
         let first = service
-            .create_account(bench.operator(), new("Acme", "acme"))
+            .create_account(Bench::operator(), new("Acme", "acme"))
             .await
             .unwrap();
         service
-            .delete_account(bench.operator(), first.id)
+            .delete_account(Bench::operator(), first.id)
             .await
             .unwrap();
         assert!(matches!(
             service.account(Access::All, first.id).await,
             Err(AccountError::NotFound)
         ));
-        let again = service.delete_account(bench.operator(), first.id).await;
+        let again = service.delete_account(Bench::operator(), first.id).await;
         assert!(matches!(again, Err(AccountError::NotFound)));
         let second = service
-            .create_account(bench.operator(), new("Acme", "acme"))
+            .create_account(Bench::operator(), new("Acme", "acme"))
             .await
             .unwrap();
         let restore = AccountChange {
@@ -289,15 +289,15 @@ mod tests {
             ..AccountChange::default()
         };
         let taken = service
-            .update_account(bench.operator(), first.id, &restore)
+            .update_account(Bench::operator(), first.id, &restore)
             .await;
         assert!(matches!(taken, Err(AccountError::NameTaken)));
         service
-            .delete_account(bench.operator(), second.id)
+            .delete_account(Bench::operator(), second.id)
             .await
             .unwrap();
         let restored = service
-            .update_account(bench.operator(), first.id, &restore)
+            .update_account(Bench::operator(), first.id, &restore)
             .await
             .unwrap();
         assert!(!restored.is_deleted());
@@ -314,9 +314,11 @@ mod tests {
             .await
             .unwrap()
             .unwrap();
-        let suspended = service.suspend_account(bench.operator(), operator.id).await;
+        let suspended = service
+            .suspend_account(Bench::operator(), operator.id)
+            .await;
         assert!(matches!(suspended, Err(AccountError::OperatorProtected)));
-        let deleted = service.delete_account(bench.operator(), operator.id).await;
+        let deleted = service.delete_account(Bench::operator(), operator.id).await;
         assert!(matches!(deleted, Err(AccountError::OperatorProtected)));
     }
 }

@@ -8,7 +8,7 @@ use crate::{Service, StoreError};
 #[derive(Clone, Debug)]
 pub enum Authentication {
     /// It is good; this is who presented it.
-    Accepted(Caller),
+    Accepted(Box<Caller>),
     /// It is not. The reason is for those who may hear it; the one who presented the key is told nothing but "no". Never
     /// [`Verdict::Valid`].
     Refused(Verdict),
@@ -47,7 +47,7 @@ impl Service {
         match decide(&record, now) {
             Verdict::Valid => {
                 self.usage.note(record.key.id, now);
-                Ok(Authentication::Accepted(Caller { record }))
+                Ok(Authentication::Accepted(Box::new(Caller { record })))
             }
             refusal => Ok(Authentication::Refused(refusal)),
         }
@@ -64,10 +64,10 @@ mod tests {
     use super::*;
     use crate::testing::Bench;
 
-    fn verdict(authentication: Authentication) -> Verdict {
+    fn verdict(authentication: &Authentication) -> Verdict {
         match authentication {
             Authentication::Accepted(_) => Verdict::Valid,
-            Authentication::Refused(verdict) => verdict,
+            Authentication::Refused(verdict) => *verdict,
         }
     }
 
@@ -75,7 +75,7 @@ mod tests {
     async fn a_valid_key_tells_who_presents_it_and_notes_the_use() {
         let bench = Bench::new().await;
         let issued = bench.issue("Production").await;
-        bench.clock.set(bench.later(60));
+        bench.clock.set(Bench::later(60));
         let accepted = bench.service.authenticate(&issued.plain_key).await.unwrap();
         let Authentication::Accepted(caller) = accepted else {
             panic!("{accepted:?}")
@@ -83,7 +83,7 @@ mod tests {
         assert_eq!(caller.record.key.id, issued.key.id);
         assert_eq!(caller.access(), Access::Account(bench.tenant.id));
         let read = bench.service.key(Access::All, issued.key.id).await.unwrap();
-        assert_eq!(read.last_used_at, Some(bench.later(60)));
+        assert_eq!(read.last_used_at, Some(Bench::later(60)));
         assert_eq!(read.updated_at, issued.key.updated_at);
     }
 
@@ -93,7 +93,7 @@ mod tests {
         let issued = bench.issue("Production").await;
         let stranger = generate_api_key([77; 32]);
         assert_eq!(
-            verdict(bench.service.authenticate(&stranger).await.unwrap()),
+            verdict(&bench.service.authenticate(&stranger).await.unwrap()),
             Verdict::Unknown
         );
         // The same prefix with another end: same record, other secret.
@@ -102,7 +102,7 @@ mod tests {
         let forged = PlainKey::parse(&format!("{head}{}", "A".repeat(27))).unwrap();
         assert_eq!(forged.prefix(), issued.plain_key.prefix());
         assert_eq!(
-            verdict(bench.service.authenticate(&forged).await.unwrap()),
+            verdict(&bench.service.authenticate(&forged).await.unwrap()),
             Verdict::Unknown
         );
         let read = bench.service.key(Access::All, issued.key.id).await.unwrap();
@@ -114,7 +114,7 @@ mod tests {
         let bench = Bench::new().await;
         let issued = bench.issue("Production").await;
         let (service, id) = (&bench.service, issued.key.id);
-        let ask = async || verdict(service.authenticate(&issued.plain_key).await.unwrap());
+        let ask = async || verdict(&service.authenticate(&issued.plain_key).await.unwrap());
 
         service.revoke_key(Access::All, id).await.unwrap();
         assert_eq!(ask().await, Verdict::Revoked);
@@ -127,19 +127,19 @@ mod tests {
         assert_eq!(ask().await, Verdict::Valid);
 
         service
-            .suspend_account(bench.operator(), bench.tenant.id)
+            .suspend_account(Bench::operator(), bench.tenant.id)
             .await
             .unwrap();
         assert_eq!(ask().await, Verdict::AccountSuspended);
         let active = service
-            .activate_account(bench.operator(), bench.tenant.id)
+            .activate_account(Bench::operator(), bench.tenant.id)
             .await
             .unwrap();
         assert_eq!(active.status, AccountStatus::Active);
         assert_eq!(ask().await, Verdict::Valid);
 
         service
-            .delete_account(bench.operator(), bench.tenant.id)
+            .delete_account(Bench::operator(), bench.tenant.id)
             .await
             .unwrap();
         assert_eq!(ask().await, Verdict::AccountDeleted);
@@ -148,13 +148,13 @@ mod tests {
     #[tokio::test]
     async fn a_key_stops_working_at_the_instant_of_its_expiry() {
         let bench = Bench::new().await;
-        let issued = bench.issue_expiring("Trial", Some(bench.later(10))).await;
-        bench.clock.set(bench.later(9));
+        let issued = bench.issue_expiring("Trial", Some(Bench::later(10))).await;
+        bench.clock.set(Bench::later(9));
         let before = bench.service.authenticate(&issued.plain_key).await.unwrap();
-        assert_eq!(verdict(before), Verdict::Valid);
-        bench.clock.set(bench.later(10));
+        assert_eq!(verdict(&before), Verdict::Valid);
+        bench.clock.set(Bench::later(10));
         let after = bench.service.authenticate(&issued.plain_key).await.unwrap();
-        assert_eq!(verdict(after), Verdict::Expired);
+        assert_eq!(verdict(&after), Verdict::Expired);
     }
 
     #[tokio::test]
@@ -163,7 +163,7 @@ mod tests {
         let past = leadr_auth_domain::Timestamp::parse("2020-01-01T00:00:00Z").unwrap();
         let issued = bench.issue_expiring("Expired Key", Some(past)).await;
         let refused = bench.service.authenticate(&issued.plain_key).await.unwrap();
-        assert_eq!(verdict(refused), Verdict::Expired);
+        assert_eq!(verdict(&refused), Verdict::Expired);
     }
 
     #[tokio::test]
@@ -197,6 +197,6 @@ mod tests {
             .await
             .unwrap();
         let accepted = bench.service.authenticate(&issued.plain_key).await.unwrap();
-        assert_eq!(verdict(accepted), Verdict::Valid);
+        assert_eq!(verdict(&accepted), Verdict::Valid);
     }
 }

@@ -160,7 +160,7 @@ mod tests {
         assert!(matches!(missing, Err(IssueKeyError::AccountNotFound)));
         bench
             .service
-            .delete_account(bench.operator(), bench.tenant.id)
+            .delete_account(Bench::operator(), bench.tenant.id)
             .await
             .unwrap();
         let deleted = bench

@@ -263,7 +263,9 @@ mod tests {
             service.restore_key(stranger, id).await,
             Err(KeyError::NotFound)
         ));
-        let used = service.record_key_usage(stranger, id, bench.later(1)).await;
+        let used = service
+            .record_key_usage(stranger, id, Bench::later(1))
+            .await;
         assert!(matches!(used, Err(KeyError::NotFound)));
         let own = bench.tenant.id;
         let listed = service.list_account_keys(stranger, own, false).await;
@@ -299,7 +301,7 @@ mod tests {
         let bench = Bench::new().await;
         let issued = bench.issue("Gone soon").await;
         let (id, service) = (issued.key.id, &bench.service);
-        bench.clock.set(bench.later(5));
+        bench.clock.set(Bench::later(5));
         let was = service.soft_delete_key(Access::All, id).await.unwrap();
         assert_eq!(
             (was.deleted_at, was.updated_at),
@@ -311,7 +313,7 @@ mod tests {
             Err(KeyError::NotFound)
         ));
         let back = service.restore_key(Access::All, id).await.unwrap();
-        assert_eq!((back.deleted_at, back.updated_at), (None, bench.later(5)));
+        assert_eq!((back.deleted_at, back.updated_at), (None, Bench::later(5)));
     }
 
     #[tokio::test]
@@ -319,7 +321,9 @@ mod tests {
         let bench = Bench::new().await;
         let service = &bench.service;
         for (second, name) in ["One", "Two", "Three"].iter().enumerate() {
-            bench.clock.set(bench.later(u32::try_from(second).unwrap()));
+            bench
+                .clock
+                .set(Bench::later(u32::try_from(second).unwrap()));
             bench.issue(name).await;
         }
         let own = Access::Account(bench.tenant.id);
@@ -355,15 +359,15 @@ mod tests {
         let issued = bench.issue("Used").await;
         let (id, service) = (issued.key.id, &bench.service);
         let key = service
-            .record_key_usage(Access::All, id, bench.later(50))
+            .record_key_usage(Access::All, id, Bench::later(50))
             .await
             .unwrap();
-        assert_eq!(key.last_used_at, Some(bench.later(50)));
+        assert_eq!(key.last_used_at, Some(Bench::later(50)));
         let key = service
-            .record_key_usage(Access::All, id, bench.later(40))
+            .record_key_usage(Access::All, id, Bench::later(40))
             .await
             .unwrap();
-        assert_eq!(key.last_used_at, Some(bench.later(50)));
+        assert_eq!(key.last_used_at, Some(Bench::later(50)));
     }
 
     #[tokio::test]

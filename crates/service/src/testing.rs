@@ -54,12 +54,12 @@ impl Bench {
         service(Arc::new(ManualClock::new(start())))
     }
 
-    pub(crate) fn operator(&self) -> OperatorAccess {
+    pub(crate) fn operator() -> OperatorAccess {
         Access::All.operator().unwrap()
     }
 
     /// The time `seconds` after the start.
-    pub(crate) fn later(&self, seconds: u32) -> Timestamp {
+    pub(crate) fn later(seconds: u32) -> Timestamp {
         let after = start().as_offset_date_time() + time::Duration::seconds(seconds.into());
         Timestamp::new(after).unwrap()
     }

@@ -38,8 +38,8 @@ struct Notes {
 
 /// Keeps the later of the time that is noted and `used_at`.
 fn keep_latest(notes: &mut HashMap<KeyId, Timestamp>, key_id: KeyId, used_at: Timestamp) {
-    let noted = notes.entry(key_id).or_insert(used_at);
-    *noted = used_at.max(*noted);
+    let latest = notes.entry(key_id).or_insert(used_at);
+    *latest = used_at.max(*latest);
 }
 
 impl UsageRecorder {
@@ -61,10 +61,11 @@ impl UsageRecorder {
     #[must_use]
     pub fn overlay(&self, mut key: ApiKey) -> ApiKey {
         let notes = self.notes();
-        for noted in [notes.waiting.get(&key.id), notes.underway.get(&key.id)] {
-            if let Some(used_at) = noted {
-                key.record_usage(*used_at);
-            }
+        for used_at in [notes.waiting.get(&key.id), notes.underway.get(&key.id)]
+            .into_iter()
+            .flatten()
+        {
+            key.record_usage(*used_at);
         }
         key
     }
@@ -117,13 +118,12 @@ impl UsageRecorder {
                     failing = false;
                     tracing::info!("uses of keys are written down again");
                 }
-                Ok(()) => {}
                 Err(error) if !failing => {
                     failing = true;
                     let error: &dyn std::error::Error = &error;
                     tracing::warn!(error, "uses of keys cannot be written down; they are kept");
                 }
-                Err(_) => {}
+                Ok(()) | Err(_) => {}
             }
         }
         if let Err(error) = self.flush().await {
@@ -211,9 +211,9 @@ mod tests {
             bench.issue("Two").await.key.id,
         );
         for second in [5, 9, 7] {
-            bench.service.usage.note(one, bench.later(second));
+            bench.service.usage.note(one, Bench::later(second));
         }
-        bench.service.usage.note(two, bench.later(3));
+        bench.service.usage.note(two, Bench::later(3));
         bench.service.usage.flush().await.unwrap();
         bench.service.usage.flush().await.unwrap();
         assert_eq!(
@@ -221,8 +221,8 @@ mod tests {
             1,
             "nothing noted, nothing asked"
         );
-        assert_eq!(stored(&bench, one).await, Some(bench.later(9)));
-        assert_eq!(stored(&bench, two).await, Some(bench.later(3)));
+        assert_eq!(stored(&bench, one).await, Some(Bench::later(9)));
+        assert_eq!(stored(&bench, two).await, Some(Bench::later(3)));
     }
 
     #[tokio::test]
@@ -230,29 +230,29 @@ mod tests {
         let mut bench = Bench::new().await;
         let watched = Watched::over(&mut bench, 0);
         let id = bench.issue("Used").await.key.id;
-        bench.service.usage.note(id, bench.later(5));
-        assert_eq!(read(&bench, id).await, Some(bench.later(5)), "before");
+        bench.service.usage.note(id, Bench::later(5));
+        assert_eq!(read(&bench, id).await, Some(Bench::later(5)), "before");
         let usage = bench.service.usage.clone();
         let flush = tokio::spawn(async move { usage.flush().await });
         while watched.calls.load(Ordering::SeqCst) == 0 {
             tokio::task::yield_now().await;
         }
         assert_eq!(stored(&bench, id).await, None, "held at the gate");
-        assert_eq!(read(&bench, id).await, Some(bench.later(5)), "during");
+        assert_eq!(read(&bench, id).await, Some(Bench::later(5)), "during");
         watched.gate.add_permits(1);
         flush.await.unwrap().unwrap();
-        assert_eq!(stored(&bench, id).await, Some(bench.later(5)), "after");
+        assert_eq!(stored(&bench, id).await, Some(Bench::later(5)), "after");
         // Lists and changes show it as well.
-        bench.service.usage.note(id, bench.later(6));
+        bench.service.usage.note(id, Bench::later(6));
         let own = bench.tenant.id;
         let listed = bench
             .service
             .list_account_keys(Access::All, own, false)
             .await
             .unwrap();
-        assert_eq!(listed[0].last_used_at, Some(bench.later(6)));
+        assert_eq!(listed[0].last_used_at, Some(Bench::later(6)));
         let changed = bench.service.revoke_key(Access::All, id).await.unwrap();
-        assert_eq!(changed.last_used_at, Some(bench.later(6)));
+        assert_eq!(changed.last_used_at, Some(Bench::later(6)));
     }
 
     #[tokio::test]
@@ -261,13 +261,13 @@ mod tests {
         let watched = Watched::over(&mut bench, 10);
         let id = bench.issue("Used").await.key.id;
         watched.failing.store(true, Ordering::SeqCst);
-        bench.service.usage.note(id, bench.later(5));
+        bench.service.usage.note(id, Bench::later(5));
         assert!(bench.service.usage.flush().await.is_err());
-        assert_eq!(read(&bench, id).await, Some(bench.later(5)));
-        bench.service.usage.note(id, bench.later(4));
+        assert_eq!(read(&bench, id).await, Some(Bench::later(5)));
+        bench.service.usage.note(id, Bench::later(4));
         watched.failing.store(false, Ordering::SeqCst);
         bench.service.usage.flush().await.unwrap();
-        assert_eq!(stored(&bench, id).await, Some(bench.later(5)));
+        assert_eq!(stored(&bench, id).await, Some(Bench::later(5)));
     }
 
     #[tokio::test]
@@ -275,7 +275,7 @@ mod tests {
         let mut bench = Bench::new().await;
         let watched = Watched::over(&mut bench, 0);
         let id = bench.issue("Used").await.key.id;
-        bench.service.usage.note(id, bench.later(5));
+        bench.service.usage.note(id, Bench::later(5));
         let usage = bench.service.usage.clone();
         let flush = tokio::spawn(async move { usage.flush().await });
         while watched.calls.load(Ordering::SeqCst) == 0 {
@@ -285,7 +285,7 @@ mod tests {
         let _ = flush.await;
         watched.gate.add_permits(1);
         bench.service.usage.flush().await.unwrap();
-        assert_eq!(stored(&bench, id).await, Some(bench.later(5)));
+        assert_eq!(stored(&bench, id).await, Some(Bench::later(5)));
     }
 
     #[tokio::test(start_paused = true)]
@@ -297,12 +297,12 @@ mod tests {
             let _ = stopped.await;
         }));
         tokio::task::yield_now().await;
-        bench.service.usage.note(id, bench.later(5));
+        bench.service.usage.note(id, Bench::later(5));
         tokio::time::sleep(Duration::from_secs(1)).await;
-        assert_eq!(stored(&bench, id).await, Some(bench.later(5)));
-        bench.service.usage.note(id, bench.later(6));
+        assert_eq!(stored(&bench, id).await, Some(Bench::later(5)));
+        bench.service.usage.note(id, Bench::later(6));
         stop.send(()).unwrap();
         running.await.unwrap();
-        assert_eq!(stored(&bench, id).await, Some(bench.later(6)));
+        assert_eq!(stored(&bench, id).await, Some(Bench::later(6)));
     }
 }
