@@ -1,1 +1,99 @@
+//! The HTTP face: routes, requests, responses, errors, and the description of all of it.
+//!
+//! A request comes in through [`app`]: the one middleware gives it an id and will log its end; the route in `routes` names
+//! its handler; the handler's signature says what it needs (`RequireApiKey`, `RequireOperator`), and getting it is
+//! authentication; the handler reads the body into domain values with every fault collected, asks the [`Service`], and
+//! puts the result into words. Nothing comes back the other way.
+//!
+//! This crate must never know of a store, a port, or configuration beyond [`HttpConfig`]. It is the only one that knows
+//! status codes, and the one that logs a failure, once.
+//!
+//! To add a route: write the handler with its `#[utoipa::path]`, add it to the table in `routes` and to the list in
+//! `openapi`; then the tests in `tests/it/coverage.rs` fail until the route has its cases for "no key", "wrong tenant" and
+//! bad input.
 
+mod access_log;
+mod accounts;
+mod api_keys;
+mod body;
+mod credential;
+mod docs;
+mod error;
+mod fields;
+mod health;
+pub mod openapi;
+pub mod routes;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use actix_web::body::MessageBody;
+use actix_web::dev::{ServiceFactory, ServiceRequest, ServiceResponse};
+use actix_web::middleware::from_fn;
+use actix_web::{App, Error, web};
+use leadr_auth_service::Service;
+
+/// How the HTTP face behaves where it has a choice.
+#[derive(Clone, Copy, Debug)]
+pub struct HttpConfig {
+    /// How long a request's body may take to arrive, all of it.
+    pub body_timeout: Duration,
+    /// Tells this process's request ids from another's; any number that others do not have.
+    pub instance: u64,
+}
+
+/// What handlers share. Its clones are the same.
+#[derive(Clone)]
+pub struct State {
+    service: Service,
+    config: HttpConfig,
+    requests: Arc<AtomicU64>,
+}
+
+impl State {
+    /// The HTTP face of `service`.
+    pub fn new(service: Service, config: HttpConfig) -> Self {
+        Self {
+            service,
+            config,
+            requests: Arc::default(),
+        }
+    }
+
+    /// An id that no other request of this deployment has.
+    fn next_request_id(&self) -> String {
+        let n = self.requests.fetch_add(1, Ordering::Relaxed);
+        format!("{:016x}-{n:x}", self.config.instance)
+    }
+}
+
+/// The whole application, to be served by a `HttpServer` or called by a test.
+pub fn app(
+    state: State,
+) -> App<
+    impl ServiceFactory<
+        ServiceRequest,
+        Config = (),
+        Response = ServiceResponse<impl MessageBody>,
+        Error = Error,
+        InitError = (),
+    >,
+> {
+    App::new()
+        .app_data(web::Data::new(state))
+        .wrap(from_fn(access_log::observe))
+        .configure(routes::configure)
+        .default_service(web::to(routes::not_found))
+}
+
+/// Runs a change to its end, also where the client goes away and its request is dropped: a store that was asked for
+/// something is not left alone halfway.
+pub(crate) async fn run_to_end<T: 'static>(
+    change: impl Future<Output = T> + 'static,
+) -> Result<T, error::ApiError> {
+    actix_web::rt::spawn(change)
+        .await
+        .map_err(error::ApiError::internal)
+}

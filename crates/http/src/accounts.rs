@@ -1,0 +1,217 @@
+//! `/v1/accounts`: make, list, get, change.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use leadr_auth_domain::{Account, AccountChange, AccountId, AccountName, AccountStatus, Slug};
+use leadr_auth_service::NewAccount;
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::body::JsonBody;
+use crate::credential::{RequireApiKey, RequireOperator};
+use crate::error::ApiError;
+use crate::fields::{Fields, Wrong, boolean, finish, text, uuid};
+use crate::{State, run_to_end};
+
+/// Whether an account's keys work.
+#[derive(Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = AccountStatus)]
+pub(crate) enum WireStatus {
+    /// They do.
+    Active,
+    /// None of them does.
+    Suspended,
+}
+
+impl From<AccountStatus> for WireStatus {
+    fn from(status: AccountStatus) -> Self {
+        match status {
+            AccountStatus::Active => Self::Active,
+            AccountStatus::Suspended => Self::Suspended,
+        }
+    }
+}
+
+fn status(value: &Value) -> Result<AccountStatus, Wrong> {
+    match value.as_str() {
+        Some("active") => Ok(AccountStatus::Active),
+        Some("suspended") => Ok(AccountStatus::Suspended),
+        _ => Err(Wrong::new(
+            "enum",
+            "Input should be 'active' or 'suspended'",
+        )),
+    }
+}
+
+/// An account.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct AccountResponse {
+    /// Unique identifier of the account.
+    id: Uuid,
+    /// What people call it.
+    name: String,
+    /// What addresses call it.
+    slug: String,
+    /// Whether its keys work.
+    status: WireStatus,
+    /// When it was made (UTC).
+    #[schema(format = DateTime)]
+    created_at: String,
+    /// When it was last changed (UTC).
+    #[schema(format = DateTime)]
+    updated_at: String,
+}
+
+impl AccountResponse {
+    fn of(account: &Account) -> Self {
+        Self {
+            id: account.id.as_uuid(),
+            name: account.name.to_string(),
+            slug: account.slug.to_string(),
+            status: account.status.into(),
+            created_at: account.created_at.to_string(),
+            updated_at: account.updated_at.to_string(),
+        }
+    }
+}
+
+/// What a new account is to be.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(
+    dead_code,
+    reason = "it describes the body; what is read of it is a NewAccount"
+)]
+pub(crate) struct CreateAccountRequest {
+    /// What people call it; unique.
+    #[schema(min_length = 2, max_length = 100)]
+    name: String,
+    /// What addresses call it; unique.
+    #[schema(
+        min_length = 2,
+        max_length = 50,
+        pattern = "^[a-z0-9]+(?:-[a-z0-9]+)*$"
+    )]
+    slug: String,
+}
+
+/// What is to change. What is left out, or null, stays as it is.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(
+    dead_code,
+    reason = "it describes the body; what is read of it is an AccountChange"
+)]
+pub(crate) struct UpdateAccountRequest {
+    /// Another name; unique.
+    #[schema(min_length = 2, max_length = 100)]
+    name: Option<String>,
+    /// Another slug; unique.
+    #[schema(
+        min_length = 2,
+        max_length = 50,
+        pattern = "^[a-z0-9]+(?:-[a-z0-9]+)*$"
+    )]
+    slug: Option<String>,
+    /// `suspended` stops all keys of the account, `active` lets those work again that are valid themselves.
+    status: Option<WireStatus>,
+    /// `true` soft-deletes the account, `false` restores it.
+    deleted: Option<bool>,
+}
+
+fn account_id(request: &HttpRequest) -> (Fields, Option<AccountId>) {
+    let mut path = Fields::path(request);
+    let id = path.required("account_id", uuid).map(AccountId::new);
+    (path, id)
+}
+
+/// Create an account. Operators only.
+#[utoipa::path(
+    post, path = "/v1/accounts", tag = "Accounts", request_body = CreateAccountRequest,
+    responses(
+        (status = 201, description = "The account was made", body = AccountResponse),
+        (status = 409, description = "The name or the slug is taken", body = crate::error::ErrorBody),
+    ),
+)]
+pub(crate) async fn create_account(
+    operator: RequireOperator,
+    state: web::Data<State>,
+    body: JsonBody,
+) -> Result<HttpResponse, ApiError> {
+    let mut body = Fields::body(&body.read().await?);
+    let name = body.required("name", text(AccountName::parse));
+    let slug = body.required("slug", text(Slug::parse));
+    let new = name.zip(slug).map(|(name, slug)| NewAccount { name, slug });
+    let new = finish([body], new)?;
+    let account =
+        run_to_end(async move { state.service.create_account(operator.0, new).await }).await??;
+    Ok(HttpResponse::Created().json(AccountResponse::of(&account)))
+}
+
+/// List the live accounts, newest first. A tenant sees its own only.
+#[utoipa::path(
+    get, path = "/v1/accounts", tag = "Accounts",
+    responses((status = 200, description = "The accounts", body = [AccountResponse])),
+)]
+pub(crate) async fn list_accounts(
+    caller: RequireApiKey,
+    state: web::Data<State>,
+) -> Result<HttpResponse, ApiError> {
+    let accounts = state.service.list_accounts(caller.access()).await?;
+    Ok(HttpResponse::Ok().json(accounts.iter().map(AccountResponse::of).collect::<Vec<_>>()))
+}
+
+/// Get a single account by its id. A tenant gets its own only.
+#[utoipa::path(
+    get, path = "/v1/accounts/{account_id}", tag = "Accounts",
+    params(("account_id" = Uuid, Path, description = "The account's id")),
+    responses(
+        (status = 200, description = "The account", body = AccountResponse),
+        (status = 404, description = "Account not found", body = crate::error::ErrorBody),
+    ),
+)]
+pub(crate) async fn get_account(
+    caller: RequireApiKey,
+    state: web::Data<State>,
+    request: HttpRequest,
+) -> Result<HttpResponse, ApiError> {
+    let (path, id) = account_id(&request);
+    let id = finish([path], id)?;
+    let account = state.service.account(caller.access(), id).await?;
+    Ok(HttpResponse::Ok().json(AccountResponse::of(&account)))
+}
+
+/// Update an account: rename, suspend or activate, delete or restore it. Operators only.
+///
+/// All of it happens, or nothing. Suspending or deleting an account stops all its keys at once.
+#[utoipa::path(
+    patch, path = "/v1/accounts/{account_id}", tag = "Accounts", request_body = UpdateAccountRequest,
+    params(("account_id" = Uuid, Path, description = "The account's id")),
+    responses(
+        (status = 200, description = "The account", body = AccountResponse),
+        (status = 404, description = "Account not found", body = crate::error::ErrorBody),
+        (status = 409, description = "The name or the slug is taken, or the account is the operator's", body = crate::error::ErrorBody),
+    ),
+)]
+pub(crate) async fn update_account(
+    operator: RequireOperator,
+    state: web::Data<State>,
+    request: HttpRequest,
+    body: JsonBody,
+) -> Result<HttpResponse, ApiError> {
+    let (path, id) = account_id(&request);
+    let mut body = Fields::changes(&body.read().await?);
+    let change = AccountChange {
+        name: body.optional("name", text(AccountName::parse)),
+        slug: body.optional("slug", text(Slug::parse)),
+        status: body.optional("status", status),
+        deleted: body.optional("deleted", boolean),
+    };
+    let id = finish([path, body], id)?;
+    let account =
+        run_to_end(async move { state.service.update_account(operator.0, id, &change).await })
+            .await??;
+    Ok(HttpResponse::Ok().json(AccountResponse::of(&account)))
+}

@@ -1,0 +1,319 @@
+//! `/v1/api-keys`: issue, list, get, change.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use leadr_auth_domain::{
+    Access, AccountId, ApiKey, ApiKeyStatus, KeyChange, KeyId, KeyName, Timestamp,
+};
+use leadr_auth_service::{IssuedKey, KeyFilter};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use crate::body::JsonBody;
+use crate::credential::RequireApiKey;
+use crate::error::ApiError;
+use crate::fields::{Fields, Wrong, boolean, finish, text, timestamp, uuid};
+use crate::{State, run_to_end};
+
+/// Whether a key is meant to work.
+#[derive(Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = APIKeyStatus)]
+pub(crate) enum WireStatus {
+    /// It is.
+    Active,
+    /// It has been stopped.
+    Revoked,
+}
+
+impl From<ApiKeyStatus> for WireStatus {
+    fn from(status: ApiKeyStatus) -> Self {
+        match status {
+            ApiKeyStatus::Active => Self::Active,
+            ApiKeyStatus::Revoked => Self::Revoked,
+        }
+    }
+}
+
+fn status(value: &Value) -> Result<ApiKeyStatus, Wrong> {
+    [ApiKeyStatus::Active, ApiKeyStatus::Revoked]
+        .into_iter()
+        .find(|status| value.as_str() == Some(status.as_str()))
+        .ok_or_else(|| Wrong::new("enum", "Input should be 'active' or 'revoked'"))
+}
+
+/// A key. The key itself and its hash are in no answer but the one that issues it.
+#[derive(Serialize, ToSchema)]
+#[schema(as = APIKeyResponse)]
+pub(crate) struct KeyResponse {
+    /// Unique identifier of the key.
+    id: Uuid,
+    /// The account that it belongs to.
+    account_id: Uuid,
+    /// What people call it.
+    name: String,
+    /// The first 14 characters of the key, to recognise it by.
+    #[schema(example = "ldr_q3vXk2Lw0P")]
+    prefix: String,
+    /// Whether it is meant to work.
+    status: WireStatus,
+    /// When it last authenticated a request (UTC); null if it never did.
+    #[schema(format = DateTime)]
+    last_used_at: Option<String>,
+    /// From when on it no longer works (UTC); null if it never expires.
+    #[schema(format = DateTime)]
+    expires_at: Option<String>,
+    /// When it was made (UTC).
+    #[schema(format = DateTime)]
+    created_at: String,
+    /// When it was last changed (UTC). Use is no change.
+    #[schema(format = DateTime)]
+    updated_at: String,
+}
+
+impl KeyResponse {
+    fn of(key: &ApiKey) -> Self {
+        Self {
+            id: key.id.as_uuid(),
+            account_id: key.account_id.as_uuid(),
+            name: key.name.to_string(),
+            prefix: key.key_prefix.to_string(),
+            status: key.status.into(),
+            last_used_at: key.last_used_at.as_ref().map(Timestamp::to_string),
+            expires_at: key.expires_at.as_ref().map(Timestamp::to_string),
+            created_at: key.created_at.to_string(),
+            updated_at: key.updated_at.to_string(),
+        }
+    }
+}
+
+/// A key that has just been issued. The only answer that holds the key itself.
+#[derive(Serialize, ToSchema)]
+#[schema(as = CreateAPIKeyResponse)]
+pub(crate) struct CreateKeyResponse {
+    /// Unique identifier of the key.
+    id: Uuid,
+    /// What people call it.
+    name: String,
+    /// The key. Shown once: keep it now.
+    #[schema(min_length = 47, max_length = 47, pattern = "^ldr_[A-Za-z0-9_-]{43}$")]
+    key: String,
+    /// The first 14 characters of the key, to recognise it by.
+    #[schema(example = "ldr_q3vXk2Lw0P")]
+    prefix: String,
+    /// Whether it is meant to work.
+    status: WireStatus,
+    /// From when on it no longer works (UTC); null if it never expires.
+    #[schema(format = DateTime)]
+    expires_at: Option<String>,
+    /// When it was made (UTC).
+    #[schema(format = DateTime)]
+    created_at: String,
+}
+
+impl CreateKeyResponse {
+    fn of(IssuedKey { key, plain_key }: &IssuedKey) -> Self {
+        Self {
+            id: key.id.as_uuid(),
+            name: key.name.to_string(),
+            key: plain_key.expose().to_owned(),
+            prefix: key.key_prefix.to_string(),
+            status: key.status.into(),
+            expires_at: key.expires_at.as_ref().map(Timestamp::to_string),
+            created_at: key.created_at.to_string(),
+        }
+    }
+}
+
+/// What a new key is to be.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = CreateAPIKeyRequest)]
+pub(crate) struct CreateKeyRequest {
+    /// The account that the key will belong to. An operator has to say it; a tenant may leave it out and means its own.
+    #[schema(value_type = Option<Uuid>)]
+    account_id: AccountId,
+    /// What people call it (for example 'Production Server').
+    #[schema(value_type = String, min_length = 1, max_length = 255)]
+    name: KeyName,
+    /// From when on it no longer works, with an offset from UTC; it never expires if this is left out.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    expires_at: Option<Timestamp>,
+}
+
+impl CreateKeyRequest {
+    fn parse(body: &[u8], access: Access) -> Result<Self, ApiError> {
+        let mut body = Fields::body(body);
+        let requested = body.optional("account_id", uuid).map(AccountId::new);
+        let name = body.required("name", text(KeyName::parse));
+        let expires_at = body.optional("expires_at", timestamp);
+        let resolved = access.resolve(requested);
+        if let Ok(None) = resolved {
+            body.missing("account_id");
+        }
+        // A foreign account is looked at last: what is malformed is said to be so whoever asks.
+        let (name, account_id) = finish(
+            [body],
+            name.map(|name| (name, resolved))
+                .filter(|(_, account)| *account != Ok(None)),
+        )?;
+        match account_id? {
+            Some(account_id) => Ok(Self {
+                account_id,
+                name,
+                expires_at,
+            }),
+            None => Err(ApiError::internal("a missing account went unnoticed")),
+        }
+    }
+}
+
+/// What is to change. What is left out, or null, stays as it is.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = UpdateAPIKeyRequest)]
+#[expect(
+    dead_code,
+    reason = "it describes the body; what is read of it is a KeyChange"
+)]
+pub(crate) struct UpdateKeyRequest {
+    /// `revoked` stops the key, `active` lets it work again.
+    status: Option<WireStatus>,
+    /// `true` soft-deletes the key, `false` restores it.
+    deleted: Option<bool>,
+    /// Another name.
+    #[schema(min_length = 1, max_length = 255)]
+    name: Option<String>,
+}
+
+/// What a list is of.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(
+    dead_code,
+    reason = "it describes the query; what is read of it is a KeyFilter"
+)]
+pub(crate) struct ListKeysQuery {
+    /// Account to list the keys of. An operator has to say it; a tenant may leave it out and means its own.
+    account_id: Option<Uuid>,
+    /// Only keys of this status.
+    status: Option<WireStatus>,
+}
+
+fn key_id(request: &HttpRequest) -> (Fields, Option<KeyId>) {
+    let mut path = Fields::path(request);
+    let id = path.required("key_id", uuid).map(KeyId::new);
+    (path, id)
+}
+
+/// Create a new API key for an account.
+///
+/// The key is in this answer only: it is stored as a hash and cannot be shown again.
+#[utoipa::path(
+    post, path = "/v1/api-keys", tag = "API Keys", request_body = CreateKeyRequest,
+    responses(
+        (status = 201, description = "The key was issued", body = CreateKeyResponse),
+        (status = 404, description = "Account not found", body = crate::error::ErrorBody),
+    ),
+)]
+pub(crate) async fn create_api_key(
+    caller: RequireApiKey,
+    state: web::Data<State>,
+    body: JsonBody,
+) -> Result<HttpResponse, ApiError> {
+    let access = caller.access();
+    let request = CreateKeyRequest::parse(&body.read().await?, access)?;
+    let issued = run_to_end(async move {
+        let CreateKeyRequest {
+            account_id,
+            name,
+            expires_at,
+        } = request;
+        state
+            .service
+            .issue_key(access, account_id, name, expires_at)
+            .await
+    })
+    .await??;
+    Ok(HttpResponse::Created().json(CreateKeyResponse::of(&issued)))
+}
+
+/// List the live API keys of an account, newest first.
+#[utoipa::path(
+    get, path = "/v1/api-keys", tag = "API Keys", params(ListKeysQuery),
+    responses((status = 200, description = "The keys", body = [KeyResponse])),
+)]
+pub(crate) async fn list_api_keys(
+    caller: RequireApiKey,
+    state: web::Data<State>,
+    request: HttpRequest,
+) -> Result<HttpResponse, ApiError> {
+    let mut query = Fields::query(&request);
+    let requested = query.optional("account_id", uuid).map(AccountId::new);
+    let status = query.optional("status", status);
+    let resolved = caller.access().resolve(requested);
+    if let Ok(None) = resolved {
+        query.missing("account_id");
+    }
+    let Some(account_id) = finish([query], Some(resolved))?? else {
+        return Err(ApiError::internal("a missing account went unnoticed"));
+    };
+    let filter = KeyFilter {
+        status,
+        ..KeyFilter::of(account_id)
+    };
+    let keys = state.service.list_keys(caller.access(), filter).await?;
+    Ok(HttpResponse::Ok().json(keys.iter().map(KeyResponse::of).collect::<Vec<_>>()))
+}
+
+/// Get a single API key by its id.
+#[utoipa::path(
+    get, path = "/v1/api-keys/{key_id}", tag = "API Keys",
+    params(("key_id" = Uuid, Path, description = "The key's id")),
+    responses(
+        (status = 200, description = "The key", body = KeyResponse),
+        (status = 404, description = "APIKey not found", body = crate::error::ErrorBody),
+    ),
+)]
+pub(crate) async fn get_api_key(
+    caller: RequireApiKey,
+    state: web::Data<State>,
+    request: HttpRequest,
+) -> Result<HttpResponse, ApiError> {
+    let (path, id) = key_id(&request);
+    let id = finish([path], id)?;
+    let key = state.service.key(caller.access(), id).await?;
+    Ok(HttpResponse::Ok().json(KeyResponse::of(&key)))
+}
+
+/// Update an API key: revoke or reactivate it, delete or restore it, rename it.
+///
+/// All of it happens, or nothing. An empty body changes nothing and answers the key; a deletion answers it as it was.
+#[utoipa::path(
+    patch, path = "/v1/api-keys/{key_id}", tag = "API Keys", request_body = UpdateKeyRequest,
+    params(("key_id" = Uuid, Path, description = "The key's id")),
+    responses(
+        (status = 200, description = "The key", body = KeyResponse),
+        (status = 404, description = "APIKey not found", body = crate::error::ErrorBody),
+    ),
+)]
+pub(crate) async fn update_api_key(
+    caller: RequireApiKey,
+    state: web::Data<State>,
+    request: HttpRequest,
+    body: JsonBody,
+) -> Result<HttpResponse, ApiError> {
+    let (path, id) = key_id(&request);
+    let mut body = Fields::changes(&body.read().await?);
+    let change = KeyChange {
+        status: body.optional("status", status),
+        deleted: body.optional("deleted", boolean),
+        name: body.optional("name", text(KeyName::parse)),
+    };
+    let id = finish([path, body], id)?;
+    let access = caller.access();
+    let key =
+        run_to_end(async move { state.service.update_key(access, id, &change).await }).await??;
+    Ok(HttpResponse::Ok().json(KeyResponse::of(&key)))
+}

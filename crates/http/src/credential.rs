@@ -1,0 +1,201 @@
+//! Who is asking? The extractors by which a handler says that it wants to know.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use actix_web::dev::Payload;
+use actix_web::http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use actix_web::{FromRequest, HttpMessage as _, HttpRequest, web};
+use leadr_auth_domain::{Access, AccountId, KeyId, OperatorAccess, PlainKey};
+use leadr_auth_service::{Authentication, Caller};
+
+use crate::State;
+use crate::error::ApiError;
+
+/// Needs a valid key. The reference calls it `require_api_key`.
+pub(crate) struct RequireApiKey(Box<Caller>);
+
+impl RequireApiKey {
+    /// Whose records the caller may reach.
+    pub(crate) fn access(&self) -> Access {
+        self.0.access()
+    }
+}
+
+/// Needs a valid key of an operator.
+pub(crate) struct RequireOperator(pub(crate) OperatorAccess);
+
+/// Which key authenticated the request: for the log.
+#[derive(Clone, Copy)]
+pub(crate) struct AuthenticatedBy {
+    pub(crate) key_id: KeyId,
+    pub(crate) account_id: AccountId,
+}
+
+/// The one key that a request presents.
+///
+/// More than one is refused, also where they are the same: which of them counts is a matter of opinion, and a proxy in front
+/// may hold another one. The URL is not looked at: keys in URLs end up in logs and histories.
+fn presented_key(headers: &HeaderMap) -> Result<PlainKey, ApiError> {
+    let authorization = || headers.get_all(AUTHORIZATION);
+    let keys: Vec<&str> = headers
+        .get_all("leadr-api-key")
+        .chain(headers.get_all("x-api-key"))
+        .map(text)
+        .chain(authorization().filter_map(bearer))
+        .filter(|key| !key.is_empty())
+        .collect();
+    match keys.as_slice() {
+        [] => Err(ApiError::KeyRequired),
+        // A second Authorization is for somebody else, or a trick.
+        [key] if authorization().count() <= 1 => {
+            PlainKey::parse(key).map_err(|_| ApiError::InvalidKey)
+        }
+        _ => Err(ApiError::InvalidKey),
+    }
+}
+
+/// A header's value without the space around it. What is not ASCII is not empty, and no key.
+fn text(value: &HeaderValue) -> &str {
+    value.to_str().unwrap_or("?").trim()
+}
+
+/// The token of a value of `Authorization` whose scheme is `Bearer`; other schemes present no key of ours.
+fn bearer(value: &HeaderValue) -> Option<&str> {
+    let value = text(value);
+    let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then(|| token.trim_start())
+}
+
+async fn authenticate(request: HttpRequest) -> Result<Box<Caller>, ApiError> {
+    let key = presented_key(request.headers())?;
+    let Some(state) = request.app_data::<web::Data<State>>() else {
+        return Err(ApiError::internal("the application has no state"));
+    };
+    match state.service.authenticate(&key).await? {
+        Authentication::Accepted(caller) => {
+            let key = &caller.record.key;
+            let by = AuthenticatedBy {
+                key_id: key.id,
+                account_id: key.account_id,
+            };
+            request.extensions_mut().insert(by);
+            Ok(caller)
+        }
+        Authentication::Refused(_) => Err(ApiError::InvalidKey),
+    }
+}
+
+type Extracted<T> = Pin<Box<dyn Future<Output = Result<T, ApiError>>>>;
+
+impl FromRequest for RequireApiKey {
+    type Error = ApiError;
+    type Future = Extracted<Self>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        Box::pin(async move { authenticate(request).await.map(Self) })
+    }
+}
+
+impl FromRequest for RequireOperator {
+    type Error = ApiError;
+    type Future = Extracted<Self>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        Box::pin(async move {
+            let caller = authenticate(request).await?;
+            caller
+                .access()
+                .operator()
+                .map(Self)
+                .ok_or(ApiError::Forbidden("Only an operator's key may do this"))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::http::header::HeaderName;
+    use leadr_auth_domain::generate_api_key;
+
+    use super::*;
+
+    fn outcome(headers: &[(&'static str, &str)]) -> &'static str {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
+            map.append(HeaderName::from_static(name), value);
+        }
+        match presented_key(&map) {
+            Ok(_) => "a key",
+            Err(ApiError::KeyRequired) => "required",
+            Err(ApiError::InvalidKey) => "invalid",
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn each_of_the_three_headers_presents_a_key() {
+        let key = generate_api_key([1; 32]);
+        let key = key.expose();
+        assert_eq!(outcome(&[("leadr-api-key", key)]), "a key");
+        assert_eq!(outcome(&[("x-api-key", key)]), "a key");
+        for scheme in ["Bearer", "bearer", "BEARER", "Bearer "] {
+            assert_eq!(
+                outcome(&[("authorization", &format!("{scheme} {key}"))]),
+                "a key"
+            );
+        }
+    }
+
+    #[test]
+    fn no_key_is_told_from_an_invalid_one() {
+        for none in [
+            &[][..],
+            &[("leadr-api-key", "")],
+            &[("authorization", "Basic bGRyOg==")],
+            &[("authorization", "Bearer")],
+            &[("authorization", "")],
+            &[("cookie", "leadr-api-key=ldr_")],
+        ] {
+            assert_eq!(outcome(none), "required", "{none:?}");
+        }
+        for invalid in ["ldr_short", "é", "Bearer"] {
+            assert_eq!(outcome(&[("leadr-api-key", invalid)]), "invalid");
+        }
+    }
+
+    #[test]
+    fn more_than_one_key_is_none() {
+        let key = generate_api_key([1; 32]);
+        let key = key.expose();
+        let bearer = format!("Bearer {key}");
+        for twice in [
+            &[("leadr-api-key", key), ("leadr-api-key", key)][..],
+            &[("leadr-api-key", key), ("x-api-key", key)],
+            &[("leadr-api-key", key), ("authorization", &bearer)],
+            &[("leadr-api-key", key), ("x-api-key", "other")],
+            &[("authorization", &bearer), ("authorization", &bearer)],
+            &[
+                ("authorization", &bearer),
+                ("authorization", "Basic bGRyOg=="),
+            ],
+            &[("leadr-api-key", &format!("{key}, {key}"))],
+        ] {
+            assert_eq!(outcome(twice), "invalid", "{twice:?}");
+        }
+        // What presents no key does not get in the way of one that does.
+        assert_eq!(
+            outcome(&[("leadr-api-key", key), ("x-api-key", "")]),
+            "a key"
+        );
+        assert_eq!(
+            outcome(&[("leadr-api-key", key), ("authorization", "Basic x")]),
+            "a key"
+        );
+    }
+}

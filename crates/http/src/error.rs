@@ -1,0 +1,292 @@
+//! Every answer that is not a success: one shape, one place.
+//!
+//! What a client reads is here; what the log keeps (the sources of a failure) never leaves by this way. A failure is
+//! logged once, by `access_log`, together with the request that met it.
+
+use std::fmt;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
+use actix_web::{HttpResponse, ResponseError};
+use leadr_auth_domain::ForeignAccount;
+use leadr_auth_service::{AccountError, IssueKeyError, KeyError, StoreError};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// An error's source, for the log.
+type Source = Box<dyn std::error::Error + Send + Sync>;
+
+/// Whatever a handler has to say but success.
+#[derive(Debug)]
+pub(crate) enum ApiError {
+    /// No key was presented.
+    KeyRequired,
+    /// A key was presented, and it is not a valid one; or more than one was.
+    InvalidKey,
+    /// The key is valid and does not allow this.
+    Forbidden(&'static str),
+    /// The request's form is wrong, in these places.
+    Validation(Vec<Fault>),
+    /// There is nothing here, for this caller.
+    NotFound(&'static str),
+    /// The path has other methods: these.
+    MethodNotAllowed {
+        /// The value of the header `Allow`.
+        allow: String,
+    },
+    /// It contradicts what is there.
+    Conflict {
+        /// The stable code.
+        code: &'static str,
+        /// For people.
+        detail: &'static str,
+    },
+    /// The body is larger than is read.
+    BodyTooLarge,
+    /// The body is not JSON.
+    NotJson,
+    /// The body did not arrive in time.
+    BodyTimeout,
+    /// The process is starting or stopping.
+    NotReady,
+    /// The store cannot be asked now.
+    Unavailable(Source),
+    /// Something is broken in here.
+    Internal(Source),
+}
+
+/// One fault of a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = ValidationError)]
+pub(crate) struct Fault {
+    /// What kind of fault it is, a stable word.
+    #[serde(rename = "type")]
+    kind: &'static str,
+    /// Where it is: `body`, `query`, `path` or `header`, then the field.
+    loc: Vec<String>,
+    /// For people.
+    msg: String,
+}
+
+impl Fault {
+    pub(crate) fn new(kind: &'static str, loc: &[&str], msg: impl Into<String>) -> Self {
+        Self {
+            kind,
+            loc: loc.iter().map(|&part| part.to_owned()).collect(),
+            msg: msg.into(),
+        }
+    }
+
+    pub(crate) fn is_at(&self, loc: &[&str]) -> bool {
+        self.loc == loc
+    }
+}
+
+/// The body of an error.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Error)]
+pub(crate) struct ErrorBody {
+    /// For people.
+    detail: &'static str,
+    /// A stable code, for programs.
+    code: &'static str,
+}
+
+/// The body of a 422.
+#[derive(Serialize, ToSchema)]
+#[schema(as = HTTPValidationError)]
+pub(crate) struct ValidationBody<'a> {
+    /// Every fault, not only the first.
+    #[schema(value_type = Vec<Fault>)]
+    detail: &'a [Fault],
+    /// Always `validation_error`.
+    code: &'static str,
+}
+
+impl ApiError {
+    /// The stable code.
+    fn code(&self) -> &'static str {
+        match self {
+            Self::KeyRequired => "api_key_required",
+            Self::InvalidKey => "invalid_api_key",
+            Self::Forbidden(_) => "forbidden",
+            Self::Validation(_) => "validation_error",
+            Self::NotFound(_) => "not_found",
+            Self::MethodNotAllowed { .. } => "method_not_allowed",
+            Self::Conflict { code, .. } => code,
+            Self::BodyTooLarge => "body_too_large",
+            Self::NotJson => "unsupported_media_type",
+            Self::BodyTimeout => "body_timeout",
+            Self::NotReady => "not_ready",
+            Self::Unavailable(_) => "service_unavailable",
+            Self::Internal(_) => "internal_error",
+        }
+    }
+
+    /// What a client reads. Says nothing of the inside.
+    fn detail(&self) -> &'static str {
+        match self {
+            Self::KeyRequired => "API key required",
+            Self::InvalidKey => "Invalid or expired API key",
+            Self::Forbidden(detail) | Self::NotFound(detail) | Self::Conflict { detail, .. } => {
+                detail
+            }
+            Self::Validation(_) => "The request is not well-formed",
+            Self::MethodNotAllowed { .. } => "Method Not Allowed",
+            Self::BodyTooLarge => "The body is larger than 16 KiB",
+            Self::NotJson => "The body must be JSON (Content-Type: application/json)",
+            Self::BodyTimeout => "The body did not arrive in time",
+            Self::NotReady => "Not ready",
+            Self::Unavailable(_) => "Temporarily unavailable, try again shortly",
+            Self::Internal(_) => "Internal Server Error",
+        }
+    }
+
+    /// What the log keeps beyond the answer: why the answer is a failure of ours.
+    pub(crate) fn failure(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Unavailable(source) | Self::Internal(source) => Some(source.as_ref()),
+            Self::KeyRequired
+            | Self::InvalidKey
+            | Self::Forbidden(_)
+            | Self::Validation(_)
+            | Self::NotFound(_)
+            | Self::MethodNotAllowed { .. }
+            | Self::Conflict { .. }
+            | Self::BodyTooLarge
+            | Self::NotJson
+            | Self::BodyTimeout
+            | Self::NotReady => None,
+        }
+    }
+
+    pub(crate) fn internal(source: impl Into<Source>) -> Self {
+        Self::Internal(source.into())
+    }
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.detail())
+    }
+}
+
+impl ResponseError for ApiError {
+    fn status_code(&self) -> StatusCode {
+        match self {
+            Self::KeyRequired | Self::InvalidKey => StatusCode::UNAUTHORIZED,
+            Self::Forbidden(_) => StatusCode::FORBIDDEN,
+            Self::Validation(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Conflict { .. } => StatusCode::CONFLICT,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::NotReady | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status_code());
+        match self {
+            Self::KeyRequired => {
+                response.insert_header((WWW_AUTHENTICATE, r#"Bearer realm="leadr-auth""#));
+            }
+            Self::InvalidKey => {
+                let challenge = r#"Bearer realm="leadr-auth", error="invalid_token""#;
+                response.insert_header((WWW_AUTHENTICATE, challenge));
+            }
+            Self::MethodNotAllowed { allow } => {
+                response.insert_header((ALLOW, allow.as_str()));
+            }
+            Self::NotReady | Self::Unavailable(_) => {
+                response.insert_header((RETRY_AFTER, "1"));
+            }
+            // What is left of such a body must not be read as the next request.
+            Self::BodyTooLarge | Self::BodyTimeout => {
+                response.force_close();
+            }
+            Self::Forbidden(_)
+            | Self::Validation(_)
+            | Self::NotFound(_)
+            | Self::Conflict { .. }
+            | Self::NotJson
+            | Self::Internal(_) => {}
+        }
+        match self {
+            Self::Validation(faults) => response.json(ValidationBody {
+                detail: faults,
+                code: self.code(),
+            }),
+            _ => response.json(ErrorBody {
+                detail: self.detail(),
+                code: self.code(),
+            }),
+        }
+    }
+}
+
+const FOREIGN_ACCOUNT: ApiError = ApiError::Forbidden("This key is not of that account");
+const NO_KEY: ApiError = ApiError::NotFound("APIKey not found");
+const NO_ACCOUNT: ApiError = ApiError::NotFound("Account not found");
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        if error.is_retryable() {
+            Self::Unavailable(error.into())
+        } else {
+            Self::Internal(error.into())
+        }
+    }
+}
+
+impl From<ForeignAccount> for ApiError {
+    fn from(ForeignAccount: ForeignAccount) -> Self {
+        FOREIGN_ACCOUNT
+    }
+}
+
+impl From<KeyError> for ApiError {
+    fn from(error: KeyError) -> Self {
+        match error {
+            KeyError::NotFound => NO_KEY,
+            KeyError::ForeignAccount => FOREIGN_ACCOUNT,
+            KeyError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<IssueKeyError> for ApiError {
+    fn from(error: IssueKeyError) -> Self {
+        match error {
+            IssueKeyError::ForeignAccount => FOREIGN_ACCOUNT,
+            IssueKeyError::AccountNotFound => NO_ACCOUNT,
+            IssueKeyError::Entropy(error) => Self::Internal(error.into()),
+            IssueKeyError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<AccountError> for ApiError {
+    fn from(error: AccountError) -> Self {
+        match error {
+            AccountError::NotFound => NO_ACCOUNT,
+            AccountError::NameTaken => Self::Conflict {
+                code: "account_name_taken",
+                detail: "Another account has this name",
+            },
+            AccountError::SlugTaken => Self::Conflict {
+                code: "account_slug_taken",
+                detail: "Another account has this slug",
+            },
+            AccountError::OperatorProtected => Self::Conflict {
+                code: "operator_protected",
+                detail: "The operator's account can be neither suspended nor deleted",
+            },
+            AccountError::Entropy(error) => Self::Internal(error.into()),
+            AccountError::Store(error) => error.into(),
+        }
+    }
+}

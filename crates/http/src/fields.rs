@@ -1,0 +1,426 @@
+//! Reads a request's fields into domain values, and collects every fault instead of stopping at the first.
+
+use std::fmt;
+
+use actix_web::{HttpRequest, web};
+use leadr_auth_domain::{TextFault, Timestamp, TimestampFault};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::error::{ApiError, Fault};
+
+/// What a field's value is not.
+pub(crate) struct Wrong {
+    kind: &'static str,
+    msg: String,
+}
+
+impl Wrong {
+    pub(crate) fn new(kind: &'static str, msg: impl Into<String>) -> Self {
+        Self {
+            kind,
+            msg: msg.into(),
+        }
+    }
+}
+
+/// The fields of one part of a request, and what was found wrong with them so far.
+pub(crate) struct Fields {
+    place: &'static str,
+    given: Vec<(String, Value)>,
+    /// Whether a field that nobody asked for is a fault.
+    strict: bool,
+    faults: Vec<Fault>,
+}
+
+impl Fields {
+    /// The parameters in the path.
+    pub(crate) fn path(request: &HttpRequest) -> Self {
+        let given = request.match_info().iter();
+        let given = given
+            .map(|(name, value)| (name.to_owned(), value.into()))
+            .collect();
+        Self {
+            place: "path",
+            given,
+            strict: false,
+            faults: Vec::new(),
+        }
+    }
+
+    /// The parameters after the question mark. Those that nobody asked for are ignored, as clients and proxies expect.
+    pub(crate) fn query(request: &HttpRequest) -> Self {
+        let parsed = web::Query::<Vec<(String, String)>>::from_query(request.query_string());
+        let (given, faults) = match parsed {
+            Ok(given) => (given.into_inner(), Vec::new()),
+            Err(_) => (
+                Vec::new(),
+                vec![Fault::new(
+                    "query_parsing",
+                    &["query"],
+                    "Not a well-formed query",
+                )],
+            ),
+        };
+        let given = given
+            .into_iter()
+            .map(|(name, value)| (name, value.into()))
+            .collect();
+        Self {
+            place: "query",
+            given,
+            strict: false,
+            faults,
+        }
+    }
+
+    /// The fields of a JSON object. One that nobody asks for is a fault: a misspelled `expires_at` must not make a key that
+    /// never expires.
+    pub(crate) fn body(body: &[u8]) -> Self {
+        let place = "body";
+        let (given, faults) = match serde_json::from_slice::<Json>(body) {
+            Ok(Json::Object(given)) => (given, Vec::new()),
+            Ok(Json::Other) => {
+                let msg = "Input should be a JSON object";
+                (Vec::new(), vec![Fault::new("object_type", &[place], msg)])
+            }
+            Err(_) if body.is_empty() => (
+                Vec::new(),
+                vec![Fault::new("missing", &[place], "Field required")],
+            ),
+            Err(error) => {
+                let msg = format!("JSON decode error: {error}");
+                (Vec::new(), vec![Fault::new("json_invalid", &[place], msg)])
+            }
+        };
+        Self {
+            place,
+            given,
+            strict: faults.is_empty(),
+            faults,
+        }
+    }
+
+    /// The fields of a JSON object that says what is to change: where there is no body at all, nothing is.
+    pub(crate) fn changes(body: &[u8]) -> Self {
+        Self::body(if body.is_empty() { b"{}" } else { body })
+    }
+
+    /// A field that may be absent or null.
+    pub(crate) fn optional<T>(
+        &mut self,
+        name: &str,
+        parse: impl Fn(&Value) -> Result<T, Wrong>,
+    ) -> Option<T> {
+        match self.take(name)? {
+            Value::Null => None,
+            value => self.parsed(name, &value, parse),
+        }
+    }
+
+    /// A field that must be there.
+    pub(crate) fn required<T>(
+        &mut self,
+        name: &str,
+        parse: impl Fn(&Value) -> Result<T, Wrong>,
+    ) -> Option<T> {
+        if let Some(value) = self.take(name) {
+            return self.parsed(name, &value, parse);
+        }
+        self.missing(name);
+        None
+    }
+
+    /// Reports a field as missing, where whether it has to be there depends on more than itself. One that is there and
+    /// wrong is not missing; and where there are no fields at all, that is the fault.
+    pub(crate) fn missing(&mut self, name: &str) {
+        let known = self
+            .faults
+            .iter()
+            .any(|fault| fault.is_at(&[self.place, name]));
+        let no_fields = self.place == "body" && !self.strict;
+        if !known && !no_fields {
+            self.fault("missing", name, "Field required");
+        }
+    }
+
+    fn take(&mut self, name: &str) -> Option<Value> {
+        let mut values = Vec::new();
+        self.given.retain_mut(|(given, value)| {
+            let wanted = given == name;
+            if wanted {
+                values.push(value.take());
+            }
+            !wanted
+        });
+        if values.len() > 1 {
+            // Which of them counts is a matter of opinion, and opinions differ between proxies and servers.
+            self.fault("duplicate", name, "Field given more than once");
+        }
+        values.pop()
+    }
+
+    fn parsed<T>(
+        &mut self,
+        name: &str,
+        value: &Value,
+        parse: impl Fn(&Value) -> Result<T, Wrong>,
+    ) -> Option<T> {
+        match parse(value) {
+            Ok(value) => Some(value),
+            Err(Wrong { kind, msg }) => {
+                self.fault(kind, name, msg);
+                None
+            }
+        }
+    }
+
+    fn fault(&mut self, kind: &'static str, name: &str, msg: impl Into<String>) {
+        self.faults.push(Fault::new(kind, &[self.place, name], msg));
+    }
+
+    fn into_faults(mut self) -> Vec<Fault> {
+        if self.strict {
+            for (name, _) in std::mem::take(&mut self.given) {
+                self.fault("extra_forbidden", &name, "Extra inputs are not permitted");
+            }
+        }
+        self.faults
+    }
+}
+
+/// `value`, if nothing was wrong with any part of the request; or everything that was.
+pub(crate) fn finish<T, const N: usize>(
+    parts: [Fields; N],
+    value: Option<T>,
+) -> Result<T, ApiError> {
+    let faults: Vec<_> = parts.into_iter().flat_map(Fields::into_faults).collect();
+    match value {
+        Some(value) if faults.is_empty() => Ok(value),
+        None if faults.is_empty() => Err(ApiError::internal("a field is missing without a fault")),
+        _ => Err(ApiError::Validation(faults)),
+    }
+}
+
+fn string(value: &Value) -> Result<&str, Wrong> {
+    value
+        .as_str()
+        .ok_or_else(|| Wrong::new("string_type", "Input should be a valid string"))
+}
+
+/// A UUID, of any version, with hyphens or without.
+pub(crate) fn uuid(value: &Value) -> Result<Uuid, Wrong> {
+    let text = string(value)?;
+    let plain = matches!(text.len(), 32 | 36);
+    Uuid::parse_str(text)
+        .ok()
+        .filter(|_| plain)
+        .ok_or_else(|| Wrong::new("uuid_parsing", "Input should be a valid UUID"))
+}
+
+/// A timestamp of RFC 3339 with an offset.
+pub(crate) fn timestamp(value: &Value) -> Result<Timestamp, Wrong> {
+    let text = value
+        .as_str()
+        .ok_or_else(|| Wrong::new("datetime_type", "Input should be a valid datetime"))?;
+    Timestamp::parse(text).map_err(|fault| match fault {
+        TimestampFault::Malformed => Wrong::new(
+            "datetime_parsing",
+            "Input should be a valid datetime (RFC 3339)",
+        ),
+        TimestampFault::NoOffset => Wrong::new(
+            "timezone_aware",
+            "Input should have timezone info (an offset, or Z)",
+        ),
+        TimestampFault::OutOfRange => Wrong::new(
+            "datetime_out_of_range",
+            "Input should be between the years 1 and 9999",
+        ),
+    })
+}
+
+/// A text that the domain checks.
+pub(crate) fn text<T>(
+    parse: fn(&str) -> Result<T, TextFault>,
+) -> impl Fn(&Value) -> Result<T, Wrong> {
+    move |value| {
+        parse(string(value)?).map_err(|fault| match fault {
+            TextFault::TooShort { min } => Wrong::new(
+                "string_too_short",
+                format!("String should have at least {min} character{}", plural(min)),
+            ),
+            TextFault::TooLong { max } => Wrong::new(
+                "string_too_long",
+                format!("String should have at most {max} character{}", plural(max)),
+            ),
+            TextFault::ControlCharacter => Wrong::new(
+                "control_character",
+                "String should have no control characters",
+            ),
+            TextFault::NotASlug => Wrong::new(
+                "string_pattern_mismatch",
+                "String should match pattern '^[a-z0-9]+(?:-[a-z0-9]+)*$'",
+            ),
+        })
+    }
+}
+
+fn plural(n: usize) -> &'static str {
+    if n == 1 { "" } else { "s" }
+}
+
+/// `true` or `false`, and nothing that resembles it.
+pub(crate) fn boolean(value: &Value) -> Result<bool, Wrong> {
+    value
+        .as_bool()
+        .ok_or_else(|| Wrong::new("bool_type", "Input should be a valid boolean"))
+}
+
+/// A JSON document, as far as it is looked into: an object's fields in the order given, duplicates included.
+enum Json {
+    Object(Vec<(String, Value)>),
+    Other,
+}
+
+impl<'de> Deserialize<'de> for Json {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Document;
+
+        impl<'de> Visitor<'de> for Document {
+            type Value = Json;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON document")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Json, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(field) = map.next_entry()? {
+                    fields.push(field);
+                }
+                Ok(Json::Object(fields))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Json, A::Error> {
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Json::Other)
+            }
+
+            fn visit_bool<E>(self, _: bool) -> Result<Json, E> {
+                Ok(Json::Other)
+            }
+
+            fn visit_i64<E>(self, _: i64) -> Result<Json, E> {
+                Ok(Json::Other)
+            }
+
+            fn visit_u64<E>(self, _: u64) -> Result<Json, E> {
+                Ok(Json::Other)
+            }
+
+            fn visit_f64<E>(self, _: f64) -> Result<Json, E> {
+                Ok(Json::Other)
+            }
+
+            fn visit_str<E>(self, _: &str) -> Result<Json, E> {
+                Ok(Json::Other)
+            }
+
+            fn visit_unit<E>(self) -> Result<Json, E> {
+                Ok(Json::Other)
+            }
+        }
+
+        deserializer.deserialize_any(Document)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use leadr_auth_domain::KeyName;
+
+    use super::*;
+
+    fn faults(fields: Fields) -> Vec<String> {
+        let faults = serde_json::to_value(fields.into_faults()).unwrap();
+        let faults = faults.as_array().unwrap();
+        faults
+            .iter()
+            .map(|fault| format!("{} {}", fault["type"], fault["loc"]))
+            .collect()
+    }
+
+    #[test]
+    fn every_fault_is_collected() {
+        let mut fields = Fields::body(
+            br#"{"id":7,"at":"2026-01-01T00:00:00","flag":"true","misspelled":1,"id":"x"}"#,
+        );
+        assert!(fields.required("name", text(KeyName::parse)).is_none());
+        assert!(fields.optional("id", uuid).is_none());
+        assert!(fields.optional("at", timestamp).is_none());
+        assert!(fields.optional("flag", boolean).is_none());
+        assert_eq!(
+            faults(fields),
+            [
+                r#""missing" ["body","name"]"#,
+                r#""duplicate" ["body","id"]"#,
+                r#""uuid_parsing" ["body","id"]"#,
+                r#""timezone_aware" ["body","at"]"#,
+                r#""bool_type" ["body","flag"]"#,
+                r#""extra_forbidden" ["body","misspelled"]"#,
+            ]
+        );
+    }
+
+    #[test]
+    fn null_is_absent_where_a_field_is_optional_and_wrong_where_it_is_not() {
+        let mut fields = Fields::body(br#"{"flag":null,"name":null}"#);
+        assert!(fields.optional("flag", boolean).is_none());
+        assert!(fields.required("name", text(KeyName::parse)).is_none());
+        assert_eq!(faults(fields), [r#""string_type" ["body","name"]"#]);
+    }
+
+    #[test]
+    fn what_is_no_object_is_one_fault() {
+        let deep = "[".repeat(100_000);
+        let cases = [
+            ("", r#""missing" ["body"]"#),
+            ("{", r#""json_invalid" ["body"]"#),
+            (r#"{"name":"\ud800"}"#, r#""json_invalid" ["body"]"#),
+            (r#"{"name":"x"} x"#, r#""json_invalid" ["body"]"#),
+            (deep.as_str(), r#""json_invalid" ["body"]"#),
+            ("[{}]", r#""object_type" ["body"]"#),
+            ("null", r#""object_type" ["body"]"#),
+            ("1", r#""object_type" ["body"]"#),
+            ("-1", r#""object_type" ["body"]"#),
+            ("1e400", r#""json_invalid" ["body"]"#),
+            ("1.5", r#""object_type" ["body"]"#),
+            ("true", r#""object_type" ["body"]"#),
+            (r#""name""#, r#""object_type" ["body"]"#),
+        ];
+        for (body, fault) in cases {
+            let mut fields = Fields::body(body.as_bytes());
+            assert!(fields.required("name", text(KeyName::parse)).is_none());
+            assert_eq!(faults(fields), [fault], "{body:.20}");
+        }
+        let mut not_utf8 = Fields::body(b"{\"name\":\"\xff\"}");
+        assert!(not_utf8.required("name", text(KeyName::parse)).is_none());
+        assert_eq!(faults(not_utf8), [r#""json_invalid" ["body"]"#]);
+    }
+
+    #[test]
+    fn uuids_are_read_with_hyphens_or_without_and_in_no_other_dress() {
+        let good = "6ba7b810-9dad-11d1-80b4-00c04fd430c8";
+        for text in [good.to_owned(), good.to_uppercase(), good.replace('-', "")] {
+            assert!(uuid(&Value::from(text.as_str())).is_ok(), "{text}");
+        }
+        for text in [
+            format!("{{{good}}}"),
+            format!("urn:uuid:{good}"),
+            String::new(),
+        ] {
+            assert!(uuid(&Value::from(text.as_str())).is_err(), "{text}");
+        }
+    }
+}

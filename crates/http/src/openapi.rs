@@ -1,0 +1,145 @@
+//! The API's description, put together from the handlers.
+
+use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+};
+use utoipa::openapi::{ContentBuilder, Ref, Response, ResponseBuilder};
+use utoipa::{Modify, OpenApi};
+
+use crate::error::{ErrorBody, ValidationBody};
+use crate::routes::{ROUTES, Who};
+use crate::{accounts, api_keys, docs, health};
+
+/// Every handler that is described. `tests/it/coverage.rs` compares it with the table of routes.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "leadr-auth",
+        description = "Issues API keys for accounts and verifies them.\n\nPresent a key as `leadr-api-key: <key>`, \
+            `Authorization: Bearer <key>` or `X-API-Key: <key>`: one of them, once.",
+    ),
+    paths(
+        api_keys::create_api_key,
+        api_keys::list_api_keys,
+        api_keys::get_api_key,
+        api_keys::update_api_key,
+        accounts::create_account,
+        accounts::list_accounts,
+        accounts::get_account,
+        accounts::update_account,
+        health::health,
+        health::livez,
+        health::readyz,
+        health::index,
+        docs::openapi_json,
+        docs::page,
+    ),
+    components(schemas(ErrorBody, ValidationBody)),
+    tags(
+        (name = "API Keys", description = "Issue, list, change and delete keys"),
+        (name = "Accounts", description = "Who owns keys"),
+        (name = "Service", description = "Health and documentation"),
+    ),
+    modifiers(&Security, &CommonErrors),
+)]
+struct ApiDoc;
+
+/// The document, as indented JSON with a line break at its end.
+///
+/// # Panics
+///
+/// Never: a document made of strings, numbers, maps and lists can be written.
+pub fn json() -> String {
+    let mut json = ApiDoc::openapi().to_pretty_json().unwrap_or_default();
+    json.push('\n');
+    json
+}
+
+const SCHEMES: [&str; 3] = ["leadr-api-key", "bearer", "x-api-key"];
+
+/// The three ways to present a key.
+struct Security;
+
+impl Modify for Security {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let components = document.components.get_or_insert_default();
+        let header = |name: &str| SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new(name)));
+        let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+        components.add_security_scheme("leadr-api-key", header("leadr-api-key"));
+        components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
+        components.add_security_scheme("x-api-key", header("X-API-Key"));
+    }
+}
+
+/// The errors that follow from who may call a route, and from its having a body: said once here, not at every handler.
+struct CommonErrors;
+
+impl Modify for CommonErrors {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        for (path, item) in &mut document.paths.paths {
+            for route in ROUTES.iter().filter(|route| route.path == path) {
+                let needs_key = matches!(route.who, Who::Key | Who::Operator);
+                if let (true, Some(operation)) = (needs_key, operation(item, route.method)) {
+                    describe(operation);
+                }
+            }
+        }
+    }
+}
+
+fn operation<'a>(item: &'a mut PathItem, method: &str) -> Option<&'a mut Operation> {
+    match method {
+        "GET" => item.get.as_mut(),
+        "POST" => item.post.as_mut(),
+        "PATCH" => item.patch.as_mut(),
+        _ => None,
+    }
+}
+
+fn describe(operation: &mut Operation) {
+    operation.security = Some(
+        SCHEMES
+            .map(|name| SecurityRequirement::new::<_, _, String>(name, []))
+            .into(),
+    );
+    let mut errors = vec![
+        ("401", "No key, or not a valid one", "Error"),
+        ("403", "The key does not allow this", "Error"),
+        (
+            "422",
+            "The request is not well-formed; every fault is listed",
+            "HTTPValidationError",
+        ),
+        (
+            "503",
+            "Whether the key is valid cannot be told now; try again",
+            "Error",
+        ),
+    ];
+    if operation.request_body.is_some() {
+        errors.extend([
+            ("408", "The body did not arrive in time", "Error"),
+            ("413", "The body is larger than 16 KiB", "Error"),
+            ("415", "The body is not JSON", "Error"),
+        ]);
+    }
+    for (status, description, schema) in errors {
+        let error = error(description, schema).into();
+        operation
+            .responses
+            .responses
+            .entry(status.to_owned())
+            .or_insert(error);
+    }
+}
+
+fn error(description: &str, schema: &str) -> Response {
+    let content = ContentBuilder::new()
+        .schema(Some(Ref::from_schema_name(schema)))
+        .build();
+    ResponseBuilder::new()
+        .description(description)
+        .content("application/json", content)
+        .build()
+}

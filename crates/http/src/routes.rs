@@ -1,0 +1,95 @@
+//! The whole table of routes, on one screen.
+
+use actix_web::http::Method;
+use actix_web::web::{self, ServiceConfig};
+use actix_web::{Route as ActixRoute, guard};
+
+use crate::error::ApiError;
+use crate::{accounts, api_keys, docs, health};
+
+/// Who may call a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// Anyone, without a key.
+    Anyone,
+    /// The holder of any valid key; what it reaches is decided by whose key it is.
+    Key,
+    /// The holder of an operator's key.
+    Operator,
+    /// Anyone; it is a part of another page and not in the API's description.
+    Asset,
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The method, in capitals.
+    pub method: &'static str,
+    /// The path, with parameters in braces.
+    pub path: &'static str,
+    /// Who may call it.
+    pub who: Who,
+}
+
+/// Declares the table once, for the server and for the tests that walk it.
+macro_rules! routes {
+    ($($path:literal { $($method:ident $who:ident $handler:path),+ })+) => {
+        /// Every route there is.
+        pub const ROUTES: &[Route] = &[
+            $($(Route { method: stringify!($method), path: $path, who: Who::$who }),+),+
+        ];
+
+        /// Adds every route to an application. A path that exists answers other methods with 405 and says which it has.
+        pub(crate) fn configure(config: &mut ServiceConfig) {
+            $({
+                let methods = [$(stringify!($method)),+];
+                config.service(
+                    web::resource($path)
+                        $(.route(route(&Method::$method).to($handler)))+
+                        .default_service(web::to(move || {
+                            let error = ApiError::MethodNotAllowed { allow: allow(&methods) };
+                            async { Err::<&str, _>(error) }
+                        })),
+                );
+            })+
+        }
+    };
+}
+
+routes! {
+    "/" { GET Anyone health::index }
+    "/livez" { GET Anyone health::livez }
+    "/readyz" { GET Anyone health::readyz }
+    "/openapi.json" { GET Anyone docs::openapi_json }
+    "/docs" { GET Anyone docs::page }
+    "/docs/{asset}" { GET Asset docs::asset }
+    "/v1/health" { GET Anyone health::health }
+    "/v1/api-keys" { POST Key api_keys::create_api_key, GET Key api_keys::list_api_keys }
+    "/v1/api-keys/{key_id}" { GET Key api_keys::get_api_key, PATCH Key api_keys::update_api_key }
+    "/v1/accounts" { POST Operator accounts::create_account, GET Key accounts::list_accounts }
+    "/v1/accounts/{account_id}" { GET Key accounts::get_account, PATCH Operator accounts::update_account }
+}
+
+/// A route for a method; one for GET answers HEAD too, as RFC 9110 asks.
+fn route(method: &Method) -> ActixRoute {
+    if method == Method::GET {
+        web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
+    } else {
+        web::method(method.clone())
+    }
+}
+
+/// The value of the header `Allow`.
+fn allow(methods: &[&str]) -> String {
+    let mut allowed = methods.to_vec();
+    if allowed.contains(&"GET") {
+        allowed.push("HEAD");
+    }
+    allowed.sort_unstable();
+    allowed.join(", ")
+}
+
+/// Where no route is.
+pub(crate) async fn not_found() -> Result<&'static str, ApiError> {
+    Err(ApiError::NotFound("Not Found"))
+}

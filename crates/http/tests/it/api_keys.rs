@@ -1,0 +1,459 @@
+//! `/v1/api-keys`.
+
+use leadr_auth_domain::Timestamp;
+use serde_json::{Value, json};
+
+use crate::support::{Api, NOBODY};
+
+fn fields(value: &Value) -> Vec<&str> {
+    let mut fields: Vec<_> = value
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect();
+    fields.sort_unstable();
+    fields
+}
+
+#[actix_web::test]
+async fn an_issued_key_has_the_fields_of_the_reference_and_works() {
+    let api = Api::new().await;
+    let body = json!({"account_id": api.one.account, "name": "  Test API Key ",
+        "expires_at": "2026-04-01T02:00:00.5+02:00"});
+    let issued = api
+        .post("/v1/api-keys", &api.operator, body)
+        .await
+        .expect(201)
+        .json();
+    assert_eq!(
+        fields(&issued),
+        [
+            "created_at",
+            "expires_at",
+            "id",
+            "key",
+            "name",
+            "prefix",
+            "status"
+        ]
+    );
+    assert_eq!(issued["name"], "Test API Key");
+    assert_eq!(issued["status"], "active");
+    assert_eq!(issued["expires_at"], "2026-04-01T00:00:00.5Z");
+    assert_eq!(issued["created_at"], "2026-01-01T00:00:00Z");
+    let key = issued["key"].as_str().unwrap();
+    assert!(key.starts_with("ldr_") && key.len() == 47);
+    assert_eq!(issued["prefix"], key.split_at(14).0);
+
+    let path = format!("/v1/api-keys/{}", issued["id"].as_str().unwrap());
+    let read = api.get(&path, key).await.expect(200).json();
+    assert_eq!(
+        fields(&read),
+        [
+            "account_id",
+            "created_at",
+            "expires_at",
+            "id",
+            "last_used_at",
+            "name",
+            "prefix",
+            "status",
+            "updated_at"
+        ]
+    );
+    assert_eq!(read["account_id"], api.one.account);
+    assert!(!read.to_string().contains(key), "the key is shown once");
+}
+
+#[actix_web::test]
+async fn a_tenant_may_leave_its_account_out() {
+    let api = Api::new().await;
+    let issued = api
+        .post("/v1/api-keys", &api.one.key, json!({"name": "Mine"}))
+        .await
+        .expect(201);
+    let path = format!("/v1/api-keys/{}", issued.json()["id"].as_str().unwrap());
+    let read = api.get(&path, &api.one.key).await.expect(200).json();
+    assert_eq!(read["account_id"], api.one.account);
+    let null = json!({"name": "Mine", "account_id": null, "expires_at": null});
+    api.post("/v1/api-keys", &api.one.key, null)
+        .await
+        .expect(201);
+    let named = json!({"name": "Mine", "account_id": api.one.account});
+    api.post("/v1/api-keys", &api.one.key, named)
+        .await
+        .expect(201);
+    let listed = api
+        .get("/v1/api-keys", &api.one.key)
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(listed.as_array().unwrap().len(), 4);
+}
+
+#[actix_web::test]
+async fn an_operator_says_which_account() {
+    let api = Api::new().await;
+    let answer = api
+        .post("/v1/api-keys", &api.operator, json!({"name": "Whose?"}))
+        .await;
+    assert_eq!(answer.faults(), ["missing body.account_id"]);
+    let answer = api.get("/v1/api-keys", &api.operator).await;
+    assert_eq!(answer.faults(), ["missing query.account_id"]);
+}
+
+#[actix_web::test]
+async fn an_account_that_does_not_exist_gets_no_key_and_has_none() {
+    let api = Api::new().await;
+    let body = json!({"account_id": NOBODY, "name": "K"});
+    let answer = api.post("/v1/api-keys", &api.operator, body).await;
+    answer.expect_error(404, "not_found", "Account not found");
+    let path = format!("/v1/api-keys?account_id={NOBODY}");
+    assert_eq!(
+        api.get(&path, &api.operator).await.expect(200).json(),
+        json!([])
+    );
+    let path = format!("/v1/accounts/{}", api.one.account);
+    api.patch(&path, &api.operator, json!({"deleted": true}))
+        .await
+        .expect(200);
+    let body = json!({"account_id": api.one.account, "name": "K"});
+    let answer = api.post("/v1/api-keys", &api.operator, body).await;
+    answer.expect_error(404, "not_found", "Account not found");
+}
+
+#[actix_web::test]
+async fn every_faulty_field_is_listed() {
+    let api = Api::new().await;
+    let body = json!({"account_id": 7, "name": "", "expires_at": "2026-01-01T00:00:00", "x": 1});
+    let answer = api.post("/v1/api-keys", &api.operator, body).await;
+    assert_eq!(
+        answer.faults(),
+        [
+            "string_type body.account_id",
+            "string_too_short body.name",
+            "timezone_aware body.expires_at",
+            "extra_forbidden body.x"
+        ]
+    );
+    let cases = [
+        (json!({}), "missing body.name"),
+        (json!({"name": null}), "string_type body.name"),
+        (json!({"name": 1}), "string_type body.name"),
+        (json!({"name": ["a"]}), "string_type body.name"),
+        (json!({"name": "   "}), "string_too_short body.name"),
+        (
+            json!({"name": "ü".repeat(256)}),
+            "string_too_long body.name",
+        ),
+        (json!({"name": "a\u{0}b"}), "control_character body.name"),
+        (json!({"name": "a\nb"}), "control_character body.name"),
+        (
+            json!({"name": "K", "account_id": "not-a-uuid"}),
+            "uuid_parsing body.account_id",
+        ),
+        (
+            json!({"name": "K", "account_id": ""}),
+            "uuid_parsing body.account_id",
+        ),
+        (
+            json!({"name": "K", "expires_at": "soon"}),
+            "datetime_parsing body.expires_at",
+        ),
+        (
+            json!({"name": "K", "expires_at": 1_784_764_800}),
+            "datetime_type body.expires_at",
+        ),
+        (
+            json!({"name": "K", "expires_at": "0000-01-01T00:00:00Z"}),
+            "datetime_out_of_range body.expires_at",
+        ),
+        (
+            json!({"name": "K", "expires_at": "+999999-01-01T00:00:00Z"}),
+            "datetime_parsing body.expires_at",
+        ),
+        (
+            json!({"name": "K", "expires": "2027-01-01T00:00:00Z"}),
+            "extra_forbidden body.expires",
+        ),
+        (
+            json!({"name": "K", "key_hash": "x"}),
+            "extra_forbidden body.key_hash",
+        ),
+    ];
+    let before = api
+        .get("/v1/api-keys", &api.one.key)
+        .await
+        .json()
+        .as_array()
+        .unwrap()
+        .len();
+    for (body, fault) in cases {
+        let answer = api.post("/v1/api-keys", &api.one.key, body.clone()).await;
+        assert_eq!(answer.faults(), [fault], "{body}");
+    }
+    let after = api
+        .get("/v1/api-keys", &api.one.key)
+        .await
+        .json()
+        .as_array()
+        .unwrap()
+        .len();
+    assert_eq!(before, after, "nothing was made");
+}
+
+#[actix_web::test]
+async fn lists_are_newest_first_and_filtered_by_status() {
+    let api = Api::new().await;
+    for (second, name) in ["B", "C"].iter().enumerate() {
+        let at = format!("2026-01-01T00:01:{second:02}Z");
+        api.clock.set(Timestamp::parse(&at).unwrap());
+        api.issue(&api.one.account, name).await;
+    }
+    let path = format!("/v1/api-keys?account_id={}", api.one.account);
+    let names = |value: &Value| -> Vec<String> {
+        let keys = value.as_array().unwrap().iter();
+        keys.map(|key| key["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let all = api.get(&path, &api.operator).await.expect(200).json();
+    assert_eq!(names(&all), ["C", "B", "First"]);
+    let b = format!("/v1/api-keys/{}", all[1]["id"].as_str().unwrap());
+    api.patch(&b, &api.operator, json!({"status": "revoked"}))
+        .await
+        .expect(200);
+    for (status, expected) in [("active", vec!["C", "First"]), ("revoked", vec!["B"])] {
+        let listed = api
+            .get(&format!("{path}&status={status}"), &api.operator)
+            .await;
+        assert_eq!(names(&listed.expect(200).json()), expected);
+    }
+    let answer = api
+        .get(&format!("{path}&status=expired"), &api.operator)
+        .await;
+    assert_eq!(answer.faults(), ["enum query.status"]);
+    let answer = api
+        .get("/v1/api-keys?account_id=x&status=", &api.operator)
+        .await;
+    assert_eq!(
+        answer.faults(),
+        ["uuid_parsing query.account_id", "enum query.status"]
+    );
+    let twice = format!("{path}&account_id={}", api.two.account);
+    let answer = api.get(&twice, &api.operator).await;
+    assert_eq!(answer.faults(), ["duplicate query.account_id"]);
+    let answer = api.get(&format!("{path}&unknown=1"), &api.operator).await;
+    answer.expect(200);
+}
+
+#[actix_web::test]
+async fn a_key_is_got_by_any_uuid() {
+    let api = Api::new().await;
+    for id in [NOBODY, "6ba7b810-9dad-11d1-80b4-00c04fd430c8"] {
+        let answer = api.get(&format!("/v1/api-keys/{id}"), &api.operator).await;
+        answer.expect_error(404, "not_found", "APIKey not found");
+    }
+    let upper = format!("/v1/api-keys/{}", api.one.key_id.to_uppercase());
+    api.get(&upper, &api.one.key).await.expect(200);
+    for id in ["x", "7", "%00", "..%2f", "%F0%9F%94%91"] {
+        let answer = api.get(&format!("/v1/api-keys/{id}"), &api.operator).await;
+        assert_eq!(answer.faults(), ["uuid_parsing path.key_id"], "{id}");
+        let patch = api
+            .patch(
+                &format!("/v1/api-keys/{id}"),
+                &api.operator,
+                json!({"a": 1}),
+            )
+            .await;
+        assert_eq!(
+            patch.faults(),
+            ["uuid_parsing path.key_id", "extra_forbidden body.a"]
+        );
+    }
+}
+
+#[actix_web::test]
+async fn revoking_and_reactivating() {
+    let api = Api::new().await;
+    let path = api.key_of_one();
+    api.clock
+        .set(Timestamp::parse("2026-01-02T00:00:00Z").unwrap());
+    let revoked = api
+        .patch(&path, &api.operator, json!({"status": "revoked"}))
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(revoked["status"], "revoked");
+    assert_eq!(revoked["updated_at"], "2026-01-02T00:00:00Z");
+    api.get(&path, &api.one.key).await.expect(401);
+    let again = api
+        .patch(&path, &api.operator, json!({"status": "revoked"}))
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(again, revoked);
+    let active = api
+        .patch(&path, &api.operator, json!({"status": "active"}))
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(active["status"], "active");
+    api.get(&path, &api.one.key).await.expect(200);
+}
+
+#[actix_web::test]
+async fn a_key_may_revoke_itself() {
+    let api = Api::new().await;
+    let path = api.key_of_one();
+    api.patch(&path, &api.one.key, json!({"status": "revoked"}))
+        .await
+        .expect(200);
+    api.patch(&path, &api.one.key, json!({"status": "active"}))
+        .await
+        .expect(401);
+}
+
+#[actix_web::test]
+async fn deleting_and_restoring() {
+    let api = Api::new().await;
+    let path = api.key_of_one();
+    let before = api.get(&path, &api.operator).await.expect(200).json();
+    api.clock
+        .set(Timestamp::parse("2026-01-02T00:00:00Z").unwrap());
+    let was = api
+        .patch(&path, &api.operator, json!({"deleted": true}))
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(was, before, "the key as it was");
+    for gone in [
+        api.get(&path, &api.operator).await,
+        api.patch(&path, &api.operator, json!({"status": "active"}))
+            .await,
+        api.patch(&path, &api.operator, json!({"deleted": true}))
+            .await,
+        api.patch(&path, &api.operator, json!({})).await,
+    ] {
+        gone.expect_error(404, "not_found", "APIKey not found");
+    }
+    api.get("/v1/api-keys", &api.one.key).await.expect(401);
+    let list = format!("/v1/api-keys?account_id={}", api.one.account);
+    assert_eq!(
+        api.get(&list, &api.operator).await.expect(200).json(),
+        json!([])
+    );
+    let back = api
+        .patch(&path, &api.operator, json!({"deleted": false}))
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(back["status"], "active");
+    api.get(&path, &api.one.key).await.expect(200);
+    // A live key is not restored, and that is no fault.
+    let same = api
+        .patch(&path, &api.operator, json!({"deleted": false}))
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(same["updated_at"], back["updated_at"]);
+}
+
+#[actix_web::test]
+async fn status_and_deletion_together_both_apply() {
+    let api = Api::new().await;
+    let path = api.key_of_one();
+    let both = json!({"status": "revoked", "deleted": true});
+    let shown = api
+        .patch(&path, &api.operator, both)
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(shown["status"], "revoked");
+    api.get(&path, &api.operator).await.expect(404);
+    let restored = api
+        .patch(&path, &api.operator, json!({"deleted": false}))
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(restored["status"], "revoked");
+    api.patch(&path, &api.operator, json!({"deleted": true}))
+        .await
+        .expect(200);
+    let both = json!({"status": "active", "deleted": false});
+    assert_eq!(
+        api.patch(&path, &api.operator, both)
+            .await
+            .expect(200)
+            .json()["status"],
+        "active"
+    );
+    api.get(&path, &api.one.key).await.expect(200);
+}
+
+#[actix_web::test]
+async fn an_empty_change_answers_the_key() {
+    let api = Api::new().await;
+    let path = api.key_of_one();
+    let before = api.get(&path, &api.operator).await.expect(200).json();
+    api.clock
+        .set(Timestamp::parse("2026-01-02T00:00:00Z").unwrap());
+    for body in [
+        json!({}),
+        json!({"status": null, "deleted": null, "name": null}),
+    ] {
+        assert_eq!(
+            api.patch(&path, &api.operator, body)
+                .await
+                .expect(200)
+                .json(),
+            before
+        );
+    }
+    let nothing = Api::request("PATCH", &path, Some(&api.operator));
+    assert_eq!(api.send(nothing).await.expect(200).json(), before);
+}
+
+#[actix_web::test]
+async fn a_faulty_change_changes_nothing() {
+    let api = Api::new().await;
+    let path = api.key_of_one();
+    let before = api.get(&path, &api.operator).await.json();
+    for (body, faults) in [
+        (
+            json!({"status": "revoked", "deleted": "true"}),
+            vec!["bool_type body.deleted"],
+        ),
+        (
+            json!({"status": "revoked", "deleted": 1}),
+            vec!["bool_type body.deleted"],
+        ),
+        (
+            json!({"status": "REVOKED", "name": 1}),
+            vec!["enum body.status", "string_type body.name"],
+        ),
+        (
+            json!({"status": "revoked", "account_id": NOBODY}),
+            vec!["extra_forbidden body.account_id"],
+        ),
+        (
+            json!({"status": "revoked", "name": "\u{7}"}),
+            vec!["control_character body.name"],
+        ),
+    ] {
+        assert_eq!(api.patch(&path, &api.operator, body).await.faults(), faults);
+    }
+    assert_eq!(api.get(&path, &api.operator).await.json(), before);
+}
+
+#[actix_web::test]
+async fn renaming() {
+    let api = Api::new().await;
+    let path = api.key_of_one();
+    let renamed = api
+        .patch(&path, &api.one.key, json!({"name": " New "}))
+        .await
+        .expect(200);
+    assert_eq!(renamed.json()["name"], "New");
+    api.get(&path, &api.one.key).await.expect(200);
+}

@@ -1,0 +1,319 @@
+//! No route escapes: the table of routes is compared with the cases here and with the API's description, so that a route
+//! without them fails a test.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use leadr_auth_http::routes::{ROUTES, Route, Who};
+use leadr_auth_memory::system::ManualClock;
+use leadr_auth_ports::{MockKeyLookup, MockStoreHealth, StoreError};
+use serde_json::{Value, json};
+
+use crate::support::{Answer, Api, NOBODY, service, start, stores};
+
+/// How a route that needs a key is called for something of the first tenant's, and what another tenant hears.
+struct Case {
+    method: &'static str,
+    path: &'static str,
+    /// The path of the first tenant's thing; `{}` in it is the id.
+    body: Option<fn(&Api) -> Value>,
+    foreigner: Foreigner,
+}
+
+/// What a tenant hears of another's.
+enum Foreigner {
+    /// 403: it named the other account, or asked for what only operators may do.
+    Forbidden,
+    /// 404, byte for byte as for an id that nobody has.
+    NotFound,
+    /// 200, with its own things only.
+    OwnOnly,
+}
+
+const CASES: &[Case] = &[
+    Case {
+        method: "POST",
+        path: "/v1/api-keys",
+        body: Some(|api| json!({"account_id": api.one.account, "name": "Stolen"})),
+        foreigner: Foreigner::Forbidden,
+    },
+    Case {
+        method: "GET",
+        path: "/v1/api-keys",
+        body: None,
+        foreigner: Foreigner::Forbidden,
+    },
+    Case {
+        method: "GET",
+        path: "/v1/api-keys/{key_id}",
+        body: None,
+        foreigner: Foreigner::NotFound,
+    },
+    Case {
+        method: "PATCH",
+        path: "/v1/api-keys/{key_id}",
+        body: Some(|_| json!({"status": "revoked"})),
+        foreigner: Foreigner::NotFound,
+    },
+    Case {
+        method: "POST",
+        path: "/v1/accounts",
+        body: Some(|_| json!({"name": "Mine", "slug": "mine"})),
+        foreigner: Foreigner::Forbidden,
+    },
+    Case {
+        method: "GET",
+        path: "/v1/accounts",
+        body: None,
+        foreigner: Foreigner::OwnOnly,
+    },
+    Case {
+        method: "GET",
+        path: "/v1/accounts/{account_id}",
+        body: None,
+        foreigner: Foreigner::NotFound,
+    },
+    Case {
+        method: "PATCH",
+        path: "/v1/accounts/{account_id}",
+        body: Some(|_| json!({"status": "suspended"})),
+        foreigner: Foreigner::Forbidden,
+    },
+];
+
+impl Case {
+    fn of(route: &Route) -> &'static Self {
+        CASES
+            .iter()
+            .find(|case| case.method == route.method && case.path == route.path)
+            .unwrap_or_else(|| panic!("no case for {} {}", route.method, route.path))
+    }
+
+    /// Calls the route for the first tenant's thing, or for one that does not exist.
+    async fn call(&self, api: &Api, key: Option<&str>, existing: bool) -> Answer {
+        let (key_id, account) = if existing {
+            (api.one.key_id.as_str(), api.one.account.as_str())
+        } else {
+            (NOBODY, NOBODY)
+        };
+        let mut path = self
+            .path
+            .replace("{key_id}", key_id)
+            .replace("{account_id}", account);
+        if (self.method, self.path) == ("GET", "/v1/api-keys") {
+            path = format!("{path}?account_id={account}");
+        }
+        let request = Api::request(self.method, &path, key);
+        let request = match self.body {
+            Some(body) => request.set_json(body(api)),
+            None => request,
+        };
+        api.send(request).await
+    }
+}
+
+fn with_key() -> impl Iterator<Item = &'static Route> {
+    ROUTES
+        .iter()
+        .filter(|route| matches!(route.who, Who::Key | Who::Operator))
+}
+
+#[test]
+fn the_description_has_exactly_the_routes() {
+    let document: Value = serde_json::from_str(&leadr_auth_http::openapi::json()).unwrap();
+    assert_eq!(document["openapi"], "3.1.0");
+    let described: BTreeSet<(String, String)> = document["paths"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .flat_map(|(path, item)| {
+            let methods = item.as_object().unwrap().keys();
+            methods.map(|method| (path.clone(), method.to_uppercase()))
+        })
+        .collect();
+    let routed: BTreeSet<_> = ROUTES
+        .iter()
+        .filter(|route| route.who != Who::Asset)
+        .map(|route| (route.path.to_owned(), route.method.to_owned()))
+        .collect();
+    assert_eq!(described, routed);
+    for route in ROUTES.iter().filter(|route| route.who != Who::Asset) {
+        let operation = &document["paths"][route.path][route.method.to_lowercase()];
+        let secured = operation.get("security").is_some();
+        assert_eq!(
+            secured,
+            route.who != Who::Anyone,
+            "{} {}",
+            route.method,
+            route.path
+        );
+    }
+}
+
+#[test]
+fn the_cases_are_exactly_the_routes_that_need_a_key() {
+    let cases: BTreeSet<_> = CASES.iter().map(|case| (case.path, case.method)).collect();
+    let routes: BTreeSet<_> = with_key().map(|route| (route.path, route.method)).collect();
+    assert_eq!(cases, routes);
+}
+
+#[actix_web::test]
+async fn without_a_key_nothing_is_said_but_that_one_is_needed() {
+    let api = Api::new().await;
+    for route in with_key() {
+        let answer = Case::of(route).call(&api, None, true).await;
+        let answer = answer.expect_error(401, "api_key_required", "API key required");
+        assert_eq!(
+            answer.header("www-authenticate"),
+            r#"Bearer realm="leadr-auth""#
+        );
+    }
+}
+
+#[actix_web::test]
+async fn with_a_wrong_key_there_is_one_answer_for_all() {
+    let api = Api::new().await;
+    let unknown = leadr_auth_domain::generate_api_key([123; 32]);
+    for route in with_key() {
+        for key in [unknown.expose(), "ldr_not-a-key"] {
+            let answer = Case::of(route).call(&api, Some(key), true).await;
+            let answer = answer.expect_error(401, "invalid_api_key", "Invalid or expired API key");
+            assert_eq!(
+                answer.header("www-authenticate"),
+                r#"Bearer realm="leadr-auth", error="invalid_token""#
+            );
+        }
+    }
+}
+
+#[actix_web::test]
+async fn a_tenant_reaches_nothing_of_another() {
+    let api = Api::new().await;
+    let before = (
+        api.get(&api.key_of_one(), &api.operator).await.json(),
+        api.get("/v1/accounts", &api.operator).await.json(),
+    );
+    for route in with_key() {
+        let case = Case::of(route);
+        let name = format!("{} {}", route.method, route.path);
+        let existing = case.call(&api, Some(&api.two.key), true).await;
+        match case.foreigner {
+            Foreigner::Forbidden => {
+                assert_eq!(existing.status, 403, "{name}: {}", existing.text);
+                assert_eq!(existing.json()["code"], "forbidden");
+            }
+            Foreigner::NotFound => assert_eq!(existing.status, 404, "{name}"),
+            Foreigner::OwnOnly => {
+                let ids: Vec<_> = existing.json().as_array().unwrap().clone();
+                assert!(
+                    ids.iter().all(|item| item["id"] == api.two.account),
+                    "{name}"
+                );
+            }
+        }
+        if !matches!(case.foreigner, Foreigner::OwnOnly) {
+            let missing = case.call(&api, Some(&api.two.key), false).await;
+            assert_eq!(existing.status, missing.status, "{name}");
+            assert_eq!(existing.text, missing.text, "{name}: existence shows");
+        }
+    }
+    let after = (
+        api.get(&api.key_of_one(), &api.operator).await.json(),
+        api.get("/v1/accounts", &api.operator).await.json(),
+    );
+    assert_eq!(before, after, "nothing was changed");
+}
+
+#[actix_web::test]
+async fn what_operators_may_do_tenants_may_not_and_operators_may() {
+    let api = Api::new().await;
+    for route in with_key().filter(|route| route.who == Who::Operator) {
+        let case = Case::of(route);
+        let refused = case.call(&api, Some(&api.one.key), true).await;
+        refused.expect_error(403, "forbidden", "Only an operator's key may do this");
+        let done = case.call(&api, Some(&api.operator), true).await;
+        assert!((200..300).contains(&done.status), "{}", done.text);
+    }
+}
+
+#[actix_web::test]
+async fn while_the_store_is_away_no_key_is_called_invalid() {
+    let mut api = Api::new().await;
+    let mut stores = stores();
+    let mut lookup = MockKeyLookup::new();
+    lookup
+        .expect_find()
+        .returning(|_| Err(StoreError::unavailable("connection refused")));
+    stores.lookup = Arc::new(lookup);
+    let mut health = MockStoreHealth::new();
+    health
+        .expect_ping()
+        .returning(|| Err(StoreError::unavailable("connection refused")));
+    stores.health = Arc::new(health);
+    api.service = service(stores, Arc::new(ManualClock::new(start())));
+    for route in with_key() {
+        let answer = Case::of(route).call(&api, Some(&api.one.key), true).await;
+        let answer = answer.expect_error(
+            503,
+            "service_unavailable",
+            "Temporarily unavailable, try again shortly",
+        );
+        assert_eq!(answer.header("retry-after"), "1");
+        assert!(!answer.text.contains("refused"), "the inside shows");
+    }
+    api.service.readiness().set(true);
+    let request = Api::request("GET", "/readyz", None);
+    api.send(request)
+        .await
+        .expect_error(503, "not_ready", "Not ready");
+    let health = api
+        .send(Api::request("GET", "/v1/health", None))
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(
+        health,
+        json!({"status": "degraded", "database": "unhealthy"})
+    );
+    api.send(Api::request("GET", "/livez", None))
+        .await
+        .expect(200);
+}
+
+#[actix_web::test]
+async fn a_path_says_which_methods_it_has() {
+    let api = Api::new().await;
+    let paths: BTreeSet<_> = ROUTES.iter().map(|route| route.path).collect();
+    for path in paths {
+        let mut allowed: Vec<_> = ROUTES
+            .iter()
+            .filter(|route| route.path == path)
+            .map(|route| route.method)
+            .collect();
+        if allowed.contains(&"GET") {
+            allowed.push("HEAD");
+        }
+        allowed.sort_unstable();
+        for method in ["DELETE", "PUT", "OPTIONS", "TRACE", "BREW"] {
+            let answer = api.send(Api::request(method, path, None)).await;
+            let answer = answer.expect_error(405, "method_not_allowed", "Method Not Allowed");
+            assert_eq!(answer.header("allow"), allowed.join(", "), "{path}");
+        }
+    }
+}
+
+#[actix_web::test]
+async fn open_routes_need_no_key() {
+    let api = Api::new().await;
+    for route in ROUTES
+        .iter()
+        .filter(|route| matches!(route.who, Who::Anyone | Who::Asset))
+    {
+        let path = route.path.replace("{asset}", "docs.js");
+        for method in ["GET", "HEAD"] {
+            api.send(Api::request(method, &path, None))
+                .await
+                .expect(200);
+        }
+    }
+}

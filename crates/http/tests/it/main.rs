@@ -1,0 +1,16 @@
+//! Every route and every status code of the contract, on the memory store, without a socket.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "these are tests, helpers included: what does not hold ends them"
+)]
+
+mod accounts;
+mod api_keys;
+mod bodies;
+mod coverage;
+mod credentials;
+mod service;
+mod support;
