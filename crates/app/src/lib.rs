@@ -1,1 +1,16 @@
+//! Puts the pieces together: configuration, wiring, command line, telemetry, start and end.
+//!
+//! [`Application::build`] is what `main` and the tests both use. This crate knows every other, and none knows it; it
+//! decides nothing about keys.
+//!
+//! To add a setting: a row in [`config::SETTINGS`], a field in [`Config`], its parsing in `Config::read`, and a line in
+//! `docs/configuration.md`, which a test compares with the table.
 
+pub mod application;
+pub mod cli;
+pub mod config;
+pub mod system;
+pub mod telemetry;
+
+pub use application::{Application, Event};
+pub use config::Config;

@@ -1,0 +1,633 @@
+//! Configuration: read once, from flags and the environment, with every fault reported together.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io::IsTerminal as _;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use leadr_auth_domain::{Pepper, PlainKey};
+use leadr_auth_ports::Entropy;
+use leadr_auth_postgres::PostgresConfig;
+use tracing_subscriber::EnvFilter;
+
+/// One setting.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// The environment variable.
+    pub name: &'static str,
+    /// The flag; `None` for secrets, since every user of a machine can read its command lines.
+    pub flag: Option<&'static str>,
+    /// What the value is, in help.
+    pub value: &'static str,
+    /// What holds where nothing is said.
+    pub default: &'static str,
+    /// What it means.
+    pub help: &'static str,
+}
+
+/// Every setting there is.
+pub const SETTINGS: &[Setting] = &[
+    Setting {
+        name: "DATABASE_URL",
+        flag: Some("database-url"),
+        value: "URL",
+        default: "memory:",
+        help: "Where accounts and keys are kept: memory: (gone when the process ends) or postgres://USER:PASSWORD@HOST/NAME",
+    },
+    Setting {
+        name: "API_KEY_SECRET",
+        flag: None,
+        value: "TEXT",
+        default: "none; with memory: a random one",
+        help: "The secret under which keys are hashed, at least 32 bytes. Another secret makes every stored key invalid",
+    },
+    Setting {
+        name: "SUPERADMIN_API_KEY",
+        flag: None,
+        value: "KEY",
+        default: "none; in an empty store a key is made and printed once",
+        help: "A key that is to be an operator's, ldr_ and 43 characters of URL-safe base64",
+    },
+    Setting {
+        name: "LISTEN",
+        flag: Some("listen"),
+        value: "ADDRESS:PORT",
+        default: "127.0.0.1:8000",
+        help: "Where to listen; port 0 takes a free one",
+    },
+    Setting {
+        name: "WORKERS",
+        flag: Some("workers"),
+        value: "N",
+        default: "the number of cores",
+        help: "How many threads serve requests, 1 to 1024",
+    },
+    Setting {
+        name: "POOL_SIZE",
+        flag: Some("pool-size"),
+        value: "N",
+        default: "16",
+        help: "How many connections to the database are kept at most, 1 to 1000",
+    },
+    Setting {
+        name: "DATABASE_TIMEOUT_MS",
+        flag: Some("database-timeout-ms"),
+        value: "MS",
+        default: "250",
+        help: "How long verification waits for the database before it answers 503, in milliseconds, 10 to 60000",
+    },
+    Setting {
+        name: "STATEMENT_TIMEOUT_MS",
+        flag: Some("statement-timeout-ms"),
+        value: "MS",
+        default: "5000",
+        help: "How long one statement of a management call may take, in milliseconds, 100 to 600000",
+    },
+    Setting {
+        name: "BODY_TIMEOUT_MS",
+        flag: Some("body-timeout-ms"),
+        value: "MS",
+        default: "5000",
+        help: "How long a request's body may take to arrive, in milliseconds, 100 to 600000",
+    },
+    Setting {
+        name: "SHUTDOWN_TIMEOUT_SECONDS",
+        flag: Some("shutdown-timeout-seconds"),
+        value: "S",
+        default: "30",
+        help: "How long requests that are underway may take to end after SIGTERM, in seconds, 0 to 3600",
+    },
+    Setting {
+        name: "MIGRATE",
+        flag: Some("migrate"),
+        value: "on|off",
+        default: "on",
+        help: "Whether serve brings the database's schema up to date at start",
+    },
+    Setting {
+        name: "RUST_LOG",
+        flag: Some("log"),
+        value: "FILTER",
+        default: "info",
+        help: "What is logged, as in warn or info,leadr_auth::access=off",
+    },
+    Setting {
+        name: "LOG_FORMAT",
+        flag: Some("log-format"),
+        value: "json|text|auto",
+        default: "auto",
+        help: "How it is logged; auto is text on a terminal and JSON elsewhere",
+    },
+];
+
+/// Where accounts and keys are kept.
+#[derive(Clone, Debug)]
+pub enum StoreConfig {
+    /// In this process.
+    Memory,
+    /// In PostgreSQL.
+    Postgres(PostgresConfig),
+}
+
+/// How it is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// A filter that has been checked.
+    pub filter: String,
+    /// The format.
+    pub format: LogFormat,
+}
+
+/// The whole configuration, valid. Its `Debug` shows no secret.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Where accounts and keys are kept.
+    pub store: StoreConfig,
+    /// Under which secret keys are hashed.
+    pub pepper: Pepper,
+    /// Whether that secret was made up for this run.
+    pub pepper_is_random: bool,
+    /// A key that is to be an operator's.
+    pub superadmin_key: Option<PlainKey>,
+    /// How many threads serve requests.
+    pub workers: usize,
+    /// How long a request's body may take to arrive.
+    pub body_timeout: Duration,
+    /// How long requests that are underway may take to end.
+    pub shutdown_timeout: Duration,
+    /// Whether the schema is brought up to date at start.
+    pub migrate: bool,
+    /// What is logged.
+    pub log: LogConfig,
+}
+
+/// Something wrong with a setting. It never holds the value, which may be a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigFault {
+    /// The environment variable.
+    pub name: &'static str,
+    /// What is wrong.
+    pub what: String,
+}
+
+/// Everything that is wrong with the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigFaults(pub Vec<ConfigFault>);
+
+impl fmt::Display for ConfigFaults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the configuration has faults:")?;
+        for ConfigFault { name, what } in &self.0 {
+            write!(f, "\n  {name}: {what}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigFaults {}
+
+/// Where values come from: flags first, then the environment.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// Values of flags, by the setting's name.
+    pub flags: HashMap<&'static str, String>,
+    /// The environment, as far as it has settings.
+    pub environment: HashMap<&'static str, String>,
+}
+
+impl Sources {
+    /// Takes the process's own environment. A variable that is not text counts as one that is wrong, not as absent.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is where the environment is read"
+    )]
+    pub fn from_process(flags: HashMap<&'static str, String>) -> Self {
+        let environment = SETTINGS
+            .iter()
+            .filter_map(|setting| {
+                let value = std::env::var_os(setting.name)?;
+                Some((setting.name, value.to_string_lossy().into_owned()))
+            })
+            .collect();
+        Self { flags, environment }
+    }
+
+    /// The value that is said; one that is blank is as good as none, since compose files and unit files say so.
+    fn said(&self, name: &str) -> Option<&str> {
+        [&self.flags, &self.environment]
+            .into_iter()
+            .filter_map(|values| values.get(name))
+            .map(|value| value.trim())
+            .find(|value| !value.is_empty())
+    }
+}
+
+/// Reads settings and collects what is wrong with them.
+struct Reader<'a> {
+    sources: &'a Sources,
+    faults: Vec<ConfigFault>,
+}
+
+impl Reader<'_> {
+    fn fault(&mut self, name: &'static str, what: impl Into<String>) {
+        self.faults.push(ConfigFault {
+            name,
+            what: what.into(),
+        });
+    }
+
+    /// The value of a setting whose default is one, parsed. `None` where it is faulty.
+    fn parsed<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl Fn(&str) -> Option<T>,
+        expected: &str,
+    ) -> Option<T> {
+        let default = SETTINGS
+            .iter()
+            .find(|setting| setting.name == name)?
+            .default;
+        let parsed = parse(self.sources.said(name).unwrap_or(default));
+        if parsed.is_none() {
+            self.fault(name, format!("is not {expected}"));
+        }
+        parsed
+    }
+
+    fn number(&mut self, name: &'static str, min: u64, max: u64) -> Option<u64> {
+        let parse = |text: &str| text.parse().ok().filter(|n| (min..=max).contains(n));
+        self.parsed(name, parse, &format!("a whole number from {min} to {max}"))
+    }
+
+    fn size(&mut self, name: &'static str, min: u64, max: u64) -> Option<usize> {
+        self.number(name, min, max)
+            .and_then(|n| usize::try_from(n).ok())
+    }
+
+    fn millis(&mut self, name: &'static str, min: u64, max: u64) -> Option<Duration> {
+        self.number(name, min, max).map(Duration::from_millis)
+    }
+
+    fn workers(&mut self) -> Option<usize> {
+        if self.sources.said("WORKERS").is_none() {
+            return Some(std::thread::available_parallelism().map_or(1, NonZeroUsize::get));
+        }
+        self.size("WORKERS", 1, 1024)
+    }
+
+    fn store(&mut self) -> Option<StoreConfig> {
+        let name = "DATABASE_URL";
+        let pool_size = self.size("POOL_SIZE", 1, 1000);
+        let lookup_timeout = self.millis("DATABASE_TIMEOUT_MS", 10, 60_000);
+        let statement_timeout = self.millis("STATEMENT_TIMEOUT_MS", 100, 600_000);
+        let on_command_line = self
+            .sources
+            .flags
+            .get(name)
+            .is_some_and(|url| has_password(url));
+        if on_command_line {
+            self.fault(
+                name,
+                "has a password on the command line, where every user of the machine can read it; \
+                 set the environment variable instead",
+            );
+            return None;
+        }
+        let url = self.sources.said(name).unwrap_or("memory:");
+        if url == "memory:" {
+            return Some(StoreConfig::Memory);
+        }
+        if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+            self.fault(name, "is neither memory: nor postgres://…");
+            return None;
+        }
+        if let Err(fault) = PostgresConfig::check_url(url) {
+            self.fault(name, fault.to_string());
+            return None;
+        }
+        let mut config = PostgresConfig::new(url);
+        config.pool_size = pool_size?;
+        config.lookup_timeout = lookup_timeout?;
+        config.statement_timeout = statement_timeout?;
+        Some(StoreConfig::Postgres(config))
+    }
+
+    /// The secret, and whether it was made up.
+    fn pepper(
+        &mut self,
+        store: Option<&StoreConfig>,
+        entropy: &dyn Entropy,
+    ) -> Option<(Pepper, bool)> {
+        let name = "API_KEY_SECRET";
+        let said = self.sources.said(name);
+        let made_up = match (said, store) {
+            (Some(_), _) => None,
+            (None, Some(StoreConfig::Memory)) => Some(random_secret(entropy)),
+            (None, _) => {
+                self.fault(
+                    name,
+                    "is not set; keys that outlive the process need a secret that does \
+                     (at least 32 bytes, as from `openssl rand -hex 32`)",
+                );
+                return None;
+            }
+        };
+        let is_random = made_up.is_some();
+        let secret = match (said, made_up) {
+            (Some(said), _) => said.to_owned(),
+            (None, Some(Ok(secret))) => secret,
+            (None, _) => {
+                self.fault(
+                    name,
+                    "is not set, and there are no random bytes to make one of",
+                );
+                return None;
+            }
+        };
+        match Pepper::new(&secret) {
+            Ok(pepper) => Some((pepper, is_random)),
+            Err(fault) => {
+                self.fault(name, format!("is {fault}"));
+                None
+            }
+        }
+    }
+
+    /// `None` where none is configured, or a faulty one.
+    fn superadmin_key(&mut self) -> Option<PlainKey> {
+        let name = "SUPERADMIN_API_KEY";
+        let said = self.sources.said(name)?;
+        PlainKey::parse(said)
+            .map_err(|fault| self.fault(name, format!("is {fault}")))
+            .ok()
+    }
+
+    fn log(&mut self) -> Option<LogConfig> {
+        let filter = self.parsed(
+            "RUST_LOG",
+            |text| EnvFilter::try_new(text).is_ok().then(|| text.to_owned()),
+            "a filter such as info or warn,leadr_auth::access=info",
+        );
+        let format = self.parsed(
+            "LOG_FORMAT",
+            |text| match text {
+                "auto" if std::io::stderr().is_terminal() => Some(LogFormat::Text),
+                "json" | "auto" => Some(LogFormat::Json),
+                "text" => Some(LogFormat::Text),
+                _ => None,
+            },
+            "json, text or auto",
+        );
+        Some(LogConfig {
+            filter: filter?,
+            format: format?,
+        })
+    }
+}
+
+/// Does the URL carry a password?
+fn has_password(url: &str) -> bool {
+    let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = authority.split(['/', '?']).next().unwrap_or_default();
+    let in_authority = authority
+        .rsplit_once('@')
+        .is_some_and(|(user, _)| user.contains(':'));
+    in_authority || url.contains("password=")
+}
+
+fn random_secret(entropy: &dyn Entropy) -> Result<String, leadr_auth_ports::EntropyError> {
+    let (mut high, mut low) = ([0; 16], [0; 16]);
+    entropy.fill(&mut high)?;
+    entropy.fill(&mut low)?;
+    Ok(format!(
+        "{:032x}{:032x}",
+        u128::from_le_bytes(high),
+        u128::from_le_bytes(low)
+    ))
+}
+
+impl Config {
+    /// Reads all settings, or says everything that is wrong with them.
+    pub fn read(sources: &Sources, entropy: &dyn Entropy) -> Result<Self, ConfigFaults> {
+        let mut reader = Reader {
+            sources,
+            faults: Vec::new(),
+        };
+        let store = reader.store();
+        let pepper = reader.pepper(store.as_ref(), entropy);
+        let superadmin_key = reader.superadmin_key();
+        let listen = reader.parsed(
+            "LISTEN",
+            |text| text.parse().ok(),
+            "an address and port such as 127.0.0.1:8000 or [::]:8000",
+        );
+        let workers = reader.workers();
+        let body_timeout = reader.millis("BODY_TIMEOUT_MS", 100, 600_000);
+        let shutdown_timeout = reader.number("SHUTDOWN_TIMEOUT_SECONDS", 0, 3600);
+        let migrate = reader.parsed(
+            "MIGRATE",
+            |text| match text {
+                "on" => Some(true),
+                "off" => Some(false),
+                _ => None,
+            },
+            "on or off",
+        );
+        let log = reader.log();
+        let config = || {
+            let (pepper, pepper_is_random) = pepper?;
+            Some(Self {
+                listen: listen?,
+                store: store?,
+                pepper,
+                pepper_is_random,
+                superadmin_key,
+                workers: workers?,
+                body_timeout: body_timeout?,
+                shutdown_timeout: Duration::from_secs(shutdown_timeout?),
+                migrate: migrate?,
+                log: log?,
+            })
+        };
+        match config() {
+            Some(config) if reader.faults.is_empty() => Ok(config),
+            _ => Err(ConfigFaults(reader.faults)),
+        }
+    }
+
+    /// Reads what `migrate` needs: where the database is. Other settings may be missing.
+    pub fn read_store(sources: &Sources) -> Result<StoreConfig, ConfigFaults> {
+        let mut reader = Reader {
+            sources,
+            faults: Vec::new(),
+        };
+        match reader.store() {
+            Some(store) if reader.faults.is_empty() => Ok(store),
+            _ => Err(ConfigFaults(reader.faults)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use leadr_auth_memory::system::SeededEntropy;
+
+    use super::*;
+
+    const SECRET: &str = "correct horse battery staple, twice";
+
+    fn read(environment: &[(&'static str, &str)]) -> Result<Config, ConfigFaults> {
+        let environment = environment
+            .iter()
+            .map(|&(name, value)| (name, value.to_owned()))
+            .collect();
+        let sources = Sources {
+            environment,
+            ..Sources::default()
+        };
+        Config::read(&sources, &SeededEntropy::new(1))
+    }
+
+    fn faulty(environment: &[(&'static str, &str)]) -> Vec<&'static str> {
+        read(environment)
+            .unwrap_err()
+            .0
+            .iter()
+            .map(|fault| fault.name)
+            .collect()
+    }
+
+    #[test]
+    fn nothing_said_is_a_service_in_memory_with_a_random_secret() {
+        let config = read(&[]).unwrap();
+        assert!(matches!(config.store, StoreConfig::Memory));
+        assert!(config.pepper_is_random);
+        assert_eq!(config.listen, "127.0.0.1:8000".parse().unwrap());
+        assert!(config.migrate);
+        assert!(config.workers >= 1);
+    }
+
+    #[test]
+    fn a_database_needs_a_secret() {
+        let url = ("DATABASE_URL", "postgres://u:pw@localhost/leadr");
+        assert_eq!(faulty(&[url]), ["API_KEY_SECRET"]);
+        assert_eq!(faulty(&[url, ("API_KEY_SECRET", "  ")]), ["API_KEY_SECRET"]);
+        assert_eq!(
+            faulty(&[url, ("API_KEY_SECRET", "short")]),
+            ["API_KEY_SECRET"]
+        );
+        let config = read(&[url, ("API_KEY_SECRET", SECRET)]).unwrap();
+        assert!(!config.pepper_is_random);
+        let StoreConfig::Postgres(postgres) = &config.store else {
+            panic!("{config:?}")
+        };
+        assert_eq!(postgres.lookup_timeout, Duration::from_millis(250));
+    }
+
+    #[test]
+    fn all_faults_are_reported_together_by_name_and_without_values() {
+        let faults = read(&[
+            ("DATABASE_URL", "mysql://user:hunter2@host/db"),
+            ("API_KEY_SECRET", "hunter3"),
+            ("SUPERADMIN_API_KEY", "ldr_hunter4"),
+            ("LISTEN", "hunter5"),
+            ("WORKERS", "0"),
+            ("POOL_SIZE", "many"),
+            ("DATABASE_TIMEOUT_MS", "-1"),
+            ("STATEMENT_TIMEOUT_MS", "1"),
+            ("BODY_TIMEOUT_MS", "1e9"),
+            ("SHUTDOWN_TIMEOUT_SECONDS", "99999"),
+            ("MIGRATE", "maybe"),
+            ("RUST_LOG", "info,[["),
+            ("LOG_FORMAT", "xml"),
+        ])
+        .unwrap_err();
+        let mut names: Vec<_> = faults.0.iter().map(|fault| fault.name).collect();
+        let mut all: Vec<_> = SETTINGS.iter().map(|setting| setting.name).collect();
+        names.sort_unstable();
+        all.sort_unstable();
+        assert_eq!(names, all, "{faults}");
+        let shown = faults.to_string();
+        assert!(!shown.contains("hunter"), "{shown}");
+    }
+
+    #[test]
+    fn flags_win_over_the_environment() {
+        let sources = Sources {
+            flags: [("LISTEN", "127.0.0.1:1".to_owned())].into(),
+            environment: [("LISTEN", "127.0.0.1:2".to_owned())].into(),
+        };
+        let config = Config::read(&sources, &SeededEntropy::new(1)).unwrap();
+        assert_eq!(config.listen.port(), 1);
+    }
+
+    #[test]
+    fn a_password_on_the_command_line_is_refused() {
+        for (url, refused) in [
+            ("postgres://user:pw@host/db", true),
+            ("postgres://host/db?user=u&password=pw", true),
+            ("postgres://user@host:5432/db", false),
+        ] {
+            let sources = Sources {
+                flags: [("DATABASE_URL", url.to_owned())].into(),
+                environment: [("API_KEY_SECRET", SECRET.to_owned())].into(),
+            };
+            let result = Config::read(&sources, &SeededEntropy::new(1));
+            assert_eq!(result.is_err(), refused, "{url}");
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let key = leadr_auth_domain::generate_api_key([1; 32]);
+        let config = read(&[
+            ("DATABASE_URL", "postgres://user:hunter2@host/db"),
+            ("API_KEY_SECRET", SECRET),
+            ("SUPERADMIN_API_KEY", key.expose()),
+        ])
+        .unwrap();
+        let shown = format!("{config:?}");
+        assert!(
+            !shown.contains("hunter2") && !shown.contains(SECRET),
+            "{shown}"
+        );
+        assert!(!shown.contains(key.expose()), "{shown}");
+    }
+
+    #[test]
+    fn every_setting_is_documented() {
+        let page = include_str!("../../../docs/configuration.md");
+        for Setting {
+            name,
+            flag,
+            default,
+            ..
+        } in SETTINGS
+        {
+            let row = page
+                .lines()
+                .find(|line| line.starts_with(&format!("| `{name}`")));
+            let row = row.unwrap_or_else(|| panic!("docs/configuration.md has no row for {name}"));
+            assert!(row.contains(default), "the default of {name}: {row}");
+            if let Some(flag) = flag {
+                assert!(
+                    row.contains(&format!("`--{flag}`")),
+                    "the flag of {name}: {row}"
+                );
+            }
+        }
+    }
+}
