@@ -1,1 +1,180 @@
-fn main() {}
+//! What developers and the CI run, as one program: `cargo xtask <command>`.
+//!
+//! Automation only: it depends on no crate of the workspace, and none depends on it. Each command is a file of its own
+//! here; the table below lists them all. To add one, write its file and a row.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "talking to the terminal is what it is for"
+)]
+
+mod apt;
+mod arrows;
+mod bench;
+mod ci;
+mod codegen;
+mod env;
+mod load;
+mod manifest;
+mod markdown;
+mod migrate;
+mod postgres;
+mod process;
+mod sh;
+mod test;
+mod tidy;
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use sh::{Failure, Outcome};
+
+/// One command: what is typed, what it does, and the function behind it.
+struct Entry {
+    name: &'static str,
+    arguments: &'static str,
+    summary: &'static str,
+    run: fn(&[String]) -> Outcome,
+}
+
+const COMMANDS: &[Entry] = &[
+    Entry {
+        name: "test",
+        arguments: "[-- <arguments of cargo test>]",
+        summary: "run every test of the workspace, on a throwaway PostgreSQL",
+        run: test::command,
+    },
+    Entry {
+        name: "database",
+        arguments: "-- <command> [<arguments>]",
+        summary: "run one command with a throwaway PostgreSQL in TEST_DATABASE_URL, for example \
+                  `cargo xtask database -- cargo test -p leadr-auth-postgres`",
+        run: postgres::command,
+    },
+    Entry {
+        name: "codegen",
+        arguments: "[--check]",
+        summary: "write the generated files (schema.rs, openapi.json), or check that they are current",
+        run: codegen::command,
+    },
+    Entry {
+        name: "migrate",
+        arguments: "new <verb_noun> | run | revert | redo | check",
+        summary: "make a migration, apply or undo them on DATABASE_URL, or check them on a throwaway database",
+        run: migrate::command,
+    },
+    Entry {
+        name: "tidy",
+        arguments: "",
+        summary: "check what the compiler does not: who depends on whom, headers, links, leftovers",
+        run: tidy::command,
+    },
+    Entry {
+        name: "ci",
+        arguments: "",
+        summary: "everything that must pass before a change lands",
+        run: ci::command,
+    },
+    Entry {
+        name: "bench",
+        arguments: "[--seconds <n>] [--connections <n>] [--json]",
+        summary: "measure the release build on a durable PostgreSQL, against a bare actix-web server",
+        run: bench::command,
+    },
+    Entry {
+        name: "help",
+        arguments: "",
+        summary: "print this",
+        run: help,
+    },
+];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match dispatch(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("xtask: {}", failure.message);
+            if failure.is_usage() {
+                eprint!("\n{}", usage());
+            }
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn dispatch(arguments: &[String]) -> Outcome {
+    let Some((name, rest)) = arguments.split_first() else {
+        return Err(Failure::usage("no command given"));
+    };
+    let name = if matches!(name.as_str(), "--help" | "-h") {
+        "help"
+    } else {
+        name
+    };
+    match COMMANDS.iter().find(|entry| entry.name == name) {
+        Some(entry) => (entry.run)(rest),
+        None => Err(Failure::usage(format!("no command `{name}`"))),
+    }
+}
+
+fn help(arguments: &[String]) -> Outcome {
+    no_arguments("help", arguments)?;
+    print!("{}", usage());
+    Ok(())
+}
+
+/// For commands that take none: anything given is a mistake that must not be passed over.
+fn no_arguments(command: &str, arguments: &[String]) -> Outcome {
+    match arguments.first() {
+        None => Ok(()),
+        Some(argument) => Err(Failure::usage(format!(
+            "{command} takes no arguments, and got `{argument}`"
+        ))),
+    }
+}
+
+fn usage() -> String {
+    let mut text = String::from("usage: cargo xtask <command>\n");
+    for entry in COMMANDS {
+        let call = format!("{} {}", entry.name, entry.arguments);
+        let _ = writeln!(text, "\n  {}\n      {}", call.trim_end(), entry.summary);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<String> {
+        line.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn what_is_not_in_the_table_is_a_usage_error() {
+        for line in [
+            "",
+            "tset",
+            "help me",
+            "tidy --fix",
+            "ci now",
+            "codegen --chekc",
+            "test unit",
+        ] {
+            let failure = dispatch(&words(line)).unwrap_err();
+            assert!(failure.is_usage(), "{line}: {}", failure.message);
+        }
+    }
+
+    #[test]
+    fn help_names_every_command() {
+        for entry in COMMANDS {
+            assert!(
+                usage().contains(&format!("\n  {}", entry.name)),
+                "{}",
+                entry.name
+            );
+        }
+    }
+}
