@@ -1,0 +1,159 @@
+//! Start, first key, signals, exit codes.
+
+use crate::support::{Running, binary};
+
+/// What the README promises: no configuration, a key, and a curl line that works when pasted.
+#[tokio::test]
+async fn it_starts_with_nothing_and_prints_a_curl_line_that_works() {
+    let mut running = Running::start(&[], &[("LISTEN", "127.0.0.1:0")]);
+    let base = running.base();
+    let line = running.wait_for("curl ");
+    let words: Vec<_> = line.split_whitespace().collect();
+    assert_eq!(words[..2], ["curl", "-s"]);
+    assert_eq!(words[2], format!("{base}/v1/accounts"));
+    assert_eq!(words[3..5], ["-H", "'leadr-api-key:"]);
+    let key = words[5].trim_end_matches('\'');
+    let answer = reqwest::Client::new()
+        .get(words[2])
+        .header("leadr-api-key", key)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 200);
+    let accounts: serde_json::Value = answer.json().await.unwrap();
+    assert_eq!(accounts[0]["slug"], "operator");
+    assert!(
+        running.said.iter().any(|line| line.contains("random")),
+        "the secret is mentioned"
+    );
+    let (status, _) = running.end("-TERM");
+    assert_eq!(status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn both_signals_end_it_with_exit_code_0() {
+    for signal in ["-TERM", "-INT"] {
+        let mut running = Running::start(&["serve"], &[("LISTEN", "127.0.0.1:0")]);
+        running.base();
+        running.wait_for("curl ");
+        let (status, log) = running.end(signal);
+        assert_eq!(status.code(), Some(0), "{signal}: {log}");
+        assert!(log.contains("stopping"), "{log}");
+    }
+}
+
+/// A request that is underway when the signal comes is answered.
+#[tokio::test]
+async fn a_request_that_is_underway_is_answered() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let mut running = Running::start(&[], &[("LISTEN", "127.0.0.1:0"), ("WORKERS", "1")]);
+    let base = running.base();
+    let line = running.wait_for("curl ");
+    let key = line
+        .split_whitespace()
+        .last()
+        .unwrap()
+        .trim_end_matches('\'')
+        .to_owned();
+    let address = base.trim_start_matches("http://");
+    let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
+    let body = r#"{"name":"Late","slug":"late"}"#;
+    let head = format!(
+        "POST /v1/accounts HTTP/1.1\r\nHost: x\r\nleadr-api-key: {key}\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    socket.write_all(head.as_bytes()).await.unwrap();
+    // The signal comes when the head has arrived and the body has not.
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    let ending = std::thread::spawn(move || running.end("-TERM"));
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    socket.write_all(body.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
+    let (status, _) = ending.join().unwrap();
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn wrong_configuration_is_exit_code_2_with_all_faults_and_no_values() {
+    let environment = [
+        (
+            "DATABASE_URL",
+            "postgres://user:hunter2@localhost/db?sslmode=hunter3",
+        ),
+        ("API_KEY_SECRET", "hunter4"),
+        ("SUPERADMIN_API_KEY", "hunter5"),
+        ("LISTEN", "hunter6"),
+    ];
+    let output = binary(&["serve"], &environment).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let told = String::from_utf8(output.stderr).unwrap();
+    for (name, _) in environment {
+        assert!(told.contains(&format!("{name}:")), "{name}: {told}");
+    }
+    assert!(!told.contains("hunter"), "{told}");
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2() {
+    for arguments in [
+        &["serve", "--nonsense"][..],
+        &["dance"],
+        &["serve", "--workers"],
+    ] {
+        let output = binary(arguments, &[]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+    }
+}
+
+#[test]
+fn an_address_that_is_taken_is_exit_code_1() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = binary(&["serve", "--listen", &address], &[])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        told.contains(&format!("cannot listen on {address}")),
+        "{told}"
+    );
+}
+
+#[test]
+fn help_names_the_settings_and_the_exit_codes() {
+    for arguments in [&["--help"][..], &["serve", "--help"]] {
+        let output = binary(arguments, &[]).output().unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        let help = String::from_utf8(output.stdout).unwrap();
+        for word in ["API_KEY_SECRET", "SUPERADMIN_API_KEY", "Exit codes"] {
+            assert!(help.contains(word), "{word}: {help}");
+        }
+    }
+    let output = binary(&["serve", "--help"], &[]).output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    for word in ["DATABASE_URL", "LISTEN", "WORKERS", "POOL_SIZE", "RUST_LOG"] {
+        assert!(help.contains(word), "{word}: {help}");
+    }
+}
+
+#[test]
+fn migrate_without_a_database_says_so() {
+    let output = binary(&["migrate"], &[("DATABASE_URL", "memory:")])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    // Port 1 refuses: a database that is away is a failure here, not something to wait for.
+    let away = [("DATABASE_URL", "postgres://user:hunter2@127.0.0.1:1/db")];
+    let output = binary(&["migrate"], &away).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        told.contains("the schema is not up to date") && !told.contains("hunter2"),
+        "{told}"
+    );
+}

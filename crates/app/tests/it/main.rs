@@ -1,0 +1,12 @@
+//! The binary itself, as a user starts it.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "these are tests, helpers included: what does not hold ends them"
+)]
+
+mod binary;
+mod secrets;
+mod support;
