@@ -1,1 +1,79 @@
+//! Keeps accounts and keys in PostgreSQL.
+//!
+//! This crate holds one implementation of each port of `leadr-auth-ports`, the pool that they share, and the migrations
+//! that make the tables. It must never know of HTTP, of a use case, of a clock or of a plain key: time comes in as
+//! values, and what is stored of a key is its hash.
+//!
+//! - `pool`: the configuration, how a connection is made, and how one is lent out
+//! - `schema`: the tables, generated from `migrations/postgres`
+//! - `rows`: what a row looks like, and the plain functions between rows and domain types
+//! - `keys`, `accounts`, `usage`, `health`: the ports, a file each
+//! - `error`: what each failure of the database means to a caller
+//! - [`migrate`]: brings a database up to date
+//! - `testing` (feature `testing`): a database of a test's own, and a proxy that fails on command
+//!
+//! # How to add a method
+//!
+//! 1. State its promise in the port, and write its cases into the contract suite; see them fail.
+//! 2. If it needs a column, add a migration (`migrations/postgres/README.md` says what one may do) and run
+//!    `cargo xtask codegen`. A column that is ours alone has a default or is nullable.
+//! 3. Write the query in Diesel's language, in the file of its port: one statement where one can do it. Borrow the
+//!    connection through a `Lease` and give it back after the last answer. What is one statement runs within
+//!    `Pool::within`; a transaction does not, because it may be doing what was asked when the time is over.
+//! 4. Turn errors into what the caller decides about by `error::violation`; the rest is `error::of_query`.
+//!
+//! # Decisions, and their price
+//!
+//! - Connections are not tested before use (`RecyclingMethod::Fast`): one round trip less per lookup, and after a restart
+//!   of the database the first request per connection may fail.
+//! - A connection whose work was cut short is closed, never reused: a reconnect for each cancelled request, and nobody
+//!   ever waits for somebody else's answer, or holds somebody else's locks.
+//! - No TLS yet: a URL that demands it is refused, rather than served in the clear.
 
+mod accounts;
+mod error;
+mod health;
+mod keys;
+pub mod migrate;
+mod pool;
+mod rows;
+#[expect(
+    unreachable_pub,
+    reason = "generated, and Diesel's macros make everything public"
+)]
+mod schema;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod usage;
+
+use std::sync::Arc;
+
+use leadr_auth_ports::Stores;
+
+pub use pool::{PostgresConfig, UrlFault};
+
+/// A PostgreSQL database and the pool of connections to it. Clones share the pool.
+#[derive(Clone, Debug)]
+pub struct Postgres {
+    pool: pool::Pool,
+}
+
+impl Postgres {
+    /// Checks the configuration. Nothing is connected yet: the database may be away, and comes back without a new
+    /// `Postgres`.
+    pub fn new(config: PostgresConfig) -> Result<Self, UrlFault> {
+        pool::Pool::new(config).map(|pool| Self { pool })
+    }
+
+    /// All the ports, on this pool.
+    pub fn stores(&self) -> Stores {
+        let keys = Arc::new(keys::Keys(self.pool.clone()));
+        Stores {
+            lookup: keys.clone(),
+            keys,
+            accounts: Arc::new(accounts::Accounts(self.pool.clone())),
+            usage: Arc::new(usage::Usage(self.pool.clone())),
+            health: Arc::new(health::Health(self.pool.clone())),
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Accounts: their management.
+
+use std::convert::Infallible;
+
+use async_trait::async_trait;
+use diesel::{IntoSql as _, dsl::exists, prelude::*};
+use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl};
+use leadr_auth_domain::{Account, AccountId, AccountRefusal, ApiKey};
+use leadr_auth_ports::{
+    AccountChangeFn, AccountRepository, CreateAccountError, CreateOperatorError, Rows, StoreError,
+    UpdateAccountError,
+};
+
+use crate::{
+    error::{self, Stop},
+    keys,
+    pool::{Lease, Pool},
+    rows::{self, AccountRow},
+    schema::accounts,
+};
+
+#[derive(Clone)]
+pub(crate) struct Accounts(pub(crate) Pool);
+
+async fn insert(
+    connection: &mut AsyncPgConnection,
+    account: &Account,
+) -> diesel::QueryResult<usize> {
+    diesel::insert_into(accounts::table)
+        .values(rows::account_row(account))
+        .execute(connection)
+        .await
+}
+
+async fn insert_with_key(
+    connection: &mut AsyncPgConnection,
+    account: &Account,
+    key: &ApiKey,
+) -> Result<(), Stop<Infallible>> {
+    insert(connection, account).await?;
+    match keys::insert(connection, key).await? {
+        0 => Err(Stop::NotFound),
+        _ => Ok(()),
+    }
+}
+
+/// Locks the account, changes it, writes it.
+async fn change_locked(
+    connection: &mut AsyncPgConnection,
+    id: AccountId,
+    change: &mut AccountChangeFn<'_>,
+) -> Result<Account, Stop<AccountRefusal>> {
+    // `NO KEY`, because nobody changes an id: changes wait for one another, and keys can be issued meanwhile.
+    let locked = accounts::table
+        .find(id.as_uuid())
+        .select(AccountRow::as_select())
+        .for_no_key_update()
+        .get_result(connection)
+        .await
+        .optional()?
+        .ok_or(Stop::NotFound)?;
+    let changed = change(rows::account(locked)?).map_err(Stop::Refused)?;
+    let stored = diesel::update(accounts::table.find(id.as_uuid()))
+        .set(rows::account_changes(&changed))
+        .returning(AccountRow::as_returning())
+        .get_result(connection)
+        .await?;
+    Ok(rows::account(stored)?)
+}
+
+#[async_trait]
+impl AccountRepository for Accounts {
+    async fn create(&self, account: &Account) -> Result<(), CreateAccountError> {
+        let inserted = self
+            .0
+            .within(async {
+                let mut lease = Lease::default();
+                let inserted = insert(lease.open(&self.0).await?, account).await;
+                lease.give_back();
+                Ok(inserted)
+            })
+            .await?;
+        inserted.map(drop).map_err(error::of_create_account)
+    }
+
+    async fn create_with_key(
+        &self,
+        account: &Account,
+        key: &ApiKey,
+    ) -> Result<(), CreateOperatorError> {
+        let mut lease = Lease::default();
+        let created = lease
+            .open(&self.0)
+            .await?
+            .transaction(async |connection| insert_with_key(connection, account, key).await)
+            .await;
+        lease.give_back();
+        Ok(created?)
+    }
+
+    async fn get(&self, id: AccountId, rows: Rows) -> Result<Option<Account>, StoreError> {
+        let found =
+            self.0
+                .within(async {
+                    let mut lease = Lease::default();
+                    let found =
+                        accounts::table
+                            .find(id.as_uuid())
+                            .filter(accounts::deleted_at.is_null().or(
+                                (rows == Rows::WithDeleted).into_sql::<diesel::sql_types::Bool>(),
+                            ))
+                            .select(AccountRow::as_select())
+                            .get_result(lease.open(&self.0).await?)
+                            .await;
+                    lease.give_back();
+                    found.optional().map_err(error::of_query)
+                })
+                .await?;
+        found.map(rows::account).transpose()
+    }
+
+    async fn update<'a>(
+        &self,
+        id: AccountId,
+        change: &'a mut AccountChangeFn<'a>,
+    ) -> Result<Account, UpdateAccountError> {
+        let mut lease = Lease::default();
+        let changed = lease
+            .open(&self.0)
+            .await?
+            .transaction(async |connection| change_locked(connection, id, change).await)
+            .await;
+        lease.give_back();
+        Ok(changed?)
+    }
+
+    async fn list(&self) -> Result<Vec<Account>, StoreError> {
+        let listed = self
+            .0
+            .within(async {
+                let mut lease = Lease::default();
+                let listed = accounts::table
+                    .filter(accounts::deleted_at.is_null())
+                    .order((accounts::created_at.desc(), accounts::id.desc()))
+                    .select(AccountRow::as_select())
+                    .load(lease.open(&self.0).await?)
+                    .await;
+                lease.give_back();
+                listed.map_err(error::of_query)
+            })
+            .await?;
+        listed.into_iter().map(rows::account).collect()
+    }
+
+    async fn find_operator(&self) -> Result<Option<Account>, StoreError> {
+        let found = self
+            .0
+            .within(async {
+                let mut lease = Lease::default();
+                let found = accounts::table
+                    .filter(accounts::is_operator)
+                    .filter(accounts::deleted_at.is_null())
+                    .order((accounts::created_at, accounts::id))
+                    .select(AccountRow::as_select())
+                    .first(lease.open(&self.0).await?)
+                    .await;
+                lease.give_back();
+                found.optional().map_err(error::of_query)
+            })
+            .await?;
+        found.map(rows::account).transpose()
+    }
+
+    async fn is_empty(&self) -> Result<bool, StoreError> {
+        self.0
+            .within(async {
+                let mut lease = Lease::default();
+                let found = diesel::select(exists(accounts::table.select(accounts::id)))
+                    .get_result::<bool>(lease.open(&self.0).await?)
+                    .await;
+                lease.give_back();
+                found.map(|any| !any).map_err(error::of_query)
+            })
+            .await
+    }
+}

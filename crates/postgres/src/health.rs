@@ -1,0 +1,33 @@
+//! Whether the database answers.
+
+use async_trait::async_trait;
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
+use leadr_auth_ports::{StoreError, StoreHealth};
+
+use crate::{
+    error, keys,
+    pool::{Lease, Pool},
+    rows::{AccountRow, KeyRow},
+};
+
+#[derive(Clone)]
+pub(crate) struct Health(pub(crate) Pool);
+
+#[async_trait]
+impl StoreHealth for Health {
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.0
+            .within_lookup(async {
+                let mut lease = Lease::default();
+                // The lookup itself, for a prefix that no key has: that answers only where the schema is there, and
+                // is as quick as a `SELECT 1`.
+                let answer = keys::find_query("")
+                    .get_result::<(KeyRow, AccountRow)>(lease.open(&self.0).await?)
+                    .await;
+                lease.give_back();
+                answer.optional().map(drop).map_err(error::of_query)
+            })
+            .await
+    }
+}

@@ -1,0 +1,247 @@
+//! Keys: the lookup of the hot path, and their management.
+
+use async_trait::async_trait;
+use diesel::{
+    IntoSql as _,
+    prelude::*,
+    sql_types::{Nullable, Timestamptz, Uuid as SqlUuid, Varchar},
+};
+use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl};
+use leadr_auth_domain::{AccountId, ApiKey, ApiKeyStatus, KeyId, KeyPrefix, KeyRecord, KeyRefusal};
+use leadr_auth_ports::{
+    CreateKeyError, KeyChangeFn, KeyFilter, KeyLookup, KeyRepository, Rows, StoreError,
+    UpdateKeyError,
+};
+
+use crate::{
+    error::{self, Stop},
+    pool::{Lease, Pool},
+    rows::{self, AccountRow, KeyRow},
+    schema::{accounts, api_keys, sql_types},
+};
+
+#[derive(Clone)]
+pub(crate) struct Keys(pub(crate) Pool);
+
+/// The key with this prefix and its account.
+#[diesel::dsl::auto_type(no_type_alias)]
+pub(crate) fn find_query<'a>(prefix: &'a str) -> _ {
+    let columns: diesel::dsl::AsSelect<(KeyRow, AccountRow), diesel::pg::Pg> =
+        <(KeyRow, AccountRow)>::as_select();
+    api_keys::table
+        .inner_join(accounts::table)
+        .filter(api_keys::key_prefix.eq(prefix))
+        .select(columns)
+}
+
+type ListQuery = api_keys::BoxedQuery<
+    'static,
+    diesel::pg::Pg,
+    diesel::dsl::SqlTypeOf<diesel::dsl::AsSelect<KeyRow, diesel::pg::Pg>>,
+>;
+
+/// The live keys that pass the filter, in their order.
+pub(crate) fn list_query(filter: KeyFilter) -> ListQuery {
+    let mut query = api_keys::table
+        .select(KeyRow::as_select())
+        .filter(api_keys::account_id.eq(filter.account_id.as_uuid()))
+        .filter(api_keys::deleted_at.is_null())
+        .order((api_keys::created_at.desc(), api_keys::id.desc()))
+        .into_boxed();
+    if let Some(status) = filter.status {
+        query = query.filter(api_keys::status.eq(rows::key_label(status)));
+    }
+    if filter.active_only {
+        query = query.filter(api_keys::status.ne(rows::key_label(ApiKeyStatus::Revoked)));
+    }
+    query
+}
+
+/// Inserts a key where its account is live; answers how many rows that made.
+///
+/// One statement, so that issuing a key costs one round trip: the account is looked for by the insert itself.
+pub(crate) async fn insert(
+    connection: &mut AsyncPgConnection,
+    key: &ApiKey,
+) -> diesel::QueryResult<usize> {
+    let row = accounts::table
+        .filter(accounts::id.eq(key.account_id.as_uuid()))
+        .filter(accounts::deleted_at.is_null())
+        .select((
+            key.id.as_uuid().into_sql::<SqlUuid>(),
+            accounts::id,
+            key.name.as_str().into_sql::<Varchar>(),
+            key.key_hash.expose_hex().into_sql::<Varchar>(),
+            key.key_prefix.as_str().into_sql::<Varchar>(),
+            rows::key_label(key.status).into_sql::<sql_types::ApiKeyStatus>(),
+            key.last_used_at
+                .map(rows::instant)
+                .into_sql::<Nullable<Timestamptz>>(),
+            key.expires_at
+                .map(rows::instant)
+                .into_sql::<Nullable<Timestamptz>>(),
+            rows::instant(key.created_at).into_sql::<Timestamptz>(),
+            rows::instant(key.updated_at).into_sql::<Timestamptz>(),
+            key.deleted_at
+                .map(rows::instant)
+                .into_sql::<Nullable<Timestamptz>>(),
+        ));
+    diesel::insert_into(api_keys::table)
+        .values(row)
+        .into_columns((
+            api_keys::id,
+            api_keys::account_id,
+            api_keys::name,
+            api_keys::key_hash,
+            api_keys::key_prefix,
+            api_keys::status,
+            api_keys::last_used_at,
+            api_keys::expires_at,
+            api_keys::created_at,
+            api_keys::updated_at,
+            api_keys::deleted_at,
+        ))
+        .execute(connection)
+        .await
+}
+
+/// Locks the key, changes it, writes it.
+async fn change_locked(
+    connection: &mut AsyncPgConnection,
+    id: KeyId,
+    change: &mut KeyChangeFn<'_>,
+) -> Result<ApiKey, Stop<KeyRefusal>> {
+    // `NO KEY`, because nobody changes an id: that is all the lock that keeps changes and uses apart, and foreign keys
+    // need not wait for it.
+    let locked = api_keys::table
+        .find(id.as_uuid())
+        .select(KeyRow::as_select())
+        .for_no_key_update()
+        .get_result(connection)
+        .await
+        .optional()?
+        .ok_or(Stop::NotFound)?;
+    let changed = change(rows::key(locked)?).map_err(Stop::Refused)?;
+    let stored = diesel::update(api_keys::table.find(id.as_uuid()))
+        .set(rows::key_changes(&changed))
+        .returning(KeyRow::as_returning())
+        .get_result(connection)
+        .await?;
+    Ok(rows::key(stored)?)
+}
+
+#[async_trait]
+impl KeyLookup for Keys {
+    async fn find(&self, prefix: &KeyPrefix) -> Result<Option<KeyRecord>, StoreError> {
+        let found = self
+            .0
+            .within_lookup(async {
+                let mut lease = Lease::default();
+                let connection = lease.open(&self.0).await?;
+                let found = find_query(prefix.as_str())
+                    .get_result::<(KeyRow, AccountRow)>(connection)
+                    .await;
+                lease.give_back();
+                found.optional().map_err(error::of_query)
+            })
+            .await?;
+        found
+            .map(|(key, account)| {
+                Ok(KeyRecord {
+                    key: rows::key(key)?,
+                    account: rows::account(account)?,
+                })
+            })
+            .transpose()
+    }
+}
+
+#[async_trait]
+impl KeyRepository for Keys {
+    async fn create(&self, key: &ApiKey) -> Result<(), CreateKeyError> {
+        let inserted = self
+            .0
+            .within(async {
+                let mut lease = Lease::default();
+                let inserted = insert(lease.open(&self.0).await?, key).await;
+                lease.give_back();
+                Ok(inserted)
+            })
+            .await?;
+        match inserted {
+            Ok(0) => Err(CreateKeyError::AccountNotFound),
+            Ok(_) => Ok(()),
+            Err(error) => Err(error::of_create_key(error)),
+        }
+    }
+
+    async fn get(&self, id: KeyId, rows: Rows) -> Result<Option<ApiKey>, StoreError> {
+        let found =
+            self.0
+                .within(async {
+                    let mut lease = Lease::default();
+                    let found =
+                        api_keys::table
+                            .find(id.as_uuid())
+                            .filter(api_keys::deleted_at.is_null().or(
+                                (rows == Rows::WithDeleted).into_sql::<diesel::sql_types::Bool>(),
+                            ))
+                            .select(KeyRow::as_select())
+                            .get_result(lease.open(&self.0).await?)
+                            .await;
+                    lease.give_back();
+                    found.optional().map_err(error::of_query)
+                })
+                .await?;
+        found.map(rows::key).transpose()
+    }
+
+    async fn update<'a>(
+        &self,
+        id: KeyId,
+        change: &'a mut KeyChangeFn<'a>,
+    ) -> Result<ApiKey, UpdateKeyError> {
+        let mut lease = Lease::default();
+        let changed = lease
+            .open(&self.0)
+            .await?
+            .transaction(async |connection| change_locked(connection, id, change).await)
+            .await;
+        lease.give_back();
+        Ok(changed?)
+    }
+
+    async fn list(&self, filter: KeyFilter) -> Result<Vec<ApiKey>, StoreError> {
+        let listed = self
+            .0
+            .within(async {
+                let mut lease = Lease::default();
+                let listed = list_query(filter)
+                    .load::<KeyRow>(lease.open(&self.0).await?)
+                    .await;
+                lease.give_back();
+                listed.map_err(error::of_query)
+            })
+            .await?;
+        listed.into_iter().map(rows::key).collect()
+    }
+
+    async fn count_active(&self, account_id: AccountId) -> Result<u64, StoreError> {
+        let count = self
+            .0
+            .within(async {
+                let mut lease = Lease::default();
+                let count = api_keys::table
+                    .filter(api_keys::account_id.eq(account_id.as_uuid()))
+                    .filter(api_keys::deleted_at.is_null())
+                    .filter(api_keys::status.ne(rows::key_label(ApiKeyStatus::Revoked)))
+                    .count()
+                    .get_result::<i64>(lease.open(&self.0).await?)
+                    .await;
+                lease.give_back();
+                count.map_err(error::of_query)
+            })
+            .await?;
+        u64::try_from(count).map_err(StoreError::internal)
+    }
+}

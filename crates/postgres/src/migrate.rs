@@ -1,0 +1,216 @@
+//! Brings a database up to date, and back.
+//!
+//! The migrations of `migrations/postgres` are part of the program. Each runs in a transaction of its own, and all of them
+//! under an advisory lock of the database: of nodes that start together one migrates, and the others wait and then find
+//! nothing to do.
+//!
+//! Diesel's migrations are synchronous, and their bridge to async blocks the thread. So they run on a thread of their own
+//! with a runtime of their own, and the functions here can be awaited on any runtime.
+
+use std::{
+    fmt, thread,
+    time::{Duration, Instant},
+};
+
+use diesel::{RunQueryDsl as _, migration::Migration, pg::Pg};
+use diesel_async::{AsyncPgConnection, async_connection_wrapper::AsyncConnectionWrapper};
+use diesel_migrations::{
+    EmbeddedMigrations, MigrationError, MigrationHarness as _, embed_migrations,
+};
+use leadr_auth_ports::BoxError;
+use tokio::sync::oneshot;
+use tokio_postgres::error::SqlState;
+
+use crate::{
+    PostgresConfig, UrlFault,
+    pool::{self, ConnectFault},
+};
+
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/postgres");
+
+/// The advisory lock: `leadrath` in ASCII. A number among those of everybody else who uses the database.
+const LOCK: i64 = i64::from_be_bytes(*b"leadrath");
+
+/// How long a node waits for another one that is migrating.
+const LOCK_PATIENCE: Duration = Duration::from_mins(1);
+
+/// How long it waits before it tries again.
+const LOCK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How long connecting may take. Nobody waits for it with a request.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+diesel::define_sql_function! {
+    /// Takes the lock until the session ends, if nobody else has it.
+    fn pg_try_advisory_lock(key: diesel::sql_types::BigInt) -> diesel::sql_types::Bool;
+}
+
+type Connection = AsyncConnectionWrapper<AsyncPgConnection>;
+
+/// Why a database was not migrated.
+#[derive(Debug)]
+pub enum MigrateError {
+    /// The database cannot be asked now, or another node has been migrating for long. Trying again later may help.
+    Unavailable(BoxError),
+    /// The database does not let us in, or a migration does not fit what is there. A person has to look.
+    Failed(BoxError),
+}
+
+impl fmt::Display for MigrateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unavailable(_) => "the database is not available for migration",
+            Self::Failed(_) => "the database could not be migrated",
+        })
+    }
+}
+
+impl std::error::Error for MigrateError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Unavailable(source) | Self::Failed(source) => Some(source.as_ref()),
+        }
+    }
+}
+
+/// Runs every migration that has not run yet, in order. Answers the versions of those that ran now.
+pub async fn run(config: &PostgresConfig) -> Result<Vec<String>, MigrateError> {
+    on_own_thread(config, |connection| {
+        let versions = connection.run_pending_migrations(MIGRATIONS)?;
+        Ok(versions.iter().map(ToString::to_string).collect())
+    })
+    .await
+}
+
+/// Reverts the migration that ran last. Answers its version; `None` where none has run.
+pub async fn revert_last(config: &PostgresConfig) -> Result<Option<String>, MigrateError> {
+    on_own_thread(config, |connection| {
+        match connection.revert_last_migration(MIGRATIONS) {
+            Ok(version) => Ok(Some(version.to_string())),
+            Err(error)
+                if matches!(
+                    error.downcast_ref::<MigrationError>(),
+                    Some(MigrationError::NoMigrationRun)
+                ) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    })
+    .await
+}
+
+/// The versions of the migrations that have not run yet, in order.
+pub async fn pending(config: &PostgresConfig) -> Result<Vec<String>, MigrateError> {
+    on_own_thread(config, |connection| {
+        let pending: Vec<Box<dyn Migration<Pg>>> = connection.pending_migrations(MIGRATIONS)?;
+        Ok(pending
+            .iter()
+            .map(|migration| migration.name().version().to_string())
+            .collect())
+    })
+    .await
+}
+
+/// Has every migration run?
+pub async fn at_head(config: &PostgresConfig) -> Result<bool, MigrateError> {
+    pending(config).await.map(|versions| versions.is_empty())
+}
+
+async fn on_own_thread<T: Send + 'static>(
+    config: &PostgresConfig,
+    work: fn(&mut Connection) -> Result<T, BoxError>,
+) -> Result<T, MigrateError> {
+    let config = connection_config(config).map_err(|fault| MigrateError::Failed(fault.into()))?;
+    let (answer, answered) = oneshot::channel();
+    thread::Builder::new()
+        .name("migrate".to_owned())
+        .spawn(move || {
+            // Nobody listens any more where the caller gave up; the migration is completed all the same.
+            let _ = answer.send(under_lock(&config, work));
+        })
+        .map_err(|error| MigrateError::Unavailable(error.into()))?;
+    answered
+        .await
+        .unwrap_or_else(|_| Err(MigrateError::Failed("the migration panicked".into())))
+}
+
+fn connection_config(config: &PostgresConfig) -> Result<tokio_postgres::Config, UrlFault> {
+    let mut parsed = pool::parse(&config.url)?;
+    parsed
+        .application_name("leadr-auth migrate")
+        .connect_timeout(CONNECT_TIMEOUT);
+    Ok(parsed)
+}
+
+fn under_lock<T>(
+    config: &tokio_postgres::Config,
+    work: fn(&mut Connection) -> Result<T, BoxError>,
+) -> Result<T, MigrateError> {
+    // The wrapper blocks this thread on the runtime's handle, so somebody else has to drive the connection: the worker.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .map_err(|error| MigrateError::Unavailable(error.into()))?;
+    let connection = runtime
+        .block_on(async { tokio::time::timeout(2 * CONNECT_TIMEOUT, pool::connect(config)).await })
+        .map_err(|_| MigrateError::Unavailable("connecting took too long".into()))?
+        .map_err(of_connect)?;
+    // The wrapper uses the runtime that it is made in.
+    let _inside = runtime.enter();
+    let mut connection = Connection::from(connection);
+    lock(&mut connection)?;
+    // The lock is the session's, so it ends with the connection, whatever happens.
+    work(&mut connection).map_err(|error| of_work(&mut connection, error))
+}
+
+/// Takes the advisory lock. By trying rather than by waiting: a session that waits for a lock inside the server may keep
+/// the one that has it from building an index.
+fn lock(connection: &mut Connection) -> Result<(), MigrateError> {
+    let start = Instant::now();
+    loop {
+        let taken = diesel::select(pg_try_advisory_lock(LOCK))
+            .get_result::<bool>(connection)
+            .map_err(|error| of_work(connection, error.into()))?;
+        if taken {
+            return Ok(());
+        }
+        if start.elapsed() > LOCK_PATIENCE {
+            return Err(MigrateError::Unavailable(
+                "another node has been migrating for too long".into(),
+            ));
+        }
+        thread::sleep(LOCK_INTERVAL);
+    }
+}
+
+fn of_connect(fault: ConnectFault) -> MigrateError {
+    let refused = match &fault {
+        ConnectFault::Refused(error) => error.code(),
+        ConnectFault::Lost(_) => None,
+    };
+    match refused {
+        // Without a code nobody answered. With one of these somebody did, and will say something else later.
+        None
+        | Some(
+            &SqlState::CANNOT_CONNECT_NOW
+            | &SqlState::ADMIN_SHUTDOWN
+            | &SqlState::CRASH_SHUTDOWN
+            | &SqlState::TOO_MANY_CONNECTIONS,
+        ) => MigrateError::Unavailable(fault.into()),
+        Some(_) => MigrateError::Failed(fault.into()),
+    }
+}
+
+/// The error itself does not tell a broken connection from a broken migration in every case; the connection does.
+fn of_work(connection: &mut Connection, error: BoxError) -> MigrateError {
+    let alive = diesel::select(diesel::dsl::sql::<diesel::sql_types::Integer>("1"))
+        .get_result::<i32>(connection);
+    if alive.is_ok() {
+        MigrateError::Failed(error)
+    } else {
+        MigrateError::Unavailable(error)
+    }
+}

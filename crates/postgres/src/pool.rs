@@ -1,0 +1,346 @@
+//! The configuration, how a connection is made, and how one is lent out.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use deadpool::{
+    Runtime,
+    managed::{self, Object},
+};
+use diesel::{ConnectionError, ConnectionResult};
+use diesel_async::{
+    AsyncPgConnection, SimpleAsyncConnection as _,
+    pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod},
+};
+use leadr_auth_ports::StoreError;
+use tokio_postgres::{Config, NoTls, config::SslMode};
+
+use crate::error;
+
+type Manager = AsyncDieselConnectionManager<AsyncPgConnection>;
+
+/// Where the database is, and how long it may take.
+#[derive(Clone)]
+pub struct PostgresConfig {
+    /// `postgres://user:password@host:port/database`. It holds a password: neither `Debug` nor any error shows it.
+    pub url: String,
+    /// The most connections open at once; at least one.
+    pub pool_size: usize,
+    /// The most that a lookup or a sign of life may take, and that anything may wait for a connection.
+    pub lookup_timeout: Duration,
+    /// The most that any one statement may take. A wait for a lock may take half of it.
+    pub statement_timeout: Duration,
+}
+
+impl PostgresConfig {
+    /// This database, ten connections, a quarter of a second per lookup, five seconds per statement.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            pool_size: 10,
+            lookup_timeout: Duration::from_millis(250),
+            statement_timeout: Duration::from_secs(5),
+        }
+    }
+
+    /// Is this a URL that can be connected to, as far as can be told without trying?
+    pub fn check_url(url: &str) -> Result<(), UrlFault> {
+        parse(url).map(drop)
+    }
+}
+
+impl fmt::Debug for PostgresConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresConfig")
+            .field("url", &"…")
+            .field("pool_size", &self.pool_size)
+            .field("lookup_timeout", &self.lookup_timeout)
+            .field("statement_timeout", &self.statement_timeout)
+            .finish()
+    }
+}
+
+/// Why a URL is not acceptable. Nothing of the URL is in here, since there may be a password in any part of a mistyped
+/// one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UrlFault {
+    /// It is not the URL of a PostgreSQL database.
+    Malformed,
+    /// It names no host.
+    NoHost,
+    /// It demands TLS.
+    TlsUnsupported,
+}
+
+impl fmt::Display for UrlFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Malformed => "not a URL as postgres://user:password@host:port/database",
+            Self::NoHost => "a PostgreSQL URL without a host",
+            Self::TlsUnsupported => "TLS to PostgreSQL is not supported yet",
+        })
+    }
+}
+
+impl std::error::Error for UrlFault {}
+
+/// Reads a URL. Its faults are named, never quoted.
+pub(crate) fn parse(url: &str) -> Result<Config, UrlFault> {
+    let Ok(config) = url.parse::<Config>() else {
+        // The parser knows neither of `verify-ca` and `verify-full`, but whoever wrote them wants to hear about TLS.
+        return Err(if url.contains("sslmode=verify-") {
+            UrlFault::TlsUnsupported
+        } else {
+            UrlFault::Malformed
+        });
+    };
+    if config.get_ssl_mode() == SslMode::Require {
+        return Err(UrlFault::TlsUnsupported);
+    }
+    if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
+        return Err(UrlFault::NoHost);
+    }
+    Ok(config)
+}
+
+/// Connects, without TLS. The error says what the network or the server said, which is neither URL nor password.
+pub(crate) async fn connect(config: &Config) -> Result<AsyncPgConnection, ConnectFault> {
+    let (client, connection) = config.connect(NoTls).await.map_err(ConnectFault::Refused)?;
+    AsyncPgConnection::try_from_client_and_connection(client, connection)
+        .await
+        .map_err(ConnectFault::Lost)
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub(crate) enum ConnectFault {
+    /// The server was not reached, or did not let us in.
+    Refused(tokio_postgres::Error),
+    /// It let us in, and then went away.
+    Lost(ConnectionError),
+}
+
+impl fmt::Display for ConnectFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Refused(_) => "the database was not reached, or refused the connection",
+            Self::Lost(_) => "the database closed a new connection",
+        })
+    }
+}
+
+impl std::error::Error for ConnectFault {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Refused(source) => Some(source),
+            Self::Lost(source) => Some(source),
+        }
+    }
+}
+
+impl From<ConnectFault> for ConnectionError {
+    /// Diesel's error has room for a text only, so the whole chain of causes goes into it.
+    fn from(fault: ConnectFault) -> Self {
+        let mut text = fault.to_string();
+        let mut cause = std::error::Error::source(&fault);
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        Self::BadConnection(text)
+    }
+}
+
+/// What every connection of the pool has in common.
+struct Setup {
+    config: Config,
+    settings: String,
+}
+
+impl Setup {
+    fn new(mut config: Config, lookup: Duration, statement: Duration) -> Self {
+        config
+            .application_name("leadr-auth")
+            .connect_timeout(lookup)
+            // A peer that has vanished is noticed while nothing is being sent …
+            .keepalives(true)
+            .keepalives_idle(Duration::from_secs(15))
+            .keepalives_interval(Duration::from_secs(5))
+            .keepalives_retries(3)
+            // … and while something is. A little above what a statement may take, so that a slow answer is the
+            // server's to cut short, which it does with a reason.
+            .tcp_user_timeout(statement + Duration::from_secs(1));
+        let millis = statement.as_millis().max(2);
+        // Half a statement's time for locks, so that the server's log tells a blocked statement from a slow one. Between
+        // two statements of a transaction there is nothing but a pure function, so an idle transaction is a lost one.
+        let settings = format!(
+            "SET statement_timeout = {millis}; \
+             SET lock_timeout = {}; \
+             SET idle_in_transaction_session_timeout = {millis}",
+            millis / 2
+        );
+        Self { config, settings }
+    }
+
+    async fn connect(&self) -> ConnectionResult<AsyncPgConnection> {
+        let mut connection = connect(&self.config).await?;
+        connection
+            .batch_execute(&self.settings)
+            .await
+            .map_err(ConnectionError::CouldntSetupConfiguration)?;
+        Ok(connection)
+    }
+}
+
+/// The connections. Clones share them.
+#[derive(Clone)]
+pub(crate) struct Pool {
+    connections: managed::Pool<Manager>,
+    lookup_timeout: Duration,
+    statement_timeout: Duration,
+}
+
+impl Pool {
+    pub(crate) fn new(config: PostgresConfig) -> Result<Self, UrlFault> {
+        let PostgresConfig {
+            url,
+            pool_size,
+            lookup_timeout,
+            statement_timeout,
+        } = config;
+        let setup = Arc::new(Setup::new(parse(&url)?, lookup_timeout, statement_timeout));
+        let mut manager = ManagerConfig::default();
+        // `Verified`, the default, asks `SELECT 1` before each use: a round trip more per lookup, for a guarantee that is
+        // void as soon as it is given. `Fast` still throws away connections that are closed or left in a transaction.
+        manager.recycling_method = RecyclingMethod::Fast;
+        manager.custom_setup = Box::new(move |_| {
+            let setup = Arc::clone(&setup);
+            Box::pin(async move { setup.connect().await })
+        });
+        // The setup has the parsed URL. The manager's own copy of it would be one more place that holds a password.
+        let connections = managed::Pool::builder(Manager::new_with_config("", manager))
+            .max_size(pool_size.max(1))
+            // By default there are none, and callers wait for ever.
+            .wait_timeout(Some(lookup_timeout))
+            .create_timeout(Some(lookup_timeout))
+            .recycle_timeout(Some(lookup_timeout))
+            .runtime(Runtime::Tokio1)
+            .build()
+            // Fails only where timeouts are set and no runtime is.
+            .map_err(|_| UrlFault::Malformed)?;
+        Ok(Self {
+            connections,
+            lookup_timeout,
+            statement_timeout,
+        })
+    }
+
+    /// Runs what somebody waits for with every request: checkout, one statement and its answer have to be over within the
+    /// lookup timeout.
+    pub(crate) async fn within_lookup<T>(
+        &self,
+        work: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        within(self.lookup_timeout, work).await
+    }
+
+    /// Runs checkout and any other single statement. The server cuts it short at the statement timeout; this is for a
+    /// server that does not answer at all.
+    pub(crate) async fn within<T>(
+        &self,
+        work: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        within(self.statement_timeout + 2 * self.lookup_timeout, work).await
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("connections", &self.connections.status())
+            .field("lookup_timeout", &self.lookup_timeout)
+            .field("statement_timeout", &self.statement_timeout)
+            .finish()
+    }
+}
+
+/// Gives up on `work` when its time is over. Dropping it drops its [`Lease`], which closes the connection. That is safe for
+/// a single statement: no transaction of ours is open, and the server does it as a whole or not at all.
+async fn within<T>(
+    time: Duration,
+    work: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    tokio::time::timeout(time, work)
+        .await
+        .unwrap_or_else(|_| Err(StoreError::unavailable("the database took too long")))
+}
+
+/// A borrowed connection.
+///
+/// It goes back to the pool by [`Lease::give_back`], when the last answer has been read. Where a lease is dropped before
+/// (the time was over, or the caller went away) the connection is taken out of the pool and closed: the next borrower would
+/// have to wait for an answer that is still outstanding, and an open transaction would keep its locks until somebody
+/// happens to borrow the connection.
+#[derive(Default)]
+pub(crate) struct Lease(Option<Object<Manager>>);
+
+impl Lease {
+    /// Borrows a connection, waiting for one no longer than the lookup timeout.
+    pub(crate) async fn open(&mut self, pool: &Pool) -> Result<&mut AsyncPgConnection, StoreError> {
+        let object = pool.connections.get().await.map_err(error::of_pool)?;
+        Ok(self.0.insert(object))
+    }
+
+    /// Gives the connection back: no answer is outstanding and no transaction open.
+    pub(crate) fn give_back(mut self) {
+        drop(self.0.take());
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(object) = self.0.take() {
+            drop(Object::take(object));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_judged_and_never_quoted() {
+        let cases = [
+            ("postgres://me:hunter2@localhost/db", Ok(())),
+            (
+                "postgresql://me:hunter2@localhost:1/db?sslmode=prefer",
+                Ok(()),
+            ),
+            (
+                "postgres://me:hunter2@h/db?sslmode=require",
+                Err(UrlFault::TlsUnsupported),
+            ),
+            (
+                "postgres://me:hunter2@h/db?sslmode=verify-ca",
+                Err(UrlFault::TlsUnsupported),
+            ),
+            (
+                "host=h password=hunter2 sslmode=verify-full",
+                Err(UrlFault::TlsUnsupported),
+            ),
+            ("postgres://me:hunter2@h:port/db", Err(UrlFault::Malformed)),
+            ("mysql://me:hunter2@h/db", Err(UrlFault::Malformed)),
+            ("user=me password=hunter2", Err(UrlFault::NoHost)),
+            ("", Err(UrlFault::NoHost)),
+        ];
+        for (url, expected) in cases {
+            let judged = PostgresConfig::check_url(url);
+            assert_eq!(judged, expected, "{url}");
+            if let Err(fault) = judged {
+                assert!(!format!("{fault} {fault:?}").contains("hunter2"));
+            }
+            let config = PostgresConfig::new(url);
+            assert!(!format!("{config:?}").contains("hunter2"));
+        }
+    }
+}

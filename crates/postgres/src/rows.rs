@@ -1,0 +1,237 @@
+//! What a row looks like, and the plain functions between rows and domain types.
+//!
+//! Instants and enum labels are read as what PostgreSQL sends, and judged here, so that a row which cannot be used is named
+//! by its table and id instead of failing somewhere inside Diesel.
+
+use std::{borrow::Cow, io::Write as _};
+
+use diesel::{
+    deserialize::{self, FromSql, FromSqlRow},
+    expression::AsExpression,
+    pg::{Pg, PgValue, data_types::PgTimestamp},
+    prelude::*,
+    serialize::{self, IsNull, Output, ToSql},
+};
+use leadr_auth_domain::{
+    Account, AccountId, AccountName, AccountRole, AccountStatus, ApiKey, ApiKeyStatus, KeyHash,
+    KeyId, KeyName, KeyPrefix, Slug, Timestamp,
+};
+use leadr_auth_ports::StoreError;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::{
+    error,
+    schema::{accounts, api_keys, sql_types},
+};
+
+/// Microseconds from 1970, where Unix counts from, to 2000, where PostgreSQL does.
+const PG_EPOCH_MICROS: i64 = 946_684_800_000_000;
+
+/// The word for a value of one of our enums.
+#[derive(Debug, AsExpression, FromSqlRow)]
+#[diesel(sql_type = sql_types::AccountStatus)]
+#[diesel(sql_type = sql_types::ApiKeyStatus)]
+pub(crate) struct Label(Cow<'static, str>);
+
+macro_rules! label {
+    ($sql_type:ty) => {
+        impl FromSql<$sql_type, Pg> for Label {
+            fn from_sql(value: PgValue<'_>) -> deserialize::Result<Self> {
+                Ok(Self(Cow::Owned(String::from_utf8(
+                    value.as_bytes().to_vec(),
+                )?)))
+            }
+        }
+
+        impl ToSql<$sql_type, Pg> for Label {
+            fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {
+                out.write_all(self.0.as_bytes())?;
+                Ok(IsNull::No)
+            }
+        }
+    };
+}
+
+label!(sql_types::AccountStatus);
+label!(sql_types::ApiKeyStatus);
+
+pub(crate) fn key_label(status: ApiKeyStatus) -> Label {
+    Label(Cow::Borrowed(status.as_str()))
+}
+
+fn account_label(status: AccountStatus) -> Label {
+    Label(Cow::Borrowed(match status {
+        AccountStatus::Active => "active",
+        AccountStatus::Suspended => "suspended",
+    }))
+}
+
+pub(crate) fn instant(timestamp: Timestamp) -> PgTimestamp {
+    // From the year 1 on, so there is nothing to saturate.
+    PgTimestamp(timestamp.unix_micros().saturating_sub(PG_EPOCH_MICROS))
+}
+
+/// `None` outside of the years that a timestamp can hold; `infinity` is one of those.
+fn timestamp(PgTimestamp(micros): PgTimestamp) -> Option<Timestamp> {
+    let unix_micros = micros.checked_add(PG_EPOCH_MICROS)?;
+    let instant = OffsetDateTime::from_unix_timestamp_nanos(i128::from(unix_micros) * 1000).ok()?;
+    Timestamp::new(instant).ok()
+}
+
+/// A row of `accounts`.
+#[derive(Queryable, Selectable, Insertable)]
+#[diesel(table_name = accounts, check_for_backend(Pg))]
+pub(crate) struct AccountRow {
+    pub(crate) id: Uuid,
+    pub(crate) name: String,
+    pub(crate) slug: String,
+    pub(crate) status: Label,
+    pub(crate) is_operator: bool,
+    pub(crate) created_at: PgTimestamp,
+    pub(crate) updated_at: PgTimestamp,
+    pub(crate) deleted_at: Option<PgTimestamp>,
+}
+
+/// A row of `api_keys`. It has no `Debug`, because it holds a hash.
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = api_keys, check_for_backend(Pg))]
+pub(crate) struct KeyRow {
+    id: Uuid,
+    account_id: Uuid,
+    name: String,
+    key_hash: String,
+    key_prefix: String,
+    status: Label,
+    last_used_at: Option<PgTimestamp>,
+    expires_at: Option<PgTimestamp>,
+    created_at: PgTimestamp,
+    updated_at: PgTimestamp,
+    deleted_at: Option<PgTimestamp>,
+}
+
+/// What a change of an account writes. `None` is written as null.
+#[derive(AsChangeset)]
+#[diesel(table_name = accounts, treat_none_as_null = true)]
+pub(crate) struct AccountChanges {
+    name: String,
+    slug: String,
+    status: Label,
+    is_operator: bool,
+    updated_at: PgTimestamp,
+    deleted_at: Option<PgTimestamp>,
+}
+
+/// What a change of a key writes. `None` is written as null.
+#[derive(AsChangeset)]
+#[diesel(table_name = api_keys, treat_none_as_null = true)]
+pub(crate) struct KeyChanges {
+    name: String,
+    status: Label,
+    updated_at: PgTimestamp,
+    deleted_at: Option<PgTimestamp>,
+}
+
+pub(crate) fn account_row(account: &Account) -> AccountRow {
+    AccountRow {
+        id: account.id.as_uuid(),
+        name: account.name.as_str().to_owned(),
+        slug: account.slug.as_str().to_owned(),
+        status: account_label(account.status),
+        is_operator: account.role == AccountRole::Operator,
+        created_at: instant(account.created_at),
+        updated_at: instant(account.updated_at),
+        deleted_at: account.deleted_at.map(instant),
+    }
+}
+
+pub(crate) fn account_changes(account: &Account) -> AccountChanges {
+    let row = account_row(account);
+    AccountChanges {
+        name: row.name,
+        slug: row.slug,
+        status: row.status,
+        is_operator: row.is_operator,
+        updated_at: row.updated_at,
+        deleted_at: row.deleted_at,
+    }
+}
+
+pub(crate) fn key_changes(key: &ApiKey) -> KeyChanges {
+    KeyChanges {
+        name: key.name.as_str().to_owned(),
+        status: key_label(key.status),
+        updated_at: instant(key.updated_at),
+        deleted_at: key.deleted_at.map(instant),
+    }
+}
+
+pub(crate) fn account(row: AccountRow) -> Result<Account, StoreError> {
+    let corrupt = |column| error::corrupt("accounts", row.id, column);
+    let required =
+        |value, column| timestamp(value).ok_or_else(|| error::corrupt("accounts", row.id, column));
+    Ok(Account {
+        id: AccountId::new(row.id),
+        name: AccountName::from_store(row.name),
+        slug: Slug::from_store(row.slug),
+        status: match row.status.0.as_ref() {
+            "active" => AccountStatus::Active,
+            "suspended" => AccountStatus::Suspended,
+            _ => return Err(corrupt("status")),
+        },
+        role: if row.is_operator {
+            AccountRole::Operator
+        } else {
+            AccountRole::Tenant
+        },
+        created_at: required(row.created_at, "created_at")?,
+        updated_at: required(row.updated_at, "updated_at")?,
+        deleted_at: row
+            .deleted_at
+            .map(|at| required(at, "deleted_at"))
+            .transpose()?,
+    })
+}
+
+pub(crate) fn key(row: KeyRow) -> Result<ApiKey, StoreError> {
+    let corrupt = |column| error::corrupt("api_keys", row.id, column);
+    let required = |value, column| timestamp(value).ok_or_else(|| corrupt(column));
+    let optional = |value: Option<_>, column| value.map(|at| required(at, column)).transpose();
+    Ok(ApiKey {
+        id: KeyId::new(row.id),
+        account_id: AccountId::new(row.account_id),
+        name: KeyName::from_store(row.name),
+        key_hash: KeyHash::from_store(row.key_hash),
+        key_prefix: KeyPrefix::parse(&row.key_prefix).map_err(|_| corrupt("key_prefix"))?,
+        status: match row.status.0.as_ref() {
+            "active" => ApiKeyStatus::Active,
+            "revoked" => ApiKeyStatus::Revoked,
+            _ => return Err(corrupt("status")),
+        },
+        last_used_at: optional(row.last_used_at, "last_used_at")?,
+        expires_at: optional(row.expires_at, "expires_at")?,
+        created_at: required(row.created_at, "created_at")?,
+        updated_at: required(row.updated_at, "updated_at")?,
+        deleted_at: optional(row.deleted_at, "deleted_at")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instants_survive_the_round_trip_and_infinity_is_none() {
+        for text in [
+            "0001-01-01T00:00:00Z",
+            "1969-12-31T23:59:59.999999Z",
+            "2000-01-01T00:00:00Z",
+            "9999-12-31T23:59:59.999999Z",
+        ] {
+            let at = Timestamp::parse(text).unwrap();
+            assert_eq!(timestamp(instant(at)), Some(at));
+        }
+        assert_eq!(timestamp(PgTimestamp(i64::MAX)), None);
+        assert_eq!(timestamp(PgTimestamp(i64::MIN)), None);
+    }
+}

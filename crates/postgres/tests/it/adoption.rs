@@ -1,0 +1,303 @@
+//! A database that the reference implementation wrote goes on working, row for row.
+
+use leadr_auth_domain::{
+    AccountStatus, ApiKeyStatus, Pepper, PlainKey, Timestamp, Verdict, decide,
+};
+use leadr_auth_ports::{
+    CreateAccountError, KeyFilter, Rows, StoreError,
+    contract::fixtures::{account, key},
+};
+use leadr_auth_postgres::{migrate, testing::TestDatabase};
+
+/// The reference's tables as its own migrations leave them, and some rows.
+const REFERENCE: &str = "
+    CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY);
+    INSERT INTO alembic_version VALUES ('0a1b2c3d4e5f');
+
+    CREATE TYPE account_status AS ENUM ('active', 'suspended');
+    CREATE TYPE api_key_status AS ENUM ('active', 'revoked');
+    CREATE TABLE accounts (
+        name varchar NOT NULL,
+        slug varchar NOT NULL,
+        status account_status DEFAULT 'active' NOT NULL,
+        id uuid DEFAULT gen_random_uuid() PRIMARY KEY,
+        created_at timestamptz DEFAULT now() NOT NULL,
+        updated_at timestamptz DEFAULT now() NOT NULL,
+        deleted_at timestamptz
+    );
+    CREATE UNIQUE INDEX ix_accounts_name ON accounts (name);
+    CREATE UNIQUE INDEX ix_accounts_slug ON accounts (slug);
+    CREATE TABLE users (
+        id uuid DEFAULT gen_random_uuid() PRIMARY KEY,
+        account_id uuid NOT NULL REFERENCES accounts (id) ON DELETE CASCADE,
+        email varchar NOT NULL
+    );
+    CREATE TABLE api_keys (
+        account_id uuid NOT NULL REFERENCES accounts (id) ON DELETE CASCADE,
+        name varchar NOT NULL,
+        key_hash varchar NOT NULL,
+        key_prefix varchar NOT NULL,
+        status api_key_status DEFAULT 'active' NOT NULL,
+        last_used_at timestamptz,
+        expires_at timestamptz,
+        id uuid DEFAULT gen_random_uuid() PRIMARY KEY,
+        created_at timestamptz DEFAULT now() NOT NULL,
+        updated_at timestamptz DEFAULT now() NOT NULL,
+        deleted_at timestamptz
+    );
+    CREATE UNIQUE INDEX ix_api_keys_key_prefix ON api_keys (key_prefix);
+    CREATE INDEX ix_api_keys_account_id ON api_keys (account_id);
+
+    INSERT INTO accounts (id, name, slug, status, created_at, updated_at, deleted_at) VALUES
+        ('10000000-0000-4000-8000-000000000000', E'  Odd\\n näme ', 'Odd_Slug', 'active',
+            '2025-01-01 00:00:00.123456+00', '2025-01-02 00:00:00+00', NULL),
+        ('20000000-0000-4000-8000-000000000000', 'Gone', 'gone', 'suspended',
+            '2025-01-01 00:00:00+00', '2025-01-03 00:00:00+00', '2025-01-03 00:00:00+00'),
+        ('30000000-0000-1000-8000-000000000000', '', 'x', 'suspended',
+            '2025-01-01 00:00:00+00', '2025-01-01 00:00:00+00', NULL);
+    INSERT INTO users (account_id, email) VALUES ('10000000-0000-4000-8000-000000000000', 'a@b.c');
+    -- The hash is hmac.new(secret, key, sha256).hexdigest(), made by Python.
+    INSERT INTO api_keys (id, account_id, name, key_hash, key_prefix, status, last_used_at, expires_at,
+        created_at, updated_at, deleted_at) VALUES
+        ('a0000000-0000-4000-8000-000000000000', '10000000-0000-4000-8000-000000000000', E'\\tName ',
+            '{hash}', 'ldr_AAECAwQFBg', 'active', '2025-02-01 00:00:00.000001+00', NULL,
+            '2025-01-01 00:00:00+00', '2025-02-01 00:00:00.000001+00', NULL),
+        ('b0000000-0000-4000-8000-000000000000', '10000000-0000-4000-8000-000000000000', '',
+            'no hash', 'ldr_short', 'revoked', NULL, '2025-06-01 00:00:00+00',
+            '2025-01-02 00:00:00+00', '2025-01-02 00:00:00+00', NULL),
+        ('c0000000-0000-4000-8000-000000000000', '20000000-0000-4000-8000-000000000000', 'Deleted',
+            'no hash', 'ldr_deleted', 'active', NULL, NULL,
+            '2025-01-03 00:00:00+00', '2025-01-03 00:00:00+00', '2025-01-04 00:00:00+00');
+";
+
+/// Of the key and under the secret below, as the reference computes it.
+const HASH: &str = "d4496a404581584107f64d6aea965e6e628ed8e04a980f78e454fcf872d8bd2e";
+const KEY: &str = "ldr_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
+const SECRET: &str = "the reference's secret, 32 bytes or more";
+
+/// What the reference sees of its rows.
+const SNAPSHOT: &str = "
+    SELECT string_agg(line, E'\\n' ORDER BY line) FROM (
+        SELECT (id, name, slug, status, created_at, updated_at, deleted_at)::text AS line FROM accounts
+        UNION ALL
+        SELECT (id, account_id, name, key_hash, key_prefix, status, last_used_at, expires_at,
+            created_at, updated_at, deleted_at)::text FROM api_keys
+        UNION ALL SELECT (id, account_id, email)::text FROM users
+        UNION ALL SELECT version_num FROM alembic_version
+    ) AS lines";
+
+async fn reference() -> TestDatabase {
+    let database = TestDatabase::create_empty().await;
+    let rows = REFERENCE.replace("{hash}", HASH);
+    database.client().await.batch_execute(&rows).await.unwrap();
+    database
+}
+
+async fn snapshot(database: &TestDatabase) -> String {
+    database
+        .client()
+        .await
+        .query_one(SNAPSHOT, &[])
+        .await
+        .unwrap()
+        .get(0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_row_stays_as_it_is_and_can_be_read() {
+    let database = reference().await;
+    let before = snapshot(&database).await;
+    migrate::run(&database.config()).await.unwrap();
+    assert_eq!(snapshot(&database).await, before);
+
+    let stores = database.stores();
+    let accounts = stores.accounts.list().await.unwrap();
+    assert_eq!(accounts.len(), 2);
+    let odd = accounts
+        .iter()
+        .find(|account| account.slug.as_str() == "Odd_Slug")
+        .unwrap();
+    assert_eq!(odd.name.as_str(), "  Odd\n näme ");
+    assert_eq!(
+        odd.created_at,
+        Timestamp::parse("2025-01-01T00:00:00.123456Z").unwrap()
+    );
+    let nameless = accounts
+        .iter()
+        .find(|account| account.slug.as_str() == "x")
+        .unwrap();
+    assert_eq!(nameless.status, AccountStatus::Suspended);
+    assert!(stores.accounts.find_operator().await.unwrap().is_none());
+
+    let keys = stores.keys.list(KeyFilter::of(odd.id)).await.unwrap();
+    let listed: Vec<_> = keys
+        .iter()
+        .map(|key| (key.name.as_str(), key.status))
+        .collect();
+    assert_eq!(
+        listed,
+        [
+            ("", ApiKeyStatus::Revoked),
+            ("\tName ", ApiKeyStatus::Active)
+        ]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_of_the_reference_verifies_under_its_secret() {
+    let database = reference().await;
+    migrate::run(&database.config()).await.unwrap();
+    let plain = PlainKey::parse(KEY).unwrap();
+    let record = database
+        .stores()
+        .lookup
+        .find(&plain.prefix())
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(
+        Pepper::new(SECRET)
+            .unwrap()
+            .verify(&plain, &record.key.key_hash)
+    );
+    let now = Timestamp::parse("2026-01-01T00:00:00Z").unwrap();
+    assert_eq!(decide(&record, now), Verdict::Valid);
+}
+
+/// During a switch both write to the database.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_can_write_after_adoption() {
+    let database = reference().await;
+    migrate::run(&database.config()).await.unwrap();
+    let stores = database.stores();
+    let client = database.client().await;
+    client
+        .batch_execute(
+            "INSERT INTO accounts (name, slug) VALUES ('New', 'new');
+             INSERT INTO api_keys (account_id, name, key_hash, key_prefix)
+             SELECT id, 'Key', 'no hash', 'ldr_new' FROM accounts WHERE slug = 'new'",
+        )
+        .await
+        .unwrap();
+    let new = stores.accounts.list().await.unwrap();
+    let new = new
+        .iter()
+        .find(|account| account.slug.as_str() == "new")
+        .unwrap();
+    assert_eq!(stores.keys.count_active(new.id).await.unwrap(), 1);
+
+    let ours = account(1);
+    stores.accounts.create(&ours).await.unwrap();
+    stores.keys.create(&key(1, &ours)).await.unwrap();
+    let seen = client
+        .query_one(
+            "SELECT count(*) FROM accounts a JOIN api_keys k ON k.account_id = a.id
+             WHERE a.slug = $1 AND a.status = 'active' AND k.status = 'active'",
+            &[&ours.slug.as_str()],
+        )
+        .await
+        .unwrap();
+    assert_eq!(seen.get::<_, i64>(0), 1);
+}
+
+/// The reference's uniqueness goes over deleted rows too; ours does not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_accounts_name_can_be_used_again() {
+    for constraint in [false, true] {
+        let database = reference().await;
+        if constraint {
+            // As another version of the reference may have it, under names of its own.
+            database
+                .client()
+                .await
+                .batch_execute(
+                    "DROP INDEX ix_accounts_name; DROP INDEX ix_accounts_slug;
+                     ALTER TABLE accounts ADD CONSTRAINT \"uq Name\" UNIQUE (name);
+                     ALTER TABLE accounts ADD CONSTRAINT uq_slug UNIQUE (slug)",
+                )
+                .await
+                .unwrap();
+        }
+        migrate::run(&database.config()).await.unwrap();
+        let stores = database.stores();
+        let mut again = account(1);
+        again.name = leadr_auth_domain::AccountName::parse("Gone").unwrap();
+        again.slug = leadr_auth_domain::Slug::parse("gone").unwrap();
+        stores.accounts.create(&again).await.unwrap();
+        let mut third = account(2);
+        third.name = again.name;
+        assert!(matches!(
+            stores.accounts.create(&third).await,
+            Err(CreateAccountError::NameTaken)
+        ));
+    }
+}
+
+/// A very early reference had no soft deletion.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tables_without_deletion_gain_it() {
+    let database = reference().await;
+    database
+        .client()
+        .await
+        .batch_execute(
+            "ALTER TABLE accounts DROP COLUMN deleted_at; ALTER TABLE api_keys DROP COLUMN deleted_at",
+        )
+        .await
+        .unwrap();
+    migrate::run(&database.config()).await.unwrap();
+    assert_eq!(database.stores().accounts.list().await.unwrap().len(), 3);
+}
+
+/// What cannot be read is named by table, id and column; its content is not repeated.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_cannot_be_read_is_named() {
+    let database = reference().await;
+    migrate::run(&database.config()).await.unwrap();
+    let client = database.client().await;
+    let stores = database.stores();
+    let id = "a0000000-0000-4000-8000-000000000000";
+    for (column, value) in [
+        ("expires_at", "'infinity'"),
+        ("created_at", "'4713-01-01 BC'"),
+        ("key_prefix", "'AAAA'"),
+    ] {
+        let key_id = leadr_auth_domain::KeyId::new(id.parse().unwrap());
+        assert!(stores.keys.get(key_id, Rows::Live).await.unwrap().is_some());
+        client
+            .batch_execute(&format!(
+                "CREATE TEMP TABLE kept AS SELECT * FROM api_keys WHERE id = '{id}';
+                 UPDATE api_keys SET {column} = {value} WHERE id = '{id}'"
+            ))
+            .await
+            .unwrap();
+        let error = stores.keys.get(key_id, Rows::Live).await.unwrap_err();
+        let StoreError::Internal(source) = &error else {
+            panic!("{error:?}");
+        };
+        let text = source.to_string();
+        assert!(
+            text.contains("api_keys") && text.contains(id) && text.contains(column),
+            "{text}"
+        );
+        assert!(!format!("{error:?}").contains(HASH));
+        client
+            .batch_execute(&format!(
+                "UPDATE api_keys SET {column} = kept.{column} FROM kept WHERE api_keys.id = kept.id;
+                 DROP TABLE kept"
+            ))
+            .await
+            .unwrap();
+    }
+    client
+        .batch_execute("ALTER TYPE account_status ADD VALUE 'frozen'")
+        .await
+        .unwrap();
+    client
+        .batch_execute("UPDATE accounts SET status = 'frozen' WHERE slug = 'x'")
+        .await
+        .unwrap();
+    let error = stores.accounts.list().await.unwrap_err();
+    assert!(matches!(&error, StoreError::Internal(source)
+        if source.to_string().contains("30000000-0000-1000-8000-000000000000")));
+}

@@ -1,0 +1,27 @@
+//! The adapter on a real PostgreSQL: the server of `TEST_DATABASE_URL`.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "the helpers of tests are tests, which the lints do not see"
+)]
+
+mod adoption;
+mod locks;
+mod migrations;
+mod outage;
+mod plans;
+mod schema;
+
+use leadr_auth_ports::Stores;
+use leadr_auth_postgres::testing::TestDatabase;
+
+async fn fresh() -> (TestDatabase, Stores) {
+    let database = TestDatabase::create().await;
+    let stores = database.stores();
+    (database, stores)
+}
+
+mod contract {
+    leadr_auth_ports::store_contract!(super::fresh);
+}
