@@ -69,7 +69,7 @@ pub const SETTINGS: &[Setting] = &[
         flag: Some("pool-size"),
         value: "N",
         default: "16",
-        help: "How many connections to the database are kept at most, 1 to 1000",
+        help: "How many connections to the database requests use at most, 1 to 1000; shared out among the workers, two at least for each",
     },
     Setting {
         name: "DATABASE_TIMEOUT_MS",
@@ -148,6 +148,9 @@ pub struct LogConfig {
     /// The format.
     pub format: LogFormat,
 }
+
+/// The fewest connections of a worker: with a single one, a slow list would hold up every verification.
+const MIN_POOL: usize = 2;
 
 /// The whole configuration, valid. Its `Debug` shows no secret.
 #[derive(Clone, Debug)]
@@ -288,7 +291,7 @@ impl Reader<'_> {
         self.size("WORKERS", 1, 1024)
     }
 
-    fn store(&mut self) -> Option<StoreConfig> {
+    fn store(&mut self, workers: Option<usize>) -> Option<StoreConfig> {
         let name = "DATABASE_URL";
         let pool_size = self.size("POOL_SIZE", 1, 1000);
         let lookup_timeout = self.millis("DATABASE_TIMEOUT_MS", 10, 60_000);
@@ -319,7 +322,7 @@ impl Reader<'_> {
             return None;
         }
         let mut config = PostgresConfig::new(url);
-        config.pool_size = pool_size?;
+        config.pool_size = pool_size?.div_ceil(workers?).max(MIN_POOL);
         config.lookup_timeout = lookup_timeout?;
         config.statement_timeout = statement_timeout?;
         Some(StoreConfig::Postgres(config))
@@ -426,7 +429,8 @@ impl Config {
             sources,
             faults: Vec::new(),
         };
-        let store = reader.store();
+        let workers = reader.workers();
+        let store = reader.store(workers);
         let pepper = reader.pepper(store.as_ref(), entropy);
         let superadmin_key = reader.superadmin_key();
         let listen = reader.parsed(
@@ -434,7 +438,6 @@ impl Config {
             |text| text.parse().ok(),
             "an address and port such as 127.0.0.1:8000 or [::]:8000",
         );
-        let workers = reader.workers();
         let body_timeout = reader.millis("BODY_TIMEOUT_MS", 100, 600_000);
         let shutdown_timeout = reader.number("SHUTDOWN_TIMEOUT_SECONDS", 0, 3600);
         let migrate = reader.parsed(
@@ -474,7 +477,8 @@ impl Config {
             sources,
             faults: Vec::new(),
         };
-        match reader.store() {
+        let workers = reader.workers();
+        match reader.store(workers) {
             Some(store) if reader.faults.is_empty() => Ok(store),
             _ => Err(ConfigFaults(reader.faults)),
         }

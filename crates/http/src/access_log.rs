@@ -67,31 +67,33 @@ fn request_id(request: &ServiceRequest) -> String {
 fn log(response: &ServiceResponse<impl MessageBody>, request_id: &str, started: Instant) {
     let request = response.request();
     let status = response.status().as_u16();
-    let route = request.match_pattern();
-    let route = route.as_deref().unwrap_or("unknown");
-    let user_agent = request
-        .headers()
-        .get(USER_AGENT)
-        .and_then(|value| value.to_str().ok());
-    let user_agent = redact_keys(user_agent.unwrap_or_default());
-    let by = request.extensions().get::<AuthenticatedBy>().copied();
     let failure = response
         .response()
         .error()
-        .and_then(|error| error.as_error::<ApiError>())
-        .and_then(ApiError::failure);
-    if let Some(error) = failure {
+        .and_then(|error| error.as_error::<ApiError>());
+    if let Some(error) = failure.and_then(ApiError::failure) {
+        let route = request.match_pattern();
         if status == 500 {
             tracing::error!(request_id, route, error, "request failed");
         } else {
             tracing::warn!(request_id, route, error, "request could not be served now");
         }
     }
+    // What the line is made of costs more than the line, where nobody wants it.
+    if !tracing::enabled!(target: "leadr_auth::access", tracing::Level::INFO) {
+        return;
+    }
+    let user_agent = request
+        .headers()
+        .get(USER_AGENT)
+        .and_then(|value| value.to_str().ok());
+    let user_agent = redact_keys(user_agent.unwrap_or_default());
+    let by = request.extensions().get::<AuthenticatedBy>().copied();
     tracing::info!(
         target: "leadr_auth::access",
         request_id,
         method = method(request.method()),
-        route,
+        route = request.match_pattern().as_deref().unwrap_or("unknown"),
         status,
         duration_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
         client = request.peer_addr().map(|peer| peer.ip().to_string()),

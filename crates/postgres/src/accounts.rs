@@ -88,14 +88,18 @@ impl AccountRepository for Accounts {
         account: &Account,
         key: &ApiKey,
     ) -> Result<(), CreateOperatorError> {
-        let mut lease = Lease::default();
-        let created = lease
-            .open(&self.0)
-            .await?
-            .transaction(async |connection| insert_with_key(connection, account, key).await)
-            .await;
-        lease.give_back();
-        Ok(created?)
+        self.0
+            .within_transaction(async {
+                let mut lease = Lease::default();
+                let created = lease
+                    .open(&self.0)
+                    .await?
+                    .transaction(async |connection| insert_with_key(connection, account, key).await)
+                    .await;
+                lease.give_back();
+                Ok(created?)
+            })
+            .await
     }
 
     async fn get(&self, id: AccountId, rows: Rows) -> Result<Option<Account>, StoreError> {
@@ -124,14 +128,18 @@ impl AccountRepository for Accounts {
         id: AccountId,
         change: &'a mut AccountChangeFn<'a>,
     ) -> Result<Account, UpdateAccountError> {
-        let mut lease = Lease::default();
-        let changed = lease
-            .open(&self.0)
-            .await?
-            .transaction(async |connection| change_locked(connection, id, change).await)
-            .await;
-        lease.give_back();
-        Ok(changed?)
+        self.0
+            .within_transaction(async {
+                let mut lease = Lease::default();
+                let changed = lease
+                    .open(&self.0)
+                    .await?
+                    .transaction(async |connection| change_locked(connection, id, change).await)
+                    .await;
+                lease.give_back();
+                Ok(changed?)
+            })
+            .await
     }
 
     async fn list(&self) -> Result<Vec<Account>, StoreError> {

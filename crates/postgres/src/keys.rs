@@ -201,14 +201,18 @@ impl KeyRepository for Keys {
         id: KeyId,
         change: &'a mut KeyChangeFn<'a>,
     ) -> Result<ApiKey, UpdateKeyError> {
-        let mut lease = Lease::default();
-        let changed = lease
-            .open(&self.0)
-            .await?
-            .transaction(async |connection| change_locked(connection, id, change).await)
-            .await;
-        lease.give_back();
-        Ok(changed?)
+        self.0
+            .within_transaction(async {
+                let mut lease = Lease::default();
+                let changed = lease
+                    .open(&self.0)
+                    .await?
+                    .transaction(async |connection| change_locked(connection, id, change).await)
+                    .await;
+                lease.give_back();
+                Ok(changed?)
+            })
+            .await
     }
 
     async fn list(&self, filter: KeyFilter) -> Result<Vec<ApiKey>, StoreError> {

@@ -19,7 +19,7 @@
 //!    `cargo xtask codegen`. A column that is ours alone has a default or is nullable.
 //! 3. Write the query in Diesel's language, in the file of its port: one statement where one can do it. Borrow the
 //!    connection through a `Lease` and give it back after the last answer. What is one statement runs within
-//!    `Pool::within`; a transaction does not, because it may be doing what was asked when the time is over.
+//!    `Pool::within`, a transaction within `Pool::within_transaction`.
 //! 4. Turn errors into what the caller decides about by `error::violation`; the rest is `error::of_query`.
 //!
 //! # Decisions, and their price

@@ -1,6 +1,11 @@
 //! The configuration, how a connection is made, and how one is lent out.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use deadpool::{
     Runtime,
@@ -12,6 +17,7 @@ use diesel_async::{
     pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod},
 };
 use leadr_auth_ports::StoreError;
+use tokio::runtime;
 use tokio_postgres::{Config, NoTls, config::SslMode};
 
 use crate::error;
@@ -23,7 +29,8 @@ type Manager = AsyncDieselConnectionManager<AsyncPgConnection>;
 pub struct PostgresConfig {
     /// `postgres://user:password@host:port/database`. It holds a password: neither `Debug` nor any error shows it.
     pub url: String,
-    /// The most connections open at once; at least one.
+    /// The most connections open at once for each asynchronous runtime that uses the database; at least one. See
+    /// `Pool` for why each has its own.
     pub pool_size: usize,
     /// The most that a lookup or a sign of life may take, and that anything may wait for a connection.
     pub lookup_timeout: Duration,
@@ -192,11 +199,19 @@ impl Setup {
 }
 
 /// The connections. Clones share them.
+///
+/// A connection is driven by a task of the runtime that opened it, and ends with that runtime. A web server runs a runtime
+/// per worker, so a connection lent to another worker would cost two hops between threads with every query, and would die
+/// under it when the first worker stops. Therefore each runtime has connections of its own.
 #[derive(Clone)]
-pub(crate) struct Pool {
-    connections: managed::Pool<Manager>,
+pub(crate) struct Pool(Arc<Shared>);
+
+struct Shared {
+    setup: Arc<Setup>,
+    pool_size: usize,
     lookup_timeout: Duration,
     statement_timeout: Duration,
+    by_runtime: RwLock<HashMap<runtime::Id, managed::Pool<Manager>>>,
 }
 
 impl Pool {
@@ -208,6 +223,65 @@ impl Pool {
             statement_timeout,
         } = config;
         let setup = Arc::new(Setup::new(parse(&url)?, lookup_timeout, statement_timeout));
+        Ok(Self(Arc::new(Shared {
+            setup,
+            pool_size,
+            lookup_timeout,
+            statement_timeout,
+            by_runtime: RwLock::default(),
+        })))
+    }
+
+    /// The connections of the runtime that this is called in. What the lock guards is whole at any time, so a thread that
+    /// panicked with it does no harm.
+    fn connections(&self) -> Result<managed::Pool<Manager>, StoreError> {
+        let id = runtime::Handle::current().id();
+        let by_runtime = &self.0.by_runtime;
+        let known = by_runtime
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&id)
+            .cloned();
+        if let Some(connections) = known {
+            return Ok(connections);
+        }
+        let connections = self.0.build().map_err(StoreError::internal)?;
+        let mut by_runtime = by_runtime.write().unwrap_or_else(PoisonError::into_inner);
+        Ok(by_runtime.entry(id).or_insert(connections).clone())
+    }
+
+    /// Runs what somebody waits for with every request: checkout, one statement and its answer have to be over within the
+    /// lookup timeout.
+    pub(crate) async fn within_lookup<T>(
+        &self,
+        work: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        within(self.0.lookup_timeout, work).await
+    }
+
+    /// Runs checkout and a transaction, which is a handful of statements. A transaction that is given up is rolled back by
+    /// the server when it finds the connection closed; where it was the commit that went unanswered, nobody can tell, and
+    /// `Unavailable` says so.
+    pub(crate) async fn within_transaction<T, E: From<StoreError>>(
+        &self,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        within(4 * self.0.statement_timeout, work).await
+    }
+
+    /// Runs checkout and any other single statement. The server cuts it short at the statement timeout; this is for a
+    /// server that does not answer at all.
+    pub(crate) async fn within<T>(
+        &self,
+        work: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        within(self.0.statement_timeout + 2 * self.0.lookup_timeout, work).await
+    }
+}
+
+impl Shared {
+    fn build(&self) -> Result<managed::Pool<Manager>, managed::BuildError> {
+        let setup = Arc::clone(&self.setup);
         let mut manager = ManagerConfig::default();
         // `Verified`, the default, asks `SELECT 1` before each use: a round trip more per lookup, for a guarantee that is
         // void as soon as it is given. `Fast` still throws away connections that are closed or left in a transaction.
@@ -217,61 +291,36 @@ impl Pool {
             Box::pin(async move { setup.connect().await })
         });
         // The setup has the parsed URL. The manager's own copy of it would be one more place that holds a password.
-        let connections = managed::Pool::builder(Manager::new_with_config("", manager))
-            .max_size(pool_size.max(1))
+        managed::Pool::builder(Manager::new_with_config("", manager))
+            .max_size(self.pool_size.max(1))
             // By default there are none, and callers wait for ever.
-            .wait_timeout(Some(lookup_timeout))
-            .create_timeout(Some(lookup_timeout))
-            .recycle_timeout(Some(lookup_timeout))
+            .wait_timeout(Some(self.lookup_timeout))
+            .create_timeout(Some(self.lookup_timeout))
+            .recycle_timeout(Some(self.lookup_timeout))
             .runtime(Runtime::Tokio1)
             .build()
-            // Fails only where timeouts are set and no runtime is.
-            .map_err(|_| UrlFault::Malformed)?;
-        Ok(Self {
-            connections,
-            lookup_timeout,
-            statement_timeout,
-        })
-    }
-
-    /// Runs what somebody waits for with every request: checkout, one statement and its answer have to be over within the
-    /// lookup timeout.
-    pub(crate) async fn within_lookup<T>(
-        &self,
-        work: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        within(self.lookup_timeout, work).await
-    }
-
-    /// Runs checkout and any other single statement. The server cuts it short at the statement timeout; this is for a
-    /// server that does not answer at all.
-    pub(crate) async fn within<T>(
-        &self,
-        work: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        within(self.statement_timeout + 2 * self.lookup_timeout, work).await
     }
 }
 
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool")
-            .field("connections", &self.connections.status())
-            .field("lookup_timeout", &self.lookup_timeout)
-            .field("statement_timeout", &self.statement_timeout)
-            .finish()
+            .field("pool_size", &self.0.pool_size)
+            .field("lookup_timeout", &self.0.lookup_timeout)
+            .field("statement_timeout", &self.0.statement_timeout)
+            .finish_non_exhaustive()
     }
 }
 
-/// Gives up on `work` when its time is over. Dropping it drops its [`Lease`], which closes the connection. That is safe for
-/// a single statement: no transaction of ours is open, and the server does it as a whole or not at all.
-async fn within<T>(
+/// Gives up on `work` when its time is over. Dropping it drops its [`Lease`], which closes the connection: nobody is ever
+/// lent one with an answer outstanding or a transaction open. The server does what it was asked as a whole or not at all.
+async fn within<T, E: From<StoreError>>(
     time: Duration,
-    work: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, StoreError> {
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
     tokio::time::timeout(time, work)
         .await
-        .unwrap_or_else(|_| Err(StoreError::unavailable("the database took too long")))
+        .unwrap_or_else(|_| Err(StoreError::unavailable("the database took too long").into()))
 }
 
 /// A borrowed connection.
@@ -286,7 +335,7 @@ pub(crate) struct Lease(Option<Object<Manager>>);
 impl Lease {
     /// Borrows a connection, waiting for one no longer than the lookup timeout.
     pub(crate) async fn open(&mut self, pool: &Pool) -> Result<&mut AsyncPgConnection, StoreError> {
-        let object = pool.connections.get().await.map_err(error::of_pool)?;
+        let object = pool.connections()?.get().await.map_err(error::of_pool)?;
         Ok(self.0.insert(object))
     }
 
