@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339, macros::datetime};
+use time::format_description::{BorrowedFormatItem, well_known::Rfc3339};
+use time::macros::{datetime, format_description};
+use time::{OffsetDateTime, UtcOffset};
 
 /// An instant in UTC between the years 1 and 9999, to the microsecond.
 ///
@@ -83,10 +85,20 @@ impl Timestamp {
 }
 
 impl fmt::Display for Timestamp {
-    /// RFC 3339 in UTC with `Z`.
+    /// RFC 3339 in UTC with `Z`; with six digits of a second's fraction, or with none where it is zero, as the reference
+    /// implementation writes it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = self.0.format(&Rfc3339).map_err(|_| fmt::Error)?;
-        f.write_str(&text)
+        const SECONDS: &[BorrowedFormatItem<'_>] =
+            format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
+        const MICROSECONDS: &[BorrowedFormatItem<'_>] = format_description!(
+            "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z"
+        );
+        let format = if self.0.microsecond() == 0 {
+            SECONDS
+        } else {
+            MICROSECONDS
+        };
+        f.write_str(&self.0.format(format).map_err(|_| fmt::Error)?)
     }
 }
 
@@ -104,6 +116,17 @@ mod tests {
     fn nanoseconds_are_cut_off_to_what_a_store_keeps() {
         let fine = Timestamp::new(datetime!(2026-01-02 03:04:05.123_456_789 UTC)).unwrap();
         assert_eq!(fine.to_string(), "2026-01-02T03:04:05.123456Z");
+    }
+
+    #[test]
+    fn a_fraction_is_written_with_six_digits_or_not_at_all() {
+        for text in [
+            "2026-01-02T03:04:05.100000Z",
+            "2026-01-02T03:04:05Z",
+            "0033-01-02T03:04:05Z",
+        ] {
+            assert_eq!(Timestamp::parse(text).unwrap().to_string(), text);
+        }
     }
 
     #[test]

@@ -40,7 +40,7 @@ async fn an_issued_key_has_the_fields_of_the_reference_and_works() {
     );
     assert_eq!(issued["name"], "Test API Key");
     assert_eq!(issued["status"], "active");
-    assert_eq!(issued["expires_at"], "2026-04-01T00:00:00.5Z");
+    assert_eq!(issued["expires_at"], "2026-04-01T00:00:00.500000Z");
     assert_eq!(issued["created_at"], "2026-01-01T00:00:00Z");
     let key = issued["key"].as_str().unwrap();
     assert!(key.starts_with("ldr_") && key.len() == 47);
