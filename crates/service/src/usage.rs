@@ -298,7 +298,8 @@ mod tests {
         }));
         tokio::task::yield_now().await;
         bench.service.usage.note(id, Bench::later(5));
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        // Between two ticks, so that it is the end that writes the second use down.
+        tokio::time::sleep(Duration::from_millis(1200)).await;
         assert_eq!(stored(&bench, id).await, Some(Bench::later(5)));
         bench.service.usage.note(id, Bench::later(6));
         stop.send(()).unwrap();
