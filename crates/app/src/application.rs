@@ -14,7 +14,7 @@ use leadr_auth_memory::Memory;
 use leadr_auth_ports::{Entropy as _, Stores};
 use leadr_auth_postgres::migrate::{self, MigrateError};
 use leadr_auth_postgres::{Postgres, PostgresConfig};
-use leadr_auth_service::{EnsureOperatorError, OperatorState, Service};
+use leadr_auth_service::{Chain, EnsureOperatorError, OperatorState, Service};
 use tokio::sync::oneshot;
 
 use crate::config::{Config, StoreConfig};
@@ -187,7 +187,7 @@ impl Waiting {
     fn for_store(&mut self, error: &(dyn std::error::Error + 'static)) -> tokio::time::Sleep {
         if !self.said {
             self.said = true;
-            tracing::warn!(error, "the store is away; waiting for it");
+            tracing::warn!(error = %Chain(error), "the store is away; waiting for it");
         }
         tokio::time::sleep(RETRY_AFTER)
     }

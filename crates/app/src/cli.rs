@@ -132,8 +132,7 @@ async fn run_serve(matches: Option<&ArgMatches>) -> anyhow::Result<()> {
     let application = Application::build(config)?;
     let stop = async {
         if let Err(error) = asked_to_stop().await {
-            let error: &dyn std::error::Error = &error;
-            tracing::error!(error, "cannot wait for signals");
+            tracing::error!(%error, "cannot wait for signals");
         }
     };
     let address = application.address();

@@ -13,6 +13,7 @@ use actix_web::http::header::{
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage as _, web};
 use leadr_auth_domain::redact_keys;
+use leadr_auth_service::Chain;
 
 use crate::State;
 use crate::credential::AuthenticatedBy;
@@ -72,11 +73,11 @@ fn log(response: &ServiceResponse<impl MessageBody>, request_id: &str, started: 
         .error()
         .and_then(|error| error.as_error::<ApiError>());
     if let Some(error) = failure.and_then(ApiError::failure) {
-        let route = request.match_pattern();
+        let (route, error) = (request.match_pattern(), Chain(error));
         if status == 500 {
-            tracing::error!(request_id, route, error, "request failed");
+            tracing::error!(request_id, route, %error, "request failed");
         } else {
-            tracing::warn!(request_id, route, error, "request could not be served now");
+            tracing::warn!(request_id, route, %error, "request could not be served now");
         }
     }
     // What the line is made of costs more than the line, where nobody wants it.

@@ -13,6 +13,7 @@
 
 pub mod accounts;
 pub mod authenticate;
+pub mod chain;
 pub mod issue;
 pub mod manage;
 pub mod operator;
@@ -26,6 +27,7 @@ use leadr_auth_ports::{Clock, Entropy, EntropyError, Stores};
 
 pub use accounts::{AccountError, NewAccount};
 pub use authenticate::{Authentication, Caller};
+pub use chain::Chain;
 pub use issue::{IssueKeyError, IssuedKey};
 pub use leadr_auth_ports::{KeyFilter, StoreError};
 pub use manage::KeyError;

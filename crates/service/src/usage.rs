@@ -16,6 +16,8 @@ use std::time::Duration;
 use leadr_auth_domain::{ApiKey, KeyId, Timestamp};
 use leadr_auth_ports::{KeyUse, StoreError, UsageStore};
 
+use crate::Chain;
+
 /// How long a use may wait to be written down.
 const FLUSH_EVERY: Duration = Duration::from_millis(500);
 
@@ -120,15 +122,13 @@ impl UsageRecorder {
                 }
                 Err(error) if !failing => {
                     failing = true;
-                    let error: &dyn std::error::Error = &error;
-                    tracing::warn!(error, "uses of keys cannot be written down; they are kept");
+                    tracing::warn!(error = %Chain(&error), "uses of keys cannot be written down; they are kept");
                 }
                 Ok(()) | Err(_) => {}
             }
         }
         if let Err(error) = self.flush().await {
-            let error: &dyn std::error::Error = &error;
-            tracing::error!(error, "the last uses of keys are lost");
+            tracing::error!(error = %Chain(&error), "the last uses of keys are lost");
         }
     }
 
