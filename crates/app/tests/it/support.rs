@@ -74,10 +74,11 @@ impl Running {
 
     /// Sends a signal by name and waits for the end: how it ended, and its log.
     pub(crate) fn end(mut self, signal: &str) -> (ExitStatus, String) {
-        let pid = self.child.id().to_string();
+        // The shell's own `kill`: a bare Debian has no program of that name.
+        let kill = format!("kill {signal} {}", self.child.id());
         assert!(
-            Command::new("kill")
-                .args([signal, &pid])
+            Command::new("sh")
+                .args(["-c", &kill])
                 .status()
                 .unwrap()
                 .success()
