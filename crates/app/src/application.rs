@@ -104,6 +104,7 @@ impl Application {
         }));
         tell(Event::Listening(self.address));
         let start = tokio::spawn(start(self.service.clone(), self.migrate, self.config, tell));
+        let give_up = start.abort_handle();
         let failed = async {
             match start.await {
                 Ok(Ok(())) => std::future::pending().await,
@@ -116,6 +117,8 @@ impl Application {
             error = failed => Err(error),
         };
         tracing::info!("stopping");
+        // Start-up may still be waiting for a store that is away.
+        give_up.abort();
         self.service.readiness().set(false);
         handle.stop(true).await;
         server.await??;

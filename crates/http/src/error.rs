@@ -290,3 +290,33 @@ impl From<AccountError> for ApiError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use actix_web::body::to_bytes;
+
+    use super::*;
+
+    /// The cases that a healthy store does not show are in here; all others are in `tests/it`.
+    #[actix_web::test]
+    async fn a_failure_of_ours_says_nothing_of_the_inside() {
+        let inside = "relation api_keys has a row that cannot be";
+        let error = ApiError::from(StoreError::internal(inside));
+        assert!(error.failure().is_some(), "the log keeps it");
+        let response = error.error_response();
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let body = to_bytes(response.into_body()).await.unwrap();
+        assert_eq!(
+            body,
+            r#"{"detail":"Internal Server Error","code":"internal_error"}"#
+        );
+    }
+
+    #[actix_web::test]
+    async fn a_store_that_is_away_says_when_to_ask_again() {
+        let error = ApiError::from(StoreError::unavailable("connection refused"));
+        let response = error.error_response();
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(response.headers().get(RETRY_AFTER).unwrap(), "1");
+    }
+}

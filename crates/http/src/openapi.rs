@@ -45,11 +45,8 @@ use crate::{accounts, api_keys, docs, health};
 )]
 struct ApiDoc;
 
-/// The document, as indented JSON with a line break at its end.
-///
-/// # Panics
-///
-/// Never: a document made of strings, numbers, maps and lists can be written.
+/// The document, as indented JSON with a line break at its end. What is made of strings, maps and lists can always be
+/// written, so there is no error to hand on.
 pub fn json() -> String {
     let mut json = ApiDoc::openapi().to_pretty_json().unwrap_or_default();
     json.push('\n');
