@@ -45,8 +45,12 @@ pub use usage_store::{KeyUse, UsageStore};
 
 #[cfg(feature = "mock")]
 pub use {
-    account_repository::MockAccountRepository, health::MockStoreHealth, key_lookup::MockKeyLookup,
-    key_repository::MockKeyRepository, system::MockEntropy, usage_store::MockUsageStore,
+    account_repository::MockAccountRepository,
+    health::MockStoreHealth,
+    key_lookup::MockKeyLookup,
+    key_repository::MockKeyRepository,
+    system::{MockClock, MockEntropy},
+    usage_store::MockUsageStore,
 };
 
 /// All that one store provides.

@@ -7,6 +7,7 @@ use leadr_auth_domain::Timestamp;
 use crate::BoxError;
 
 /// Tells the time. A use case asks once and passes the answer on.
+#[cfg_attr(feature = "mock", mockall::automock)]
 pub trait Clock: Send + Sync {
     /// The time now.
     fn now(&self) -> Timestamp;
