@@ -14,7 +14,7 @@ use leadr_auth_ports::{
 use crate::{
     error::{self, Stop},
     keys,
-    pool::{Lease, Pool},
+    pool::Pool,
     rows::{self, AccountRow},
     schema::accounts,
 };
@@ -71,16 +71,11 @@ async fn change_locked(
 #[async_trait]
 impl AccountRepository for Accounts {
     async fn create(&self, account: &Account) -> Result<(), CreateAccountError> {
-        let inserted = self
-            .0
-            .within(async {
-                let mut lease = Lease::default();
-                let inserted = insert(lease.open(&self.0).await?, account).await;
-                lease.give_back();
-                Ok(inserted)
-            })
-            .await?;
-        inserted.map(drop).map_err(error::of_create_account)
+        self.0
+            .statement(async |connection| insert(connection, account).await)
+            .await?
+            .map(drop)
+            .map_err(error::of_create_account)
     }
 
     async fn create_with_key(
@@ -88,38 +83,28 @@ impl AccountRepository for Accounts {
         account: &Account,
         key: &ApiKey,
     ) -> Result<(), CreateOperatorError> {
-        self.0
-            .within_transaction(async {
-                let mut lease = Lease::default();
-                let created = lease
-                    .open(&self.0)
-                    .await?
+        let created = self
+            .0
+            .transaction(async |connection| {
+                connection
                     .transaction(async |connection| insert_with_key(connection, account, key).await)
-                    .await;
-                lease.give_back();
-                Ok(created?)
+                    .await
             })
-            .await
+            .await?;
+        Ok(created?)
     }
 
     async fn get(&self, id: AccountId, rows: Rows) -> Result<Option<Account>, StoreError> {
-        let found =
-            self.0
-                .within(async {
-                    let mut lease = Lease::default();
-                    let found =
-                        accounts::table
-                            .find(id.as_uuid())
-                            .filter(accounts::deleted_at.is_null().or(
-                                (rows == Rows::WithDeleted).into_sql::<diesel::sql_types::Bool>(),
-                            ))
-                            .select(AccountRow::as_select())
-                            .get_result(lease.open(&self.0).await?)
-                            .await;
-                    lease.give_back();
-                    found.optional().map_err(error::of_query)
-                })
-                .await?;
+        let any = (rows == Rows::WithDeleted).into_sql::<diesel::sql_types::Bool>();
+        let query = accounts::table
+            .find(id.as_uuid())
+            .filter(accounts::deleted_at.is_null().or(any))
+            .select(AccountRow::as_select());
+        let found = self
+            .0
+            .statement(async |connection| query.get_result(connection).await.optional())
+            .await?
+            .map_err(error::of_query)?;
         found.map(rows::account).transpose()
     }
 
@@ -128,67 +113,51 @@ impl AccountRepository for Accounts {
         id: AccountId,
         change: &'a mut AccountChangeFn<'a>,
     ) -> Result<Account, UpdateAccountError> {
-        self.0
-            .within_transaction(async {
-                let mut lease = Lease::default();
-                let changed = lease
-                    .open(&self.0)
-                    .await?
+        let changed = self
+            .0
+            .transaction(async |connection| {
+                connection
                     .transaction(async |connection| change_locked(connection, id, change).await)
-                    .await;
-                lease.give_back();
-                Ok(changed?)
+                    .await
             })
-            .await
+            .await?;
+        Ok(changed?)
     }
 
     async fn list(&self) -> Result<Vec<Account>, StoreError> {
+        let query = accounts::table
+            .filter(accounts::deleted_at.is_null())
+            .order((accounts::created_at.desc(), accounts::id.desc()))
+            .select(AccountRow::as_select());
         let listed = self
             .0
-            .within(async {
-                let mut lease = Lease::default();
-                let listed = accounts::table
-                    .filter(accounts::deleted_at.is_null())
-                    .order((accounts::created_at.desc(), accounts::id.desc()))
-                    .select(AccountRow::as_select())
-                    .load(lease.open(&self.0).await?)
-                    .await;
-                lease.give_back();
-                listed.map_err(error::of_query)
-            })
-            .await?;
+            .statement(async |connection| query.load(connection).await)
+            .await?
+            .map_err(error::of_query)?;
         listed.into_iter().map(rows::account).collect()
     }
 
     async fn find_operator(&self) -> Result<Option<Account>, StoreError> {
+        let query = accounts::table
+            .filter(accounts::is_operator)
+            .filter(accounts::deleted_at.is_null())
+            .order((accounts::created_at, accounts::id))
+            .select(AccountRow::as_select());
         let found = self
             .0
-            .within(async {
-                let mut lease = Lease::default();
-                let found = accounts::table
-                    .filter(accounts::is_operator)
-                    .filter(accounts::deleted_at.is_null())
-                    .order((accounts::created_at, accounts::id))
-                    .select(AccountRow::as_select())
-                    .first(lease.open(&self.0).await?)
-                    .await;
-                lease.give_back();
-                found.optional().map_err(error::of_query)
-            })
-            .await?;
+            .statement(async |connection| query.first(connection).await.optional())
+            .await?
+            .map_err(error::of_query)?;
         found.map(rows::account).transpose()
     }
 
     async fn is_empty(&self) -> Result<bool, StoreError> {
-        self.0
-            .within(async {
-                let mut lease = Lease::default();
-                let found = diesel::select(exists(accounts::table.select(accounts::id)))
-                    .get_result::<bool>(lease.open(&self.0).await?)
-                    .await;
-                lease.give_back();
-                found.map(|any| !any).map_err(error::of_query)
-            })
-            .await
+        let query = diesel::select(exists(accounts::table.select(accounts::id)));
+        let any = self
+            .0
+            .statement(async |connection| query.get_result::<bool>(connection).await)
+            .await?
+            .map_err(error::of_query)?;
+        Ok(!any)
     }
 }

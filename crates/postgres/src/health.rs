@@ -7,7 +7,7 @@ use leadr_auth_ports::{StoreError, StoreHealth};
 
 use crate::{
     error, keys,
-    pool::{Lease, Pool},
+    pool::Pool,
     rows::{AccountRow, KeyRow},
 };
 
@@ -17,17 +17,18 @@ pub(crate) struct Health(pub(crate) Pool);
 #[async_trait]
 impl StoreHealth for Health {
     async fn ping(&self) -> Result<(), StoreError> {
+        // The lookup itself, for a prefix that no key has: that answers only where the schema is there, and is as quick as
+        // a `SELECT 1`.
+        let query = keys::find_query("");
         self.0
-            .within_lookup(async {
-                let mut lease = Lease::default();
-                // The lookup itself, for a prefix that no key has: that answers only where the schema is there, and
-                // is as quick as a `SELECT 1`.
-                let answer = keys::find_query("")
-                    .get_result::<(KeyRow, AccountRow)>(lease.open(&self.0).await?)
-                    .await;
-                lease.give_back();
-                answer.optional().map(drop).map_err(error::of_query)
+            .lookup(async |connection| {
+                query
+                    .get_result::<(KeyRow, AccountRow)>(connection)
+                    .await
+                    .optional()
             })
-            .await
+            .await?
+            .map(drop)
+            .map_err(error::of_query)
     }
 }

@@ -15,7 +15,7 @@ use leadr_auth_ports::{
 
 use crate::{
     error::{self, Stop},
-    pool::{Lease, Pool},
+    pool::Pool,
     rows::{self, AccountRow, KeyRow},
     schema::{accounts, api_keys, sql_types},
 };
@@ -133,18 +133,17 @@ async fn change_locked(
 #[async_trait]
 impl KeyLookup for Keys {
     async fn find(&self, prefix: &KeyPrefix) -> Result<Option<KeyRecord>, StoreError> {
+        let query = find_query(prefix.as_str());
         let found = self
             .0
-            .within_lookup(async {
-                let mut lease = Lease::default();
-                let connection = lease.open(&self.0).await?;
-                let found = find_query(prefix.as_str())
+            .lookup(async |connection| {
+                query
                     .get_result::<(KeyRow, AccountRow)>(connection)
-                    .await;
-                lease.give_back();
-                found.optional().map_err(error::of_query)
+                    .await
+                    .optional()
             })
-            .await?;
+            .await?
+            .map_err(error::of_query)?;
         found
             .map(|(key, account)| {
                 Ok(KeyRecord {
@@ -161,12 +160,7 @@ impl KeyRepository for Keys {
     async fn create(&self, key: &ApiKey) -> Result<(), CreateKeyError> {
         let inserted = self
             .0
-            .within(async {
-                let mut lease = Lease::default();
-                let inserted = insert(lease.open(&self.0).await?, key).await;
-                lease.give_back();
-                Ok(inserted)
-            })
+            .statement(async |connection| insert(connection, key).await)
             .await?;
         match inserted {
             Ok(0) => Err(CreateKeyError::AccountNotFound),
@@ -176,23 +170,16 @@ impl KeyRepository for Keys {
     }
 
     async fn get(&self, id: KeyId, rows: Rows) -> Result<Option<ApiKey>, StoreError> {
-        let found =
-            self.0
-                .within(async {
-                    let mut lease = Lease::default();
-                    let found =
-                        api_keys::table
-                            .find(id.as_uuid())
-                            .filter(api_keys::deleted_at.is_null().or(
-                                (rows == Rows::WithDeleted).into_sql::<diesel::sql_types::Bool>(),
-                            ))
-                            .select(KeyRow::as_select())
-                            .get_result(lease.open(&self.0).await?)
-                            .await;
-                    lease.give_back();
-                    found.optional().map_err(error::of_query)
-                })
-                .await?;
+        let any = (rows == Rows::WithDeleted).into_sql::<diesel::sql_types::Bool>();
+        let query = api_keys::table
+            .find(id.as_uuid())
+            .filter(api_keys::deleted_at.is_null().or(any))
+            .select(KeyRow::as_select());
+        let found = self
+            .0
+            .statement(async |connection| query.get_result(connection).await.optional())
+            .await?
+            .map_err(error::of_query)?;
         found.map(rows::key).transpose()
     }
 
@@ -201,51 +188,38 @@ impl KeyRepository for Keys {
         id: KeyId,
         change: &'a mut KeyChangeFn<'a>,
     ) -> Result<ApiKey, UpdateKeyError> {
-        self.0
-            .within_transaction(async {
-                let mut lease = Lease::default();
-                let changed = lease
-                    .open(&self.0)
-                    .await?
+        let changed = self
+            .0
+            .transaction(async |connection| {
+                connection
                     .transaction(async |connection| change_locked(connection, id, change).await)
-                    .await;
-                lease.give_back();
-                Ok(changed?)
+                    .await
             })
-            .await
+            .await?;
+        Ok(changed?)
     }
 
     async fn list(&self, filter: KeyFilter) -> Result<Vec<ApiKey>, StoreError> {
+        let query = list_query(filter);
         let listed = self
             .0
-            .within(async {
-                let mut lease = Lease::default();
-                let listed = list_query(filter)
-                    .load::<KeyRow>(lease.open(&self.0).await?)
-                    .await;
-                lease.give_back();
-                listed.map_err(error::of_query)
-            })
-            .await?;
+            .statement(async |connection| query.load::<KeyRow>(connection).await)
+            .await?
+            .map_err(error::of_query)?;
         listed.into_iter().map(rows::key).collect()
     }
 
     async fn count_active(&self, account_id: AccountId) -> Result<u64, StoreError> {
+        let query = api_keys::table
+            .filter(api_keys::account_id.eq(account_id.as_uuid()))
+            .filter(api_keys::deleted_at.is_null())
+            .filter(api_keys::status.ne(rows::key_label(ApiKeyStatus::Revoked)))
+            .count();
         let count = self
             .0
-            .within(async {
-                let mut lease = Lease::default();
-                let count = api_keys::table
-                    .filter(api_keys::account_id.eq(account_id.as_uuid()))
-                    .filter(api_keys::deleted_at.is_null())
-                    .filter(api_keys::status.ne(rows::key_label(ApiKeyStatus::Revoked)))
-                    .count()
-                    .get_result::<i64>(lease.open(&self.0).await?)
-                    .await;
-                lease.give_back();
-                count.map_err(error::of_query)
-            })
-            .await?;
+            .statement(async |connection| query.get_result::<i64>(connection).await)
+            .await?
+            .map_err(error::of_query)?;
         u64::try_from(count).map_err(StoreError::internal)
     }
 }

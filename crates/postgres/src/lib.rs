@@ -17,9 +17,8 @@
 //! 1. State its promise in the port, and write its cases into the contract suite; see them fail.
 //! 2. If it needs a column, add a migration (`migrations/postgres/README.md` says what one may do) and run
 //!    `cargo xtask codegen`. A column that is ours alone has a default or is nullable.
-//! 3. Write the query in Diesel's language, in the file of its port: one statement where one can do it. Borrow the
-//!    connection through a `Lease` and give it back after the last answer. What is one statement runs within
-//!    `Pool::within`, a transaction within `Pool::within_transaction`.
+//! 3. Write the query in Diesel's language, in the file of its port: one statement where one can do it. Run it by
+//!    `Pool::statement`, a transaction by `Pool::transaction`: they lend a connection, and a deadline comes with it.
 //! 4. Turn errors into what the caller decides about by `error::violation`; the rest is `error::of_query`.
 //!
 //! # Decisions, and their price

@@ -252,31 +252,74 @@ impl Pool {
 
     /// Runs what somebody waits for with every request: checkout, one statement and its answer have to be over within the
     /// lookup timeout.
-    pub(crate) async fn within_lookup<T>(
-        &self,
-        work: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        within(self.0.lookup_timeout, work).await
+    pub(crate) async fn lookup<R: Send, F>(&self, work: F) -> Result<R, StoreError>
+    where
+        F: for<'c> Work<'c, R>,
+    {
+        self.lend(self.0.lookup_timeout, work).await
     }
 
-    /// Runs checkout and a transaction, which is a handful of statements. A transaction that is given up is rolled back by
-    /// the server when it finds the connection closed; where it was the commit that went unanswered, nobody can tell, and
-    /// `Unavailable` says so.
-    pub(crate) async fn within_transaction<T, E: From<StoreError>>(
-        &self,
-        work: impl Future<Output = Result<T, E>>,
-    ) -> Result<T, E> {
-        within(4 * self.0.statement_timeout, work).await
-    }
-
-    /// Runs checkout and any other single statement. The server cuts it short at the statement timeout; this is for a
+    /// Runs any other single statement. The server cuts it short at the statement timeout; the deadline here is for a
     /// server that does not answer at all.
-    pub(crate) async fn within<T>(
-        &self,
-        work: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        within(self.0.statement_timeout + 2 * self.0.lookup_timeout, work).await
+    pub(crate) async fn statement<R: Send, F>(&self, work: F) -> Result<R, StoreError>
+    where
+        F: for<'c> Work<'c, R>,
+    {
+        self.lend(self.0.statement_timeout + 2 * self.0.lookup_timeout, work)
+            .await
     }
+
+    /// Runs a transaction, which is a handful of statements. One that is given up is rolled back by the server when it finds
+    /// the connection closed; where it was the commit that went unanswered, nobody can tell, and `Unavailable` says so.
+    pub(crate) async fn transaction<R: Send, F>(&self, work: F) -> Result<R, StoreError>
+    where
+        F: for<'c> Work<'c, R>,
+    {
+        self.lend(4 * self.0.statement_timeout, work).await
+    }
+
+    /// Lends a connection to `work`, and gives up on it when its time is over. Dropping it drops its [`Lease`], which closes
+    /// the connection: nobody is ever lent one with an answer outstanding or a transaction open. The server does what it was
+    /// asked as a whole or not at all.
+    async fn lend<R: Send, F>(&self, time: Duration, work: F) -> Result<R, StoreError>
+    where
+        F: for<'c> Work<'c, R>,
+    {
+        let lent = async {
+            let connections = self.connections()?;
+            let mut lease = Lease(Some(connections.get().await.map_err(error::of_pool)?));
+            let Some(connection) = lease.0.as_mut() else {
+                return Err(StoreError::internal("a lease without a connection"));
+            };
+            let result = work(connection).await;
+            lease.give_back();
+            Ok(result)
+        };
+        tokio::time::timeout(time, lent)
+            .await
+            .unwrap_or_else(|_| Err(StoreError::unavailable("the database took too long")))
+    }
+}
+
+/// Something to do with a connection: an async closure whose future can go to another thread, which the language has no
+/// way yet to ask of `AsyncFnOnce` itself.
+pub(crate) trait Work<'c, R>:
+    AsyncFnOnce(&'c mut AsyncPgConnection) -> R
+    + FnOnce(&'c mut AsyncPgConnection) -> Self::Future
+    + Send
+{
+    /// What it comes to.
+    type Future: Future<Output = R> + Send;
+}
+
+impl<'c, R, F, Fut> Work<'c, R> for F
+where
+    F: AsyncFnOnce(&'c mut AsyncPgConnection) -> R
+        + FnOnce(&'c mut AsyncPgConnection) -> Fut
+        + Send,
+    Fut: Future<Output = R> + Send,
+{
+    type Future = Fut;
 }
 
 impl Shared {
@@ -312,35 +355,17 @@ impl fmt::Debug for Pool {
     }
 }
 
-/// Gives up on `work` when its time is over. Dropping it drops its [`Lease`], which closes the connection: nobody is ever
-/// lent one with an answer outstanding or a transaction open. The server does what it was asked as a whole or not at all.
-async fn within<T, E: From<StoreError>>(
-    time: Duration,
-    work: impl Future<Output = Result<T, E>>,
-) -> Result<T, E> {
-    tokio::time::timeout(time, work)
-        .await
-        .unwrap_or_else(|_| Err(StoreError::unavailable("the database took too long").into()))
-}
-
 /// A borrowed connection.
 ///
 /// It goes back to the pool by [`Lease::give_back`], when the last answer has been read. Where a lease is dropped before
 /// (the time was over, or the caller went away) the connection is taken out of the pool and closed: the next borrower would
 /// have to wait for an answer that is still outstanding, and an open transaction would keep its locks until somebody
 /// happens to borrow the connection.
-#[derive(Default)]
-pub(crate) struct Lease(Option<Object<Manager>>);
+struct Lease(Option<Object<Manager>>);
 
 impl Lease {
-    /// Borrows a connection, waiting for one no longer than the lookup timeout.
-    pub(crate) async fn open(&mut self, pool: &Pool) -> Result<&mut AsyncPgConnection, StoreError> {
-        let object = pool.connections()?.get().await.map_err(error::of_pool)?;
-        Ok(self.0.insert(object))
-    }
-
     /// Gives the connection back: no answer is outstanding and no transaction open.
-    pub(crate) fn give_back(mut self) {
+    fn give_back(mut self) {
         drop(self.0.take());
     }
 }

@@ -9,11 +9,7 @@ use diesel::{
 use diesel_async::RunQueryDsl;
 use leadr_auth_ports::{KeyUse, StoreError, UsageStore};
 
-use crate::{
-    error,
-    pool::{Lease, Pool},
-    rows,
-};
+use crate::{error, pool::Pool, rows};
 
 #[derive(Clone)]
 pub(crate) struct Usage(pub(crate) Pool);
@@ -59,13 +55,11 @@ impl UsageStore for Usage {
         if uses.is_empty() {
             return Ok(());
         }
+        let query = record_query(uses);
         self.0
-            .within(async {
-                let mut lease = Lease::default();
-                let recorded = record_query(uses).execute(lease.open(&self.0).await?).await;
-                lease.give_back();
-                recorded.map(drop).map_err(error::of_query)
-            })
-            .await
+            .statement(async |connection| query.execute(connection).await)
+            .await?
+            .map(drop)
+            .map_err(error::of_query)
     }
 }

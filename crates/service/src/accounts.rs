@@ -151,22 +151,28 @@ impl Service {
             .await?)
     }
 
+    /// Sets an account's status.
+    pub async fn set_account_status(
+        &self,
+        operator: OperatorAccess,
+        id: AccountId,
+        status: AccountStatus,
+    ) -> Result<Account, AccountError> {
+        let change = AccountChange {
+            status: Some(status),
+            ..AccountChange::default()
+        };
+        self.update_account(operator, id, &change).await
+    }
+
     /// Stops all keys of an account.
     pub async fn suspend_account(
         &self,
         operator: OperatorAccess,
         id: AccountId,
     ) -> Result<Account, AccountError> {
-        let status = Some(AccountStatus::Suspended);
-        self.update_account(
-            operator,
-            id,
-            &AccountChange {
-                status,
-                ..AccountChange::default()
-            },
-        )
-        .await
+        self.set_account_status(operator, id, AccountStatus::Suspended)
+            .await
     }
 
     /// Lets the keys of an account work again, those that are valid themselves.
@@ -175,16 +181,8 @@ impl Service {
         operator: OperatorAccess,
         id: AccountId,
     ) -> Result<Account, AccountError> {
-        let status = Some(AccountStatus::Active);
-        self.update_account(
-            operator,
-            id,
-            &AccountChange {
-                status,
-                ..AccountChange::default()
-            },
-        )
-        .await
+        self.set_account_status(operator, id, AccountStatus::Active)
+            .await
     }
 
     /// Soft-deletes an account, which stops all its keys.

@@ -8,7 +8,7 @@ use diesel::{
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use leadr_auth_ports::{KeyFilter, KeyUse};
 
-use crate::{Postgres, keys, pool::Lease, usage};
+use crate::{Postgres, keys, usage};
 
 /// `EXPLAIN`, and then a query just as the adapter sends it.
 #[derive(Clone, Copy)]
@@ -50,13 +50,12 @@ impl Postgres {
     }
 
     async fn explain<Q: QueryFragment<Pg> + Send>(&self, query: Q) -> String {
-        let mut lease = Lease::default();
-        let connection = lease.open(&self.pool).await.expect("a connection");
-        let lines: Vec<String> = Explain(query)
-            .load(connection)
+        let lines: Vec<String> = self
+            .pool
+            .statement(async |connection| Explain(query).load(connection).await)
             .await
+            .expect("a connection")
             .expect("the query can be explained");
-        lease.give_back();
         lines.join("\n")
     }
 }
