@@ -2,7 +2,7 @@
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use leadr_auth_domain::{
-    Access, AccountId, ApiKey, ApiKeyStatus, KeyChange, KeyId, KeyName, Timestamp,
+    Access, AccountId, ApiKey, ApiKeyStatus, ForeignAccount, KeyChange, KeyId, KeyName, Timestamp,
 };
 use leadr_auth_service::{IssuedKey, KeyFilter};
 use serde::Serialize;
@@ -145,28 +145,27 @@ pub(crate) struct CreateKeyRequest {
 impl CreateKeyRequest {
     fn parse(body: &[u8], access: Access) -> Result<Self, ApiError> {
         let mut body = Fields::body(body);
-        let requested = body.optional("account_id", uuid).map(AccountId::new);
+        let account = account(&mut body, access);
         let name = body.required("name", text(KeyName::parse));
         let expires_at = body.optional("expires_at", timestamp);
-        let resolved = access.resolve(requested);
-        if let Ok(None) = resolved {
-            body.missing("account_id");
-        }
-        // A foreign account is looked at last: what is malformed is said to be so whoever asks.
-        let (name, account_id) = finish(
-            [body],
-            name.map(|name| (name, resolved))
-                .filter(|(_, account)| *account != Ok(None)),
-        )?;
-        match account_id? {
-            Some(account_id) => Ok(Self {
-                account_id,
-                name,
-                expires_at,
-            }),
-            None => Err(ApiError::internal("a missing account went unnoticed")),
-        }
+        let (account, name) = finish([body], account.zip(name))?;
+        Ok(Self {
+            account_id: account?,
+            name,
+            expires_at,
+        })
     }
+}
+
+/// The account that is meant. Whether it is a foreign one is to be looked at last: what is malformed is said to be so
+/// whoever asks.
+fn account(fields: &mut Fields, access: Access) -> Option<Result<AccountId, ForeignAccount>> {
+    let requested = fields.optional("account_id", uuid).map(AccountId::new);
+    let account = access.resolve(requested).transpose();
+    if account.is_none() {
+        fields.missing("account_id");
+    }
+    account
 }
 
 /// What is to change. What is left out, or null, stays as it is.
@@ -250,15 +249,9 @@ pub(crate) async fn list_api_keys(
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
     let mut query = Fields::query(&request);
-    let requested = query.optional("account_id", uuid).map(AccountId::new);
+    let account = account(&mut query, caller.access());
     let status = query.optional("status", status);
-    let resolved = caller.access().resolve(requested);
-    if let Ok(None) = resolved {
-        query.missing("account_id");
-    }
-    let Some(account_id) = finish([query], Some(resolved))?? else {
-        return Err(ApiError::internal("a missing account went unnoticed"));
-    };
+    let account_id = finish([query], account)??;
     let filter = KeyFilter {
         status,
         ..KeyFilter::of(account_id)
