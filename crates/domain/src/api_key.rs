@@ -86,6 +86,25 @@ pub enum KeyRefusal {
 }
 
 impl ApiKey {
+    /// Is `other` the same record, whenever either was last used?
+    pub fn is_same_record(&self, other: &Self) -> bool {
+        let rest = |key: &Self| {
+            (
+                (key.id, key.account_id, key.status),
+                (
+                    key.expires_at,
+                    key.created_at,
+                    key.updated_at,
+                    key.deleted_at,
+                ),
+            )
+        };
+        rest(self) == rest(other)
+            && self.name == other.name
+            && self.key_prefix == other.key_prefix
+            && self.key_hash.expose_hex() == other.key_hash.expose_hex()
+    }
+
     /// A new, active key, never used.
     pub const fn new(
         id: KeyId,

@@ -31,8 +31,8 @@ pub use account::{Account, AccountChange, AccountRefusal, AccountRole, AccountSt
 pub use api_key::{ApiKey, ApiKeyStatus, KeyChange, KeyRecord, KeyRefusal};
 pub use id::{AccountId, KeyId};
 pub use secret::{
-    API_KEY_BYTES, API_KEY_PREFIX, KeyHash, KeyPrefix, MalformedKey, Pepper, PlainKey, WeakPepper,
-    generate_api_key, hash_api_key, redact_keys, verify_api_key,
+    API_KEY_BYTES, API_KEY_PREFIX, KeyHash, KeyPrefix, MalformedKey, Pepper, PepperCheck, PlainKey,
+    WeakPepper, generate_api_key, hash_api_key, redact_keys, verify_api_key,
 };
 pub use text::{AccountName, KeyName, Slug, TextFault};
 pub use timestamp::{Timestamp, TimestampFault};

@@ -19,6 +19,9 @@ pub const API_KEY_PREFIX: &str = "ldr_";
 /// How many random bytes a key carries.
 pub const API_KEY_BYTES: usize = 32;
 
+/// What a pepper is recognised by the HMAC of. No key can be this text, so no check value is a key's hash.
+const PEPPER_CHECK_TEXT: &[u8] = b"leadr-auth: check value of the server secret, 1";
+
 /// A key as its owner holds it: `^ldr_[A-Za-z0-9_-]{43}$`, in the one canonical spelling.
 ///
 /// It exists in the request that presents it and in the answer that issues it, and nowhere else.
@@ -212,11 +215,45 @@ impl Pepper {
         hmac::verify(&self.0, key.0.as_bytes(), &hash.bytes()).is_ok()
     }
 
+    /// The value by which this pepper is recognised.
+    pub fn check(&self) -> PepperCheck {
+        PepperCheck(KeyHash::of_tag(&hmac::sign(&self.0, PEPPER_CHECK_TEXT)))
+    }
+
+    /// Is this the pepper that `check` is of?
+    pub fn matches(&self, check: &PepperCheck) -> bool {
+        hmac::verify(&self.0, PEPPER_CHECK_TEXT, &check.0.bytes()).is_ok()
+    }
+
     /// Does the work of [`Pepper::verify`] for a key whose prefix nobody has, so that the time of an answer does not
     /// tell an unknown prefix from a wrong secret. It is always `false`.
     pub fn verify_against_nothing(&self, key: &PlainKey) -> bool {
         let nothing = KeyHash("0".repeat(64));
         self.verify(key, &nothing)
+    }
+}
+
+/// A value by which a pepper is recognised, and from which it cannot be found: the HMAC of a fixed text under it, as 64
+/// lower-case hexadecimal digits. Stored beside the keys, it tells a process that has the wrong secret so, before it
+/// refuses anybody's key.
+#[derive(Clone)]
+pub struct PepperCheck(KeyHash);
+
+impl PepperCheck {
+    /// Takes a stored value, as it is: one that is no check value matches no pepper.
+    pub const fn from_store(hex: String) -> Self {
+        Self(KeyHash::from_store(hex))
+    }
+
+    /// The hexadecimal digits, for the store.
+    pub fn expose_hex(&self) -> &str {
+        self.0.expose_hex()
+    }
+}
+
+impl fmt::Debug for PepperCheck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PepperCheck(…)")
     }
 }
 
@@ -310,6 +347,19 @@ mod tests {
             PlainKey::parse(key.expose()).unwrap().expose(),
             key.expose()
         );
+    }
+
+    #[test]
+    fn a_pepper_is_recognised_by_its_check_value() {
+        let pepper = Pepper::new(SECRET).unwrap();
+        let other = Pepper::new("another secret of 32 bytes or more").unwrap();
+        let check = pepper.check();
+        assert_eq!(check.expose_hex().len(), 64);
+        assert!(pepper.matches(&check));
+        assert!(pepper.matches(&PepperCheck::from_store(check.expose_hex().to_owned())));
+        assert!(!other.matches(&check));
+        assert!(!pepper.matches(&PepperCheck::from_store(String::new())));
+        assert!(!format!("{check:?}").contains(check.expose_hex()));
     }
 
     #[test]

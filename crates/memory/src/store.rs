@@ -1,17 +1,20 @@
 //! The store: a few maps behind one lock.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use async_trait::async_trait;
 use leadr_auth_domain::{
-    Account, AccountId, AccountRole, ApiKey, ApiKeyStatus, KeyId, KeyPrefix, KeyRecord, Timestamp,
+    Account, AccountId, AccountRole, ApiKey, ApiKeyStatus, KeyId, KeyPrefix, KeyRecord,
+    PepperCheck, Slug, Timestamp,
 };
 use leadr_auth_ports::{
     AccountChangeFn, AccountRepository, CreateAccountError, CreateKeyError, CreateOperatorError,
-    KeyChangeFn, KeyFilter, KeyLookup, KeyRepository, KeyUse, Rows, StoreError, StoreHealth,
-    Stores, UpdateAccountError, UpdateKeyError, UsageStore,
+    ImportConflict, ImportMode, ImportOutcome, KeyChangeFn, KeyFilter, KeyLookup, KeyRepository,
+    KeyUse, Rows, SecretRegistry, Snapshot, StoreError, StoreHealth, StoreLoad, Stores, Totals,
+    TransferStore, UpdateAccountError, UpdateKeyError, UsageStore,
 };
 
 /// A store in this process. Its clones share their contents.
@@ -25,12 +28,13 @@ pub struct Memory(Arc<RwLock<State>>);
 /// Places a key in its account's list: newest first, then the greater id first.
 type Place = (Reverse<Timestamp>, Reverse<KeyId>);
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct State {
     accounts: HashMap<AccountId, Account>,
     keys: HashMap<KeyId, ApiKey>,
     keys_by_prefix: HashMap<KeyPrefix, KeyId>,
     keys_by_account: HashMap<AccountId, BTreeSet<Place>>,
+    secret: Option<PepperCheck>,
 }
 
 /// Which unique field of an account another live one has.
@@ -53,6 +57,8 @@ impl Memory {
             keys: this.clone(),
             accounts: this.clone(),
             usage: this.clone(),
+            secrets: this.clone(),
+            transfer: this.clone(),
             health: this,
         }
     }
@@ -110,6 +116,57 @@ impl State {
         self.accounts
             .values()
             .filter(|account| !account.is_deleted())
+    }
+}
+
+impl Memory {
+    /// Runs an import on the contents, or for a dry run on a copy.
+    fn import<T>(&self, mode: ImportMode, work: impl FnOnce(&mut State) -> T) -> T {
+        match mode {
+            ImportMode::Commit => work(&mut self.write()),
+            ImportMode::DryRun => {
+                let mut copy = self.read().clone();
+                work(&mut copy)
+            }
+        }
+    }
+}
+
+impl State {
+    fn import_account(&mut self, account: &Account) -> ImportOutcome {
+        if let Some(stored) = self.accounts.get(&account.id) {
+            return if stored == account {
+                ImportOutcome::Present
+            } else {
+                ImportOutcome::Conflict(ImportConflict::IdTaken)
+            };
+        }
+        match self.clash(account) {
+            Some(Taken::Name) => ImportOutcome::Conflict(ImportConflict::NameTaken),
+            Some(Taken::Slug) => ImportOutcome::Conflict(ImportConflict::SlugTaken),
+            None => {
+                self.accounts.insert(account.id, account.clone());
+                ImportOutcome::Stored
+            }
+        }
+    }
+
+    fn import_key(&mut self, key: &ApiKey) -> ImportOutcome {
+        if let Some(stored) = self.keys.get(&key.id) {
+            return if stored.is_same_record(key) {
+                ImportOutcome::Present
+            } else {
+                ImportOutcome::Conflict(ImportConflict::IdTaken)
+            };
+        }
+        if !self.accounts.contains_key(&key.account_id) {
+            return ImportOutcome::Conflict(ImportConflict::AccountMissing);
+        }
+        if self.keys_by_prefix.contains_key(&key.key_prefix) {
+            return ImportOutcome::Conflict(ImportConflict::PrefixTaken);
+        }
+        self.insert_key(key);
+        ImportOutcome::Stored
     }
 }
 
@@ -260,6 +317,14 @@ impl AccountRepository for Memory {
             .cloned())
     }
 
+    async fn find_by_slug(&self, slug: &Slug) -> Result<Option<Account>, StoreError> {
+        let state = self.read();
+        Ok(state
+            .live_accounts()
+            .find(|account| account.slug == *slug)
+            .cloned())
+    }
+
     async fn update<'a>(
         &self,
         id: AccountId,
@@ -317,8 +382,102 @@ impl UsageStore for Memory {
 }
 
 #[async_trait]
+impl SecretRegistry for Memory {
+    async fn registered(&self) -> Result<Option<PepperCheck>, StoreError> {
+        Ok(self.read().secret.clone())
+    }
+
+    async fn register(&self, check: &PepperCheck) -> Result<PepperCheck, StoreError> {
+        Ok(self
+            .write()
+            .secret
+            .get_or_insert_with(|| check.clone())
+            .clone())
+    }
+}
+
+#[async_trait]
+impl TransferStore for Memory {
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError> {
+        let state = self.read().clone();
+        Ok(Box::new(Copied {
+            accounts: state.accounts.into_iter().collect(),
+            keys: state.keys.into_iter().collect(),
+            secret: state.secret,
+        }))
+    }
+
+    async fn import_accounts(
+        &self,
+        accounts: &[Account],
+        mode: ImportMode,
+    ) -> Result<Vec<ImportOutcome>, StoreError> {
+        Ok(self.import(mode, |state| {
+            let each = accounts.iter();
+            each.map(|account| state.import_account(account)).collect()
+        }))
+    }
+
+    async fn import_keys(
+        &self,
+        keys: &[ApiKey],
+        mode: ImportMode,
+    ) -> Result<Vec<ImportOutcome>, StoreError> {
+        Ok(self.import(mode, |state| {
+            keys.iter().map(|key| state.import_key(key)).collect()
+        }))
+    }
+}
+
+/// Everything, as it was.
+struct Copied {
+    accounts: BTreeMap<AccountId, Account>,
+    keys: BTreeMap<KeyId, ApiKey>,
+    secret: Option<PepperCheck>,
+}
+
+/// The first `limit` of those after `after`.
+fn page<K: Copy + Ord, V: Clone>(all: &BTreeMap<K, V>, after: Option<K>, limit: u32) -> Vec<V> {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+    let rest = all.range((start, Bound::Unbounded));
+    rest.map(|(_, value)| value.clone()).take(limit).collect()
+}
+
+#[async_trait]
+impl Snapshot for Copied {
+    async fn secret(&mut self) -> Result<Option<PepperCheck>, StoreError> {
+        Ok(self.secret.clone())
+    }
+
+    async fn totals(&mut self) -> Result<Totals, StoreError> {
+        Ok(Totals {
+            accounts: u64::try_from(self.accounts.len()).map_err(StoreError::internal)?,
+            keys: u64::try_from(self.keys.len()).map_err(StoreError::internal)?,
+        })
+    }
+
+    async fn accounts(
+        &mut self,
+        after: Option<AccountId>,
+        limit: u32,
+    ) -> Result<Vec<Account>, StoreError> {
+        Ok(page(&self.accounts, after, limit))
+    }
+
+    async fn keys(&mut self, after: Option<KeyId>, limit: u32) -> Result<Vec<ApiKey>, StoreError> {
+        Ok(page(&self.keys, after, limit))
+    }
+}
+
+#[async_trait]
 impl StoreHealth for Memory {
     async fn ping(&self) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    /// There is nothing to connect to.
+    fn load(&self) -> StoreLoad {
+        StoreLoad::default()
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use async_trait::async_trait;
-use leadr_auth_domain::{Account, AccountId, AccountRefusal, ApiKey};
+use leadr_auth_domain::{Account, AccountId, AccountRefusal, ApiKey, Slug};
 
 use crate::{Rows, StoreError};
 
@@ -29,6 +29,9 @@ pub trait AccountRepository: Send + Sync {
 
     /// The account with this id, if there is one among `rows`.
     async fn get(&self, id: AccountId, rows: Rows) -> Result<Option<Account>, StoreError>;
+
+    /// The live account with this slug, if there is one.
+    async fn find_by_slug(&self, slug: &Slug) -> Result<Option<Account>, StoreError>;
 
     /// Replaces the account with this id, deleted or not, by what `change` makes of it. Atomic: no other change comes
     /// between the read and the write; a refusal, or a name or slug that another live account has, leaves the account as

@@ -1,4 +1,4 @@
-//! Whether the store answers.
+//! Whether the store answers, and how busy it is.
 
 use async_trait::async_trait;
 
@@ -10,4 +10,20 @@ use crate::StoreError;
 pub trait StoreHealth: Send + Sync {
     /// Succeeds where the store answers within the time that a lookup may take, and has its schema.
     async fn ping(&self) -> Result<(), StoreError>;
+
+    /// How busy this process's connections to it are, at this moment. Asks nobody, and never waits.
+    fn load(&self) -> StoreLoad;
+}
+
+/// How busy a process's connections to its store are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreLoad {
+    /// The most that there may be.
+    pub max: usize,
+    /// How many are open.
+    pub open: usize,
+    /// How many of these are in use.
+    pub in_use: usize,
+    /// How many callers wait for one.
+    pub waiting: usize,
 }

@@ -23,7 +23,9 @@ mod error;
 mod health;
 mod key_lookup;
 mod key_repository;
+mod secret_registry;
 mod system;
+mod transfer_store;
 mod usage_store;
 
 #[cfg(feature = "contract")]
@@ -35,12 +37,16 @@ pub use account_repository::{
     AccountChangeFn, AccountRepository, CreateAccountError, CreateOperatorError, UpdateAccountError,
 };
 pub use error::{BoxError, StoreError};
-pub use health::StoreHealth;
+pub use health::{StoreHealth, StoreLoad};
 pub use key_lookup::KeyLookup;
 pub use key_repository::{
     CreateKeyError, KeyChangeFn, KeyFilter, KeyRepository, Rows, UpdateKeyError,
 };
+pub use secret_registry::SecretRegistry;
 pub use system::{Clock, Entropy, EntropyError};
+pub use transfer_store::{
+    ImportConflict, ImportMode, ImportOutcome, Snapshot, Totals, TransferStore,
+};
 pub use usage_store::{KeyUse, UsageStore};
 
 #[cfg(feature = "mock")]
@@ -49,7 +55,9 @@ pub use {
     health::MockStoreHealth,
     key_lookup::MockKeyLookup,
     key_repository::MockKeyRepository,
+    secret_registry::MockSecretRegistry,
     system::{MockClock, MockEntropy},
+    transfer_store::MockTransferStore,
     usage_store::MockUsageStore,
 };
 
@@ -64,6 +72,10 @@ pub struct Stores {
     pub accounts: Arc<dyn AccountRepository>,
     /// Where uses of keys are written down.
     pub usage: Arc<dyn UsageStore>,
+    /// Which server secret its keys are hashed under.
+    pub secrets: Arc<dyn SecretRegistry>,
+    /// All of it, in and out.
+    pub transfer: Arc<dyn TransferStore>,
     /// Whether it answers.
     pub health: Arc<dyn StoreHealth>,
 }

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use leadr_auth_domain::{
-    AccountName, AccountRefusal, AccountRole, AccountStatus, ApiKeyStatus, KeyName, KeyPrefix,
-    KeyRefusal, Slug, Timestamp,
+    Account, AccountName, AccountRefusal, AccountRole, AccountStatus, ApiKey, ApiKeyStatus,
+    KeyName, KeyPrefix, KeyRefusal, Pepper, Slug, Timestamp,
 };
 
-use super::fixtures::{account, account_of, at, fields, key, plain_key};
+use super::fixtures::{SECRET, account, account_of, at, fields, key, plain_key};
 use crate::{
-    CreateAccountError, CreateKeyError, CreateOperatorError, KeyFilter, KeyUse, Rows, Stores,
-    UpdateAccountError, UpdateKeyError,
+    CreateAccountError, CreateKeyError, CreateOperatorError, ImportConflict, ImportMode,
+    ImportOutcome, KeyFilter, KeyUse, Rows, Stores, Totals, UpdateAccountError, UpdateKeyError,
 };
 
 /// How many change the same record at once in the races.
@@ -687,8 +687,204 @@ cases! { $
         assert_eq!(oldest, account_of(6, AccountRole::Operator));
     }
 
-    /// A store that answers says so.
+    /// A slug finds its live account.
+    async fn a_slug_finds_its_live_account(stores) {
+        let mut gone = account(1);
+        gone.soft_delete(at(3));
+        stores.accounts.create(&gone).await.unwrap();
+        assert_eq!(stores.accounts.find_by_slug(&gone.slug).await.unwrap(), None);
+        let mut heir = account(2);
+        heir.slug = gone.slug.clone();
+        stores.accounts.create(&heir).await.unwrap();
+        stores.accounts.create(&account(3)).await.unwrap();
+        assert_eq!(stores.accounts.find_by_slug(&gone.slug).await.unwrap(), Some(heir));
+    }
+
+    /// The first secret that registers stays registered.
+    async fn a_secret_is_registered_once(stores) {
+        assert!(stores.secrets.registered().await.unwrap().is_none());
+        let racers: Vec<_> = (0..RACERS)
+            .map(|n| {
+                let secrets = Arc::clone(&stores.secrets);
+                let check = Pepper::new(&format!("the secret of racer {n}, long enough")).unwrap().check();
+                tokio::spawn(async move { secrets.register(&check).await.unwrap() })
+            })
+            .collect();
+        let mut answered = Vec::new();
+        for racer in racers {
+            answered.push(racer.await.unwrap().expose_hex().to_owned());
+        }
+        answered.dedup();
+        let registered = stores.secrets.registered().await.unwrap().unwrap();
+        assert_eq!(answered, [registered.expose_hex()]);
+    }
+
+    /// Everything comes out, in the order of ids, page by page, deleted records too.
+    async fn a_snapshot_holds_everything_in_the_order_of_ids(stores) {
+        let mut owners: Vec<_> = (1..=5).map(account).collect();
+        owners[1].soft_delete(at(9));
+        for owner in [3, 0, 4, 1, 2] {
+            stores.transfer.import_accounts(&owners[owner..=owner], ImportMode::Commit).await.unwrap();
+        }
+        let mut stored: Vec<_> = (1..=7).map(|n| key(n, &owners[usize::from(n) % 5])).collect();
+        stored[2].soft_delete(at(9));
+        for n in [6, 2, 0, 5, 1, 4, 3] {
+            stores.transfer.import_keys(&stored[n..=n], ImportMode::Commit).await.unwrap();
+        }
+        let check = Pepper::new(SECRET).unwrap().check();
+        stores.secrets.register(&check).await.unwrap();
+
+        let mut snapshot = stores.transfer.snapshot().await.unwrap();
+        let registered = snapshot.secret().await.unwrap().unwrap();
+        assert_eq!(registered.expose_hex(), check.expose_hex());
+        assert_eq!(snapshot.totals().await.unwrap(), Totals { accounts: 5, keys: 7 });
+        let (mut accounts, mut keys) = (Vec::new(), Vec::new());
+        loop {
+            let page = snapshot.accounts(accounts.last().map(|last: &Account| last.id), 2).await.unwrap();
+            assert!(page.len() <= 2);
+            if page.is_empty() {
+                break;
+            }
+            accounts.extend(page);
+        }
+        loop {
+            let page = snapshot.keys(keys.last().map(|last: &ApiKey| last.id), 3).await.unwrap();
+            assert!(page.len() <= 3);
+            if page.is_empty() {
+                break;
+            }
+            keys.extend(page);
+        }
+        assert_eq!(accounts, owners);
+        assert_eq!(
+            keys.iter().map(fields).collect::<Vec<_>>(),
+            stored.iter().map(fields).collect::<Vec<_>>()
+        );
+    }
+
+    /// What changes while a snapshot is held is not in it, and is not held up by it.
+    async fn a_snapshot_stands_still(stores) {
+        let owner = account(1);
+        stores.accounts.create(&owner).await.unwrap();
+        for n in [2, 4] {
+            stores.keys.create(&key(n, &owner)).await.unwrap();
+        }
+        let mut snapshot = stores.transfer.snapshot().await.unwrap();
+        assert_eq!(snapshot.totals().await.unwrap(), Totals { accounts: 1, keys: 2 });
+        stores.keys.create(&key(3, &owner)).await.unwrap();
+        let id = key(4, &owner).id;
+        stores.keys.update(id, &mut |mut key| { key.soft_delete(at(9)); Ok(key) }).await.unwrap();
+        stores.accounts.create(&account(2)).await.unwrap();
+        let keys = snapshot.keys(None, 10).await.unwrap();
+        let expected = [key(2, &owner), key(4, &owner)];
+        assert_eq!(
+            keys.iter().map(fields).collect::<Vec<_>>(),
+            expected.iter().map(fields).collect::<Vec<_>>()
+        );
+        assert_eq!(snapshot.accounts(None, 10).await.unwrap(), [owner]);
+        assert_eq!(snapshot.totals().await.unwrap(), Totals { accounts: 1, keys: 2 });
+    }
+
+    /// A record is stored as it is, once; again it is present; a dry run says so and stores nothing.
+    async fn an_import_stores_once(stores) {
+        use ImportOutcome::{Present, Stored};
+        let owners: Vec<_> = (1..=3).map(|n| account_of(n, AccountRole::Operator)).collect();
+        let keys: Vec<_> = (1..=3).map(|n| key(n, &owners[0])).collect();
+        let import = |accounts: Vec<Account>, keys: Vec<ApiKey>, mode| {
+            let transfer = Arc::clone(&stores.transfer);
+            async move {
+                (
+                    transfer.import_accounts(&accounts, mode).await.unwrap(),
+                    transfer.import_keys(&keys, mode).await.unwrap(),
+                )
+            }
+        };
+        let (dry, _) = import(owners.clone(), Vec::new(), ImportMode::DryRun).await;
+        assert_eq!(dry, [Stored; 3]);
+        assert!(stores.accounts.is_empty().await.unwrap(), "a dry run stores nothing");
+        let (first, none) = import(owners[..2].to_vec(), Vec::new(), ImportMode::Commit).await;
+        assert_eq!((first, none), (vec![Stored; 2], vec![]));
+        let (_, dry) = import(Vec::new(), keys.clone(), ImportMode::DryRun).await;
+        assert_eq!(dry, [Stored; 3]);
+        assert!(stores.keys.get(keys[0].id, Rows::WithDeleted).await.unwrap().is_none());
+        let (_, first) = import(Vec::new(), keys[1..].to_vec(), ImportMode::Commit).await;
+        assert_eq!(first, [Stored; 2]);
+        // A use is no difference, and what the store knows of it stays.
+        let used = KeyUse { key_id: keys[1].id, used_at: at(77) };
+        stores.usage.record(&[used]).await.unwrap();
+        for mode in [ImportMode::DryRun, ImportMode::Commit, ImportMode::Commit] {
+            let (accounts, imported) = import(owners.clone(), keys.clone(), mode).await;
+            assert_eq!(accounts[..2], [Present; 2]);
+            assert_eq!(imported[1..], [Present; 2]);
+        }
+        for (n, stored) in keys.iter().enumerate() {
+            let read = stores.keys.get(stored.id, Rows::Live).await.unwrap().unwrap();
+            assert!(read.is_same_record(stored));
+            assert_eq!(read.last_used_at, (n == 1).then(|| at(77)));
+        }
+    }
+
+    /// What does not fit is named in its place, and the rest is stored.
+    async fn an_import_names_what_does_not_fit(stores) {
+        use ImportOutcome::{Conflict, Present, Stored};
+        let there = account(1);
+        stores.accounts.create(&there).await.unwrap();
+        let held = key(1, &there);
+        stores.keys.create(&held).await.unwrap();
+
+        let mut other_content = there.clone();
+        other_content.suspend(at(9));
+        let (mut same_name, mut same_slug, mut deleted) = (account(2), account(3), account(4));
+        same_name.name = there.name.clone();
+        same_slug.slug = there.slug.clone();
+        deleted.name = there.name.clone();
+        deleted.slug = there.slug.clone();
+        deleted.soft_delete(at(9));
+        let mut within = account(6);
+        within.slug = account(5).slug;
+        let accounts = [other_content, same_name, same_slug, deleted.clone(), account(5), within, there.clone()];
+        // Ids are different within a call.
+        let imported = stores.transfer.import_accounts(&accounts[..6], ImportMode::Commit).await.unwrap();
+        assert_eq!(imported, [
+            Conflict(ImportConflict::IdTaken),
+            Conflict(ImportConflict::NameTaken),
+            Conflict(ImportConflict::SlugTaken),
+            Stored,
+            Stored,
+            Conflict(ImportConflict::SlugTaken),
+        ]);
+        let again = stores.transfer.import_accounts(&accounts[6..], ImportMode::Commit).await.unwrap();
+        assert_eq!(again, [Present]);
+        assert_eq!(stores.accounts.get(there.id, Rows::Live).await.unwrap(), Some(there.clone()));
+
+        let mut other_content = held.clone();
+        other_content.revoke(at(9));
+        let mut same_prefix = key(2, &there);
+        same_prefix.key_prefix = held.key_prefix.clone();
+        let orphan = key(3, &account(99));
+        let of_deleted = key(4, &deleted);
+        let mut within = key(6, &there);
+        within.key_prefix = key(5, &there).key_prefix;
+        let keys = [other_content, same_prefix, orphan, of_deleted, key(5, &there), within];
+        for mode in [ImportMode::DryRun, ImportMode::Commit] {
+            let imported = stores.transfer.import_keys(&keys, mode).await.unwrap();
+            assert_eq!(imported, [
+                Conflict(ImportConflict::IdTaken),
+                Conflict(ImportConflict::PrefixTaken),
+                Conflict(ImportConflict::AccountMissing),
+                Stored,
+                Stored,
+                Conflict(ImportConflict::PrefixTaken),
+            ], "{mode:?}");
+        }
+        let read = stores.keys.get(held.id, Rows::Live).await.unwrap().unwrap();
+        assert_eq!(fields(&read), fields(&held));
+    }
+
+    /// A store that answers says so, and how busy it is makes sense.
     async fn a_store_that_answers_is_healthy(stores) {
         stores.health.ping().await.unwrap();
+        let load = stores.health.load();
+        assert!(load.in_use <= load.open && load.open <= load.max, "{load:?}");
     }
 }
