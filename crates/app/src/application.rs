@@ -163,10 +163,7 @@ async fn start(
     }
     let mut wait = Waiting::default();
     let operator = loop {
-        match service
-            .ensure_operator(config.superadmin_key.as_ref())
-            .await
-        {
+        match service.prepare(config.superadmin_key.as_ref()).await {
             Ok(operator) => break operator,
             Err(EnsureOperatorError::Store(error)) if error.is_retryable() => {
                 wait.for_store(&error).await;

@@ -121,6 +121,19 @@ impl Service {
             .ok_or(AccountError::NotFound)
     }
 
+    /// The live account with this slug. Only for operators: to others it would tell which slugs there are.
+    pub async fn account_by_slug(
+        &self,
+        _: OperatorAccess,
+        slug: &Slug,
+    ) -> Result<Account, AccountError> {
+        self.stores
+            .accounts
+            .find_by_slug(slug)
+            .await?
+            .ok_or(AccountError::NotFound)
+    }
+
     /// The live accounts within reach, newest first: all for an operator, its own for a tenant.
     pub async fn list_accounts(&self, access: Access) -> Result<Vec<Account>, StoreError> {
         match access {

@@ -1,6 +1,6 @@
 //! Who presents this key?
 
-use leadr_auth_domain::{Access, KeyRecord, PlainKey, Verdict, decide};
+use leadr_auth_domain::{Access, KeyRecord, OperatorAccess, PlainKey, Verdict, decide};
 
 use crate::{Service, StoreError};
 
@@ -35,14 +35,9 @@ impl Service {
     /// One question to the store. The note is kept in memory and written later, so no write stands between the caller and
     /// the answer. An error means that nobody knows whether the key is good.
     pub async fn authenticate(&self, key: &PlainKey) -> Result<Authentication, StoreError> {
-        let Some(record) = self.stores.lookup.find(&key.prefix()).await? else {
-            // The work of a comparison all the same: time must not tell an unknown prefix from a wrong secret.
-            self.pepper.verify_against_nothing(key);
+        let Some(record) = self.find_genuine(key).await? else {
             return Ok(Authentication::Refused(Verdict::Unknown));
         };
-        if !self.pepper.verify(key, &record.key.key_hash) {
-            return Ok(Authentication::Refused(Verdict::Unknown));
-        }
         let now = self.clock.now();
         match decide(&record, now) {
             Verdict::Valid => {
@@ -51,6 +46,34 @@ impl Service {
             }
             refusal => Ok(Authentication::Refused(refusal)),
         }
+    }
+
+    /// What would become of this key if it were presented now, and its record if it is one of ours. Looking is no use: none
+    /// is noted.
+    pub async fn inspect_key(
+        &self,
+        _: OperatorAccess,
+        key: &PlainKey,
+    ) -> Result<(Verdict, Option<KeyRecord>), StoreError> {
+        let Some(mut record) = self.find_genuine(key).await? else {
+            return Ok((Verdict::Unknown, None));
+        };
+        record.key = self.usage.overlay(record.key);
+        Ok((decide(&record, self.clock.now()), Some(record)))
+    }
+
+    /// The record of this very key, whatever its state; `None` where the prefix is unknown or the secret is another.
+    async fn find_genuine(&self, key: &PlainKey) -> Result<Option<KeyRecord>, StoreError> {
+        let Some(record) = self.stores.lookup.find(&key.prefix()).await? else {
+            // The work of a comparison all the same: time must not tell an unknown prefix from a wrong secret.
+            self.pepper.verify_against_nothing(key);
+            return Ok(None);
+        };
+        if !self.pepper.verify(key, &record.key.key_hash) {
+            self.may_refuse_hashes()?;
+            return Ok(None);
+        }
+        Ok(Some(record))
     }
 }
 
@@ -85,6 +108,33 @@ mod tests {
         let read = bench.service.key(Access::All, issued.key.id).await.unwrap();
         assert_eq!(read.last_used_at, Some(Bench::later(60)));
         assert_eq!(read.updated_at, issued.key.updated_at);
+    }
+
+    #[tokio::test]
+    async fn looking_at_a_key_is_no_use() {
+        let bench = Bench::new().await;
+        let issued = bench.issue("Found in a log").await;
+        let (access, service) = (Bench::operator(), &bench.service);
+        let (verdict, record) = service
+            .inspect_key(access, &issued.plain_key)
+            .await
+            .unwrap();
+        assert_eq!(verdict, Verdict::Valid);
+        assert_eq!(record.unwrap().key.last_used_at, None);
+        service
+            .revoke_key(Access::All, issued.key.id)
+            .await
+            .unwrap();
+        let (verdict, record) = service
+            .inspect_key(access, &issued.plain_key)
+            .await
+            .unwrap();
+        assert_eq!((verdict, record.is_some()), (Verdict::Revoked, true));
+        let stranger = generate_api_key([77; 32]);
+        let (verdict, record) = service.inspect_key(access, &stranger).await.unwrap();
+        assert_eq!((verdict, record.is_some()), (Verdict::Unknown, false));
+        let read = service.key(Access::All, issued.key.id).await.unwrap();
+        assert_eq!(read.last_used_at, None);
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@
 //! This crate must never know of HTTP, of a database, of configuration or of the real clock.
 //!
 //! To add a use case: write it in the module of its kind ([`issue`], [`manage`], [`accounts`], [`authenticate`],
-//! [`operator`]), let it take an [`Access`](leadr_auth_domain::Access) (whose records may it touch?) or an
+//! [`operator`], [`secret`]), let it take an [`Access`](leadr_auth_domain::Access) (whose records may it touch?) or an
 //! [`OperatorAccess`](leadr_auth_domain::OperatorAccess), read the clock at most once, and give it an error that names
 //! each case its callers tell apart. Its tests run on the memory store; mocks are for stores that fail.
 
@@ -18,9 +18,12 @@ pub mod issue;
 pub mod manage;
 pub mod operator;
 pub mod readiness;
+pub mod secret;
+pub mod transfer;
 pub mod usage;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use leadr_auth_domain::Pepper;
 use leadr_auth_ports::{Clock, Entropy, EntropyError, Stores};
@@ -29,10 +32,12 @@ pub use accounts::{AccountError, NewAccount};
 pub use authenticate::{Authentication, Caller};
 pub use chain::Chain;
 pub use issue::{IssueKeyError, IssuedKey};
-pub use leadr_auth_ports::{KeyFilter, StoreError};
+pub use leadr_auth_ports::{ImportMode, KeyFilter, StoreError};
 pub use manage::KeyError;
-pub use operator::{EnsureOperatorError, OperatorState};
+pub use operator::{EnsureOperatorError, NewOperatorKey, OperatorState};
 pub use readiness::Readiness;
+pub use secret::{PrepareError, SecretError};
+pub use transfer::{Exporter, Importer, Record};
 pub use usage::UsageRecorder;
 
 /// All use cases, on the ports that it was given. Its clones share everything.
@@ -42,6 +47,8 @@ pub struct Service {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     pepper: Pepper,
+    /// Whether the pepper is known to be the one that the stored keys are hashed under.
+    pepper_is_proven: Arc<AtomicBool>,
     usage: UsageRecorder,
     readiness: Readiness,
 }
@@ -60,6 +67,7 @@ impl Service {
             clock,
             entropy,
             pepper,
+            pepper_is_proven: Arc::default(),
             usage,
             readiness: Readiness::default(),
         }

@@ -5,8 +5,8 @@
 use std::fmt;
 
 use leadr_auth_domain::{
-    Access, AccountId, ApiKey, ApiKeyStatus, ForeignAccount, KeyChange, KeyId, KeyName, KeyRefusal,
-    Timestamp,
+    Access, AccountId, ApiKey, ApiKeyStatus, ForeignAccount, KeyChange, KeyId, KeyName, KeyPrefix,
+    KeyRefusal, Timestamp,
 };
 use leadr_auth_ports::{KeyFilter, KeyUse, Rows, UpdateKeyError};
 
@@ -73,6 +73,20 @@ impl Service {
         Ok(key
             .filter(|key| access.reaches_key(key))
             .map(|key| self.usage.overlay(key)))
+    }
+
+    /// The key with this lookup prefix, deleted or not, if the caller reaches one: what is left of a key that was found
+    /// in a log.
+    pub async fn key_by_prefix(
+        &self,
+        access: Access,
+        prefix: &KeyPrefix,
+    ) -> Result<ApiKey, KeyError> {
+        let record = self.stores.lookup.find(prefix).await?;
+        let key = record.map(|record| record.key);
+        key.filter(|key| access.reaches_key(key))
+            .map(|key| self.usage.overlay(key))
+            .ok_or(KeyError::NotFound)
     }
 
     /// The live key with this id, or [`KeyError::NotFound`].

@@ -3,12 +3,12 @@
 use std::fmt;
 
 use leadr_auth_domain::{
-    API_KEY_BYTES, Account, AccountId, AccountName, AccountRole, KeyName, KeyRecord, PlainKey,
-    Slug, TextFault, Verdict, decide, generate_api_key,
+    API_KEY_BYTES, Access, Account, AccountId, AccountName, AccountRole, ApiKey, KeyName,
+    KeyRecord, PlainKey, Slug, TextFault, Verdict, decide, generate_api_key,
 };
 use leadr_auth_ports::{CreateKeyError, CreateOperatorError, EntropyError};
 
-use crate::{Service, StoreError};
+use crate::{IssuedKey, KeyError, KeyFilter, Service, StoreError};
 
 /// How often it is tried again where another node was at it at the same time.
 const ATTEMPTS: usize = 5;
@@ -28,6 +28,15 @@ pub enum OperatorState {
     /// No key was configured, and the store has accounts but no operator's. Nobody can manage them until a key is
     /// configured.
     Missing,
+}
+
+/// A new key of the operator's account.
+#[derive(Clone, Debug)]
+pub struct NewOperatorKey {
+    /// The key, to be shown once.
+    pub issued: IssuedKey,
+    /// The account's other keys that were not revoked before.
+    pub others: Vec<ApiKey>,
 }
 
 /// Why there is no operator.
@@ -105,6 +114,41 @@ impl Service {
         }
         let error = StoreError::unavailable("others kept changing the store at the same time");
         Err(EnsureOperatorError::Store(error))
+    }
+
+    /// Gives the operator's account a new key, for one that was lost; makes the account where there is none. With
+    /// `revoke_others` the account's other keys stop working.
+    ///
+    /// Whoever calls this has the store itself in hand, which is more than any key opens.
+    pub async fn new_operator_key(
+        &self,
+        revoke_others: bool,
+    ) -> Result<NewOperatorKey, EnsureOperatorError> {
+        let plain_key = generate_api_key(self.random::<API_KEY_BYTES>()?);
+        self.ensure_operator(Some(&plain_key)).await?;
+        let Some(KeyRecord { key, account }) = self.stores.lookup.find(&plain_key.prefix()).await?
+        else {
+            return Err(StoreError::internal("a key that was just stored is not there").into());
+        };
+        let working = KeyFilter {
+            active_only: true,
+            ..KeyFilter::of(account.id)
+        };
+        let mut others = self.stores.keys.list(working).await?;
+        others.retain(|other| other.id != key.id);
+        if revoke_others {
+            for other in &others {
+                match self.revoke_key(Access::All, other.id).await {
+                    // Somebody else deleted it meanwhile, which stops it as well.
+                    Ok(_) | Err(KeyError::NotFound | KeyError::ForeignAccount) => {}
+                    Err(KeyError::Store(error)) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(NewOperatorKey {
+            issued: IssuedKey { key, plain_key },
+            others,
+        })
     }
 
     async fn try_ensure_first(&self, n: usize) -> Result<Attempt, EnsureOperatorError> {
@@ -216,11 +260,11 @@ fn key_name() -> Result<KeyName, TextFault> {
 
 #[cfg(test)]
 mod tests {
-    use leadr_auth_domain::{Access, KeyChange};
+    use leadr_auth_domain::KeyChange;
 
     use super::*;
     use crate::testing::Bench;
-    use crate::{Authentication, KeyFilter, NewAccount};
+    use crate::{Authentication, NewAccount};
 
     async fn is_operator(service: &Service, key: &PlainKey) -> bool {
         match service.authenticate(key).await.unwrap() {
@@ -307,6 +351,27 @@ mod tests {
             OperatorState::ConfiguredButRefused(Verdict::Deleted)
         ));
         assert!(!is_operator(&service, &key).await);
+    }
+
+    #[tokio::test]
+    async fn a_lost_key_is_replaced() {
+        let service = Bench::empty();
+        let first = service.new_operator_key(false).await.unwrap();
+        assert!(first.others.is_empty(), "the account is new");
+        let second = service.new_operator_key(false).await.unwrap();
+        assert_eq!(second.others.len(), 1);
+        assert_eq!(second.others[0].id, first.issued.key.id);
+        for new in [&first, &second] {
+            assert!(is_operator(&service, &new.issued.plain_key).await);
+        }
+        let third = service.new_operator_key(true).await.unwrap();
+        assert_eq!(third.others.len(), 2);
+        service.ensure_secret().await.unwrap();
+        assert!(is_operator(&service, &third.issued.plain_key).await);
+        for lost in [&first, &second] {
+            assert!(!is_operator(&service, &lost.issued.plain_key).await);
+        }
+        assert_eq!(service.list_accounts(Access::All).await.unwrap().len(), 1);
     }
 
     #[tokio::test]

@@ -35,7 +35,7 @@ impl Bench {
     pub(crate) async fn new() -> Self {
         let clock = Arc::new(ManualClock::new(start()));
         let service = service(Arc::clone(&clock));
-        service.ensure_operator(None).await.unwrap();
+        service.prepare(None).await.unwrap();
         let tenant = NewAccount {
             name: AccountName::parse("Tenant").unwrap(),
             slug: Slug::parse("tenant").unwrap(),

@@ -102,7 +102,7 @@ impl Api {
         let clock = Arc::new(ManualClock::new(start()));
         let service = service(stores(), Arc::clone(&clock));
         let operator = generate_api_key([200; 32]);
-        service.ensure_operator(Some(&operator)).await.unwrap();
+        service.prepare(Some(&operator)).await.unwrap();
         service.readiness().set(true);
         let none = || Tenant {
             account: String::new(),
