@@ -3,22 +3,25 @@
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::HttpServer;
 use actix_web::dev::Server;
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
+use leadr_auth_domain::PlainKey;
 use leadr_auth_http::{HttpConfig, State};
-use leadr_auth_memory::Memory;
-use leadr_auth_ports::{Entropy as _, Stores};
-use leadr_auth_postgres::migrate::{self, MigrateError};
-use leadr_auth_postgres::{Postgres, PostgresConfig};
-use leadr_auth_service::{Chain, EnsureOperatorError, OperatorState, Service};
+use leadr_auth_ports::Entropy as _;
+use leadr_auth_service::readiness::Phase;
+use leadr_auth_service::{Chain, OperatorState, Service};
+use leadr_auth_sqlite::{IfMissing, ServerLock};
 use tokio::sync::oneshot;
 
-use crate::config::{Config, StoreConfig};
+use crate::config::{Config, SecretConfig};
+use crate::storage::Database;
 use crate::system::{OsEntropy, SystemClock};
+use crate::tls::Certificate;
 
 /// How long start-up waits before it asks a store again that was away.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
@@ -31,8 +34,12 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 pub enum Event {
     /// Requests are accepted at this address.
     Listening(SocketAddr),
+    /// Metrics are served at this address.
+    MetricsListening(SocketAddr),
     /// The store is ready, and this is its operator.
     Ready(OperatorState),
+    /// The process was asked to end, and does.
+    Stopping,
 }
 
 /// A server that is bound to its address and not yet running.
@@ -40,47 +47,88 @@ pub struct Application {
     service: Service,
     server: Server,
     address: SocketAddr,
-    /// What has to be migrated before anything else.
-    migrate: Option<PostgresConfig>,
-    config: Config,
+    metrics: Option<(Server, SocketAddr)>,
+    certificate: Option<Certificate>,
+    new_secret: Option<PathBuf>,
+    start: Start,
+    shutdown_grace: Duration,
+    /// Held for as long as the application runs.
+    _lock: Option<ServerLock>,
+}
+
+/// What is left to do when the server listens already.
+struct Start {
+    database: Database,
+    /// Whether the schema has to be brought up to date.
+    migrate: bool,
+    superadmin_key: Option<PlainKey>,
 }
 
 impl Application {
-    /// Puts everything together and binds the address. The database need not be there yet.
-    pub fn build(config: Config) -> anyhow::Result<Self> {
-        let (stores, migrate) = stores(&config)?;
+    /// Puts everything together and binds the addresses. A file is opened, with all that can be wrong with it; PostgreSQL
+    /// need not be there yet.
+    pub async fn build(config: Config) -> anyhow::Result<Self> {
         let entropy = Arc::new(OsEntropy::new());
         let mut instance = [0; 8];
         entropy
             .fill(&mut instance)
             .context("cannot start without random bytes")?;
+        let certificate = config.tls.clone().map(Certificate::read).transpose()?;
+
+        let storage = config.storage();
+        let database = storage.open(IfMissing::Create)?;
+        let lock = match &database {
+            Database::Sqlite(_, sqlite) => Some(ServerLock::acquire(&sqlite.path)?),
+            Database::Memory(_) | Database::Postgres(..) => None,
+        };
+        // A file is there at once, and without its schema nobody can tell which secret is the right one.
+        let local = matches!(database, Database::Sqlite(..));
+        if local {
+            bring_file_up_to_date(&database, config.migrate).await?;
+        }
+        let stores = database.stores();
+        let new_secret = match &config.secret {
+            SecretConfig::Kept(path) if !path.exists() => Some(path.clone()),
+            SecretConfig::Kept(_) | SecretConfig::Said(..) | SecretConfig::Random(_) => None,
+        };
+        let pepper = storage.pepper(&stores, Some(entropy.as_ref())).await?;
+
         let http = HttpConfig {
             body_timeout: config.body_timeout,
             instance: u64::from_le_bytes(instance),
         };
-        let service = Service::new(
-            stores,
-            Arc::new(SystemClock),
-            entropy,
-            config.pepper.clone(),
-        );
+        let service = Service::new(stores, Arc::new(SystemClock), entropy, pepper);
         let state = State::new(service.clone(), http);
-        let listener = TcpListener::bind(config.listen)
-            .with_context(|| format!("cannot listen on {}", config.listen))?;
-        let address = listener.local_addr()?;
+        let (listener, address) = bind(config.listen)?;
+        let metrics = config
+            .metrics_listen
+            .map(|address| metrics_server(state.clone(), address))
+            .transpose()?;
         let server = HttpServer::new(move || leadr_auth_http::app(state.clone()))
             .workers(config.workers)
             .client_request_timeout(HEAD_TIMEOUT)
             .shutdown_timeout(config.shutdown_timeout.as_secs())
-            .disable_signals()
-            .listen(listener)?
-            .run();
+            .disable_signals();
+        let server = match &certificate {
+            None => server.listen(listener)?,
+            Some(certificate) => {
+                server.listen_rustls_0_23(listener, certificate.server_config()?)?
+            }
+        };
         Ok(Self {
             service,
-            server,
+            server: server.run(),
             address,
-            migrate,
-            config,
+            metrics,
+            certificate,
+            new_secret,
+            start: Start {
+                migrate: config.migrate && !local,
+                database,
+                superadmin_key: config.superadmin_key,
+            },
+            shutdown_grace: config.shutdown_grace,
+            _lock: lock,
         })
     }
 
@@ -89,21 +137,38 @@ impl Application {
         self.address
     }
 
-    /// Serves until `stop` is over or start-up fails for good; then stops accepting, lets requests end, writes down the
-    /// last uses, and is over. Needs a multi-threaded runtime.
+    /// Whether requests come over TLS.
+    pub const fn is_tls(&self) -> bool {
+        self.certificate.is_some()
+    }
+
+    /// Where a secret was made just now, if one was.
+    pub const fn new_secret(&self) -> Option<&PathBuf> {
+        self.new_secret.as_ref()
+    }
+
+    /// Serves until `stop` is over or start-up fails for good. Then says that it is not ready, goes on serving for the
+    /// configured grace, stops accepting, lets requests end, writes down the last uses, and is over. Needs a
+    /// multi-threaded runtime.
     pub async fn run(
         self,
         stop: impl Future<Output = ()>,
-        tell: impl Fn(Event) + Send + 'static,
+        tell: impl Fn(Event) + Clone + Send + 'static,
     ) -> anyhow::Result<()> {
         let handle = self.server.handle();
         let server = tokio::spawn(self.server);
+        tell(Event::Listening(self.address));
+        let metrics = self.metrics.map(|(server, address)| {
+            tell(Event::MetricsListening(address));
+            let handle = server.handle();
+            (tokio::spawn(server), handle)
+        });
+        let reloads = tokio::spawn(reload_on_hangup(self.certificate));
         let (stop_usage, usage_stopped) = oneshot::channel::<()>();
         let usage = tokio::spawn(self.service.usage().clone().run(async {
             let _ = usage_stopped.await;
         }));
-        tell(Event::Listening(self.address));
-        let start = tokio::spawn(start(self.service.clone(), self.migrate, self.config, tell));
+        let start = tokio::spawn(self.start.run(self.service.clone(), tell.clone()));
         let give_up = start.abort_handle();
         let failed = async {
             match start.await {
@@ -119,62 +184,86 @@ impl Application {
         tracing::info!("stopping");
         // Start-up may still be waiting for a store that is away.
         give_up.abort();
-        self.service.readiness().set(false);
+        self.service.readiness().set(Phase::Stopping);
+        tell(Event::Stopping);
+        if outcome.is_ok() {
+            tokio::time::sleep(self.shutdown_grace).await;
+        }
         handle.stop(true).await;
         server.await??;
         let _ = stop_usage.send(());
         usage.await?;
+        reloads.abort();
+        if let Some((server, handle)) = metrics {
+            handle.stop(false).await;
+            server.await??;
+        }
         outcome
     }
 }
 
-fn stores(config: &Config) -> anyhow::Result<(Stores, Option<PostgresConfig>)> {
-    Ok(match &config.store {
-        StoreConfig::Memory => (Memory::new().stores(), None),
-        StoreConfig::Postgres(postgres) => {
-            let migrate = config.migrate.then(|| postgres.clone());
-            (Postgres::new(postgres.clone())?.stores(), migrate)
-        }
-    })
+fn bind(address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let listener =
+        TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
+    let bound = listener.local_addr()?;
+    Ok((listener, bound))
 }
 
-/// Brings the store into shape, however long it is away, and then says that the process is ready.
-async fn start(
-    service: Service,
-    migrate: Option<PostgresConfig>,
-    config: Config,
-    tell: impl Fn(Event),
-) -> anyhow::Result<()> {
-    if let Some(postgres) = migrate {
+/// Served apart from the requests, so that a proxy in front of those cannot let strangers in by mistake.
+fn metrics_server(state: State, address: SocketAddr) -> anyhow::Result<(Server, SocketAddr)> {
+    let (listener, bound) = bind(address)?;
+    let server = HttpServer::new(move || leadr_auth_http::metrics_app(state.clone()))
+        .workers(1)
+        .client_request_timeout(HEAD_TIMEOUT)
+        .disable_signals()
+        .listen(listener)?;
+    Ok((server.run(), bound))
+}
+
+async fn bring_file_up_to_date(database: &Database, migrate: bool) -> anyhow::Result<()> {
+    if migrate {
+        let applied = database.migrate().await?;
+        if !applied.is_empty() {
+            tracing::info!(?applied, "brought the database's schema up to date");
+        }
+        return Ok(());
+    }
+    if !database.pending_migrations().await?.is_empty() {
+        bail!("the database's schema is not up to date, and MIGRATE is off: run `leadr-auth migrate`");
+    }
+    Ok(())
+}
+
+impl Start {
+    /// Brings the store into shape, however long it is away, and then says that the process is ready.
+    async fn run(self, service: Service, tell: impl Fn(Event)) -> anyhow::Result<()> {
         let mut wait = Waiting::default();
-        loop {
-            match migrate::run(&postgres).await {
+        while self.migrate {
+            match self.database.migrate().await {
                 Ok(applied) if applied.is_empty() => break,
                 Ok(applied) => {
                     tracing::info!(?applied, "brought the database's schema up to date");
                     break;
                 }
-                Err(MigrateError::Unavailable(error)) => wait.for_store(error.as_ref()).await,
-                Err(error @ MigrateError::Failed(_)) => {
+                Err(error) if error.is_retryable() => wait.for_store(&error).await,
+                Err(error) => {
                     return Err(error).context("cannot bring the database's schema up to date");
                 }
             }
         }
-    }
-    let mut wait = Waiting::default();
-    let operator = loop {
-        match service.prepare(config.superadmin_key.as_ref()).await {
-            Ok(operator) => break operator,
-            Err(EnsureOperatorError::Store(error)) if error.is_retryable() => {
-                wait.for_store(&error).await;
+        let mut wait = Waiting::default();
+        let operator = loop {
+            match service.prepare(self.superadmin_key.as_ref()).await {
+                Ok(operator) => break operator,
+                Err(error) if error.is_retryable() => wait.for_store(&error).await,
+                Err(error) => return Err(error).context("cannot serve from this store"),
             }
-            Err(error) => return Err(error).context("cannot make sure of an operator"),
-        }
-    };
-    service.readiness().set(true);
-    tracing::info!("ready");
-    tell(Event::Ready(operator));
-    Ok(())
+        };
+        service.readiness().set(Phase::Ready);
+        tracing::info!("ready");
+        tell(Event::Ready(operator));
+        Ok(())
+    }
 }
 
 /// Waits for a store that is away, and says so once.
@@ -191,6 +280,23 @@ impl Waiting {
         }
         tokio::time::sleep(RETRY_AFTER)
     }
+}
+
+/// Reads the certificate again at every SIGHUP. Without one there is nothing to read, and the signal must not end the
+/// process all the same.
+async fn reload_on_hangup(certificate: Option<Certificate>) -> io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangup = signal(SignalKind::hangup())?;
+    while hangup.recv().await.is_some() {
+        match certificate.as_ref().map(Certificate::reload) {
+            Some(Ok(())) => tracing::info!("read the certificate again"),
+            Some(Err(error)) => {
+                tracing::error!(error = %Chain(&error), "the certificate stays as it was");
+            }
+            None => tracing::info!("nothing to read again"),
+        }
+    }
+    Ok(())
 }
 
 /// Is over when the process is asked to end: SIGTERM, or SIGINT from a terminal.

@@ -5,12 +5,16 @@ use std::fmt;
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use leadr_auth_domain::{Pepper, PlainKey};
 use leadr_auth_ports::Entropy;
 use leadr_auth_postgres::PostgresConfig;
+use leadr_auth_sqlite::SqliteConfig;
 use tracing_subscriber::EnvFilter;
+
+use crate::secret_file::{self, Strength};
 
 /// One setting.
 #[derive(Clone, Copy, Debug)]
@@ -33,15 +37,29 @@ pub const SETTINGS: &[Setting] = &[
         name: "DATABASE_URL",
         flag: Some("database-url"),
         value: "URL",
-        default: "memory:",
-        help: "Where accounts and keys are kept: memory: (gone when the process ends) or postgres://USER:PASSWORD@HOST/NAME",
+        default: "leadr-auth.db in the data directory",
+        help: "Where accounts and keys are kept: sqlite:PATH, postgres://USER:PASSWORD@HOST/NAME, or memory: (gone when the process ends)",
+    },
+    Setting {
+        name: "DATA_DIR",
+        flag: Some("data-dir"),
+        value: "PATH",
+        default: "./data",
+        help: "The directory of the database and of the secret, where these are not said to be elsewhere; made with mode 0700",
     },
     Setting {
         name: "API_KEY_SECRET",
         flag: None,
         value: "TEXT",
-        default: "none; with memory: a random one",
+        default: "none; see API_KEY_SECRET_FILE",
         help: "The secret under which keys are hashed, at least 32 bytes. Another secret makes every stored key invalid",
+    },
+    Setting {
+        name: "API_KEY_SECRET_FILE",
+        flag: Some("secret-file"),
+        value: "PATH",
+        default: "with sqlite: the file secret in the data directory, made at the first start; with memory: a random secret; with postgres: none",
+        help: "A file that holds the secret, instead of API_KEY_SECRET",
     },
     Setting {
         name: "SUPERADMIN_API_KEY",
@@ -56,6 +74,27 @@ pub const SETTINGS: &[Setting] = &[
         value: "ADDRESS:PORT",
         default: "127.0.0.1:8000",
         help: "Where to listen; port 0 takes a free one",
+    },
+    Setting {
+        name: "TLS_CERT",
+        flag: Some("tls-cert"),
+        value: "PATH",
+        default: "none",
+        help: "The certificate and its chain, PEM; with TLS_KEY, requests come over TLS. Read again on SIGHUP",
+    },
+    Setting {
+        name: "TLS_KEY",
+        flag: Some("tls-key"),
+        value: "PATH",
+        default: "none",
+        help: "The certificate's private key, PEM. Read again on SIGHUP",
+    },
+    Setting {
+        name: "METRICS_LISTEN",
+        flag: Some("metrics-listen"),
+        value: "ADDRESS:PORT",
+        default: "off",
+        help: "Where to serve /metrics for Prometheus",
     },
     Setting {
         name: "WORKERS",
@@ -93,6 +132,13 @@ pub const SETTINGS: &[Setting] = &[
         help: "How long a request's body may take to arrive, in milliseconds, 100 to 600000",
     },
     Setting {
+        name: "SHUTDOWN_GRACE_SECONDS",
+        flag: Some("shutdown-grace-seconds"),
+        value: "S",
+        default: "0",
+        help: "How long requests are still accepted after SIGTERM, while /readyz says 503, in seconds, 0 to 3600",
+    },
+    Setting {
         name: "SHUTDOWN_TIMEOUT_SECONDS",
         flag: Some("shutdown-timeout-seconds"),
         value: "S",
@@ -127,8 +173,41 @@ pub const SETTINGS: &[Setting] = &[
 pub enum StoreConfig {
     /// In this process.
     Memory,
+    /// In a file.
+    Sqlite(SqliteConfig),
     /// In PostgreSQL.
     Postgres(PostgresConfig),
+}
+
+/// Under which secret keys are hashed.
+#[derive(Clone, Debug)]
+pub enum SecretConfig {
+    /// Under this one, which was said, or is in a file that was.
+    Said(Pepper, Strength),
+    /// Under the one in this file of the data directory; it is made where neither it nor a registered secret exists.
+    Kept(PathBuf),
+    /// Under this one, made up for this run.
+    Random(Pepper),
+}
+
+/// Where everything is: what the command line's tools need to know.
+#[derive(Clone, Debug)]
+pub struct StorageConfig {
+    /// Where accounts and keys are kept.
+    pub store: StoreConfig,
+    /// The directory of what is nowhere else.
+    pub data_dir: PathBuf,
+    /// Under which secret keys are hashed; `None` where none was said and none is kept.
+    pub secret: Option<SecretConfig>,
+}
+
+/// How requests come over TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// The file with the certificate and its chain.
+    pub certificate: PathBuf,
+    /// The file with its private key.
+    pub key: PathBuf,
 }
 
 /// How it is logged.
@@ -149,6 +228,12 @@ pub struct LogConfig {
     pub format: LogFormat,
 }
 
+/// The database, in the data directory.
+pub const DATABASE_FILE: &str = "leadr-auth.db";
+
+/// The secret, in the data directory.
+pub const SECRET_FILE: &str = "secret";
+
 /// The fewest connections of a worker: with a single one, a slow list would hold up every verification.
 const MIN_POOL: usize = 2;
 
@@ -157,18 +242,24 @@ const MIN_POOL: usize = 2;
 pub struct Config {
     /// Where to listen.
     pub listen: SocketAddr,
+    /// Whether and how requests come over TLS.
+    pub tls: Option<TlsConfig>,
+    /// Where metrics are served.
+    pub metrics_listen: Option<SocketAddr>,
     /// Where accounts and keys are kept.
     pub store: StoreConfig,
+    /// The directory of what is nowhere else.
+    pub data_dir: PathBuf,
     /// Under which secret keys are hashed.
-    pub pepper: Pepper,
-    /// Whether that secret was made up for this run.
-    pub pepper_is_random: bool,
+    pub secret: SecretConfig,
     /// A key that is to be an operator's.
     pub superadmin_key: Option<PlainKey>,
     /// How many threads serve requests.
     pub workers: usize,
     /// How long a request's body may take to arrive.
     pub body_timeout: Duration,
+    /// How long requests are still accepted after the process was asked to end.
+    pub shutdown_grace: Duration,
     /// How long requests that are underway may take to end.
     pub shutdown_timeout: Duration,
     /// Whether the schema is brought up to date at start.
@@ -209,6 +300,8 @@ pub struct Sources {
     pub flags: HashMap<&'static str, String>,
     /// The environment, as far as it has settings.
     pub environment: HashMap<&'static str, String>,
+    /// The variable `IMPORT_FROM`: a database to import from, which is no setting of this deployment.
+    pub import_from: Option<String>,
 }
 
 impl Sources {
@@ -225,7 +318,12 @@ impl Sources {
                 Some((setting.name, value.to_string_lossy().into_owned()))
             })
             .collect();
-        Self { flags, environment }
+        let import_from = std::env::var("IMPORT_FROM").ok();
+        Self {
+            flags,
+            environment,
+            import_from,
+        }
     }
 
     /// The value that is said; one that is blank is as good as none, since compose files and unit files say so.
@@ -309,64 +407,135 @@ impl Reader<'_> {
             );
             return None;
         }
-        let url = self.sources.said(name).unwrap_or("memory:");
-        if url == "memory:" {
-            return Some(StoreConfig::Memory);
-        }
-        if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
-            self.fault(name, "is neither memory: nor postgres://…");
-            return None;
-        }
-        if let Err(fault) = PostgresConfig::check_url(url) {
-            self.fault(name, fault.to_string());
-            return None;
-        }
-        let mut config = PostgresConfig::new(url);
-        config.pool_size = pool_size?.div_ceil(workers?).max(MIN_POOL);
-        config.lookup_timeout = lookup_timeout?;
-        config.statement_timeout = statement_timeout?;
-        Some(StoreConfig::Postgres(config))
-    }
-
-    /// The secret, and whether it was made up.
-    fn pepper(
-        &mut self,
-        store: Option<&StoreConfig>,
-        entropy: &dyn Entropy,
-    ) -> Option<(Pepper, bool)> {
-        let name = "API_KEY_SECRET";
-        let said = self.sources.said(name);
-        let made_up = match (said, store) {
-            (Some(_), _) => None,
-            (None, Some(StoreConfig::Memory)) => Some(random_secret(entropy)),
-            (None, _) => {
-                self.fault(
-                    name,
-                    "is not set; keys that outlive the process need a secret that does \
-                     (at least 32 bytes, as from `openssl rand -hex 32`)",
-                );
-                return None;
+        match self.sources.said(name) {
+            None => Some(sqlite(
+                self.data_dir().join(DATABASE_FILE),
+                lookup_timeout?,
+                statement_timeout?,
+            )),
+            Some("memory:") => Some(StoreConfig::Memory),
+            Some(url) if url.starts_with("sqlite:") => {
+                let path = url.strip_prefix("sqlite:").unwrap_or_default();
+                if path.is_empty() || path.starts_with("//") {
+                    self.fault(name, "names no file: sqlite:PATH, as in sqlite:/var/lib/leadr-auth/leadr-auth.db");
+                    return None;
+                }
+                Some(sqlite(
+                    PathBuf::from(path),
+                    lookup_timeout?,
+                    statement_timeout?,
+                ))
             }
-        };
-        let is_random = made_up.is_some();
-        let secret = match (said, made_up) {
-            (Some(said), _) => said.to_owned(),
-            (None, Some(Ok(secret))) => secret,
-            (None, _) => {
-                self.fault(
-                    name,
-                    "is not set, and there are no random bytes to make one of",
-                );
-                return None;
+            Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
+                if let Err(fault) = PostgresConfig::check_url(url) {
+                    self.fault(name, fault.to_string());
+                    return None;
+                }
+                let mut config = PostgresConfig::new(url);
+                config.pool_size = pool_size?.div_ceil(workers?).max(MIN_POOL);
+                config.lookup_timeout = lookup_timeout?;
+                config.statement_timeout = statement_timeout?;
+                Some(StoreConfig::Postgres(config))
             }
-        };
-        match Pepper::new(&secret) {
-            Ok(pepper) => Some((pepper, is_random)),
-            Err(fault) => {
-                self.fault(name, format!("is {fault}"));
+            Some(_) => {
+                self.fault(name, "is none of sqlite:PATH, postgres://… and memory:");
                 None
             }
         }
+    }
+
+    fn data_dir(&self) -> PathBuf {
+        PathBuf::from(self.sources.said("DATA_DIR").unwrap_or("./data"))
+    }
+
+    /// The secret that is said, or where it is kept. `None` where there is none, or a faulty one.
+    fn secret(
+        &mut self,
+        store: Option<&StoreConfig>,
+        entropy: &dyn Entropy,
+    ) -> Option<SecretConfig> {
+        let (text, file) = ("API_KEY_SECRET", "API_KEY_SECRET_FILE");
+        match (self.sources.said(text), self.sources.said(file), store) {
+            (Some(_), Some(_), _) => {
+                self.fault(file, "is set, and so is API_KEY_SECRET: which one is meant?");
+                None
+            }
+            (Some(said), None, _) => match Pepper::new(said) {
+                Ok(pepper) => Some(SecretConfig::Said(pepper, Strength::of(said))),
+                Err(fault) => {
+                    self.fault(text, format!("is {fault}"));
+                    None
+                }
+            },
+            (None, Some(path), _) => match secret_file::read(Path::new(path)) {
+                Ok((pepper, strength)) => Some(SecretConfig::Said(pepper, strength)),
+                Err(fault) => {
+                    self.fault(file, fault.to_string());
+                    None
+                }
+            },
+            (None, None, Some(StoreConfig::Sqlite(_))) => {
+                Some(SecretConfig::Kept(self.data_dir().join(SECRET_FILE)))
+            }
+            (None, None, Some(StoreConfig::Memory)) => {
+                match secret_file::random(entropy).map(|secret| Pepper::new(&secret)) {
+                    Ok(Ok(pepper)) => Some(SecretConfig::Random(pepper)),
+                    Ok(Err(_)) | Err(_) => {
+                        self.fault(
+                            text,
+                            "is not set, and there are no random bytes to make one of",
+                        );
+                        None
+                    }
+                }
+            }
+            (None, None, Some(StoreConfig::Postgres(_)) | None) => None,
+        }
+    }
+
+    /// Keys that outlive the process need a secret that does.
+    fn require_secret(&mut self, store: Option<&StoreConfig>, secret: Option<&SecretConfig>) {
+        let said = ["API_KEY_SECRET", "API_KEY_SECRET_FILE"]
+            .iter()
+            .any(|name| self.sources.said(name).is_some());
+        if secret.is_none() && !said && matches!(store, Some(StoreConfig::Postgres(_)) | None) {
+            self.fault(
+                "API_KEY_SECRET",
+                "is not set; keys that outlive the process need a secret that does \
+                 (at least 32 bytes, as from `openssl rand -hex 32`)",
+            );
+        }
+    }
+
+    /// Both files or neither. That they can be read is seen at start, and at every SIGHUP.
+    fn tls(&mut self) -> Option<Option<TlsConfig>> {
+        let path = |said: Option<&str>| said.map(PathBuf::from);
+        match (
+            path(self.sources.said("TLS_CERT")),
+            path(self.sources.said("TLS_KEY")),
+        ) {
+            (None, None) => Some(None),
+            (Some(certificate), Some(key)) => Some(Some(TlsConfig { certificate, key })),
+            (Some(_), None) => {
+                self.fault("TLS_KEY", "is not set, and TLS_CERT is");
+                None
+            }
+            (None, Some(_)) => {
+                self.fault("TLS_CERT", "is not set, and TLS_KEY is");
+                None
+            }
+        }
+    }
+
+    fn metrics_listen(&mut self) -> Option<Option<SocketAddr>> {
+        self.parsed(
+            "METRICS_LISTEN",
+            |text| match text {
+                "off" => Some(None),
+                address => address.parse().ok().map(Some),
+            },
+            "off, or an address and port such as 127.0.0.1:9464",
+        )
     }
 
     /// `None` where none is configured, or a faulty one.
@@ -401,25 +570,22 @@ impl Reader<'_> {
     }
 }
 
+fn sqlite(path: PathBuf, lookup_timeout: Duration, statement_timeout: Duration) -> StoreConfig {
+    StoreConfig::Sqlite(SqliteConfig {
+        lookup_timeout,
+        statement_timeout,
+        ..SqliteConfig::new(path)
+    })
+}
+
 /// Does the URL carry a password?
-fn has_password(url: &str) -> bool {
+pub(crate) fn has_password(url: &str) -> bool {
     let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = authority.split(['/', '?']).next().unwrap_or_default();
     let in_authority = authority
         .rsplit_once('@')
         .is_some_and(|(user, _)| user.contains(':'));
     in_authority || url.contains("password=")
-}
-
-fn random_secret(entropy: &dyn Entropy) -> Result<String, leadr_auth_ports::EntropyError> {
-    let (mut high, mut low) = ([0; 16], [0; 16]);
-    entropy.fill(&mut high)?;
-    entropy.fill(&mut low)?;
-    Ok(format!(
-        "{:032x}{:032x}",
-        u128::from_le_bytes(high),
-        u128::from_le_bytes(low)
-    ))
 }
 
 impl Config {
@@ -431,14 +597,18 @@ impl Config {
         };
         let workers = reader.workers();
         let store = reader.store(workers);
-        let pepper = reader.pepper(store.as_ref(), entropy);
+        let secret = reader.secret(store.as_ref(), entropy);
+        reader.require_secret(store.as_ref(), secret.as_ref());
         let superadmin_key = reader.superadmin_key();
         let listen = reader.parsed(
             "LISTEN",
             |text| text.parse().ok(),
             "an address and port such as 127.0.0.1:8000 or [::]:8000",
         );
+        let tls = reader.tls();
+        let metrics_listen = reader.metrics_listen();
         let body_timeout = reader.millis("BODY_TIMEOUT_MS", 100, 600_000);
+        let shutdown_grace = reader.number("SHUTDOWN_GRACE_SECONDS", 0, 3600);
         let shutdown_timeout = reader.number("SHUTDOWN_TIMEOUT_SECONDS", 0, 3600);
         let migrate = reader.parsed(
             "MIGRATE",
@@ -451,15 +621,17 @@ impl Config {
         );
         let log = reader.log();
         let config = || {
-            let (pepper, pepper_is_random) = pepper?;
             Some(Self {
                 listen: listen?,
+                tls: tls?,
+                metrics_listen: metrics_listen?,
                 store: store?,
-                pepper,
-                pepper_is_random,
+                data_dir: reader.data_dir(),
+                secret: secret?,
                 superadmin_key,
                 workers: workers?,
                 body_timeout: body_timeout?,
+                shutdown_grace: Duration::from_secs(shutdown_grace?),
                 shutdown_timeout: Duration::from_secs(shutdown_timeout?),
                 migrate: migrate?,
                 log: log?,
@@ -471,16 +643,39 @@ impl Config {
         }
     }
 
-    /// Reads what `migrate` needs: where the database is. Other settings may be missing.
-    pub fn read_store(sources: &Sources) -> Result<StoreConfig, ConfigFaults> {
+    /// Reads what the tools of the command line need: where everything is. With `need_secret` it is a fault that there is
+    /// none.
+    pub fn read_storage(
+        sources: &Sources,
+        entropy: &dyn Entropy,
+        need_secret: bool,
+    ) -> Result<StorageConfig, ConfigFaults> {
         let mut reader = Reader {
             sources,
             faults: Vec::new(),
         };
         let workers = reader.workers();
-        match reader.store(workers) {
-            Some(store) if reader.faults.is_empty() => Ok(store),
+        let store = reader.store(workers);
+        let secret = reader.secret(store.as_ref(), entropy);
+        if need_secret {
+            reader.require_secret(store.as_ref(), secret.as_ref());
+        }
+        match store {
+            Some(store) if reader.faults.is_empty() => Ok(StorageConfig {
+                store,
+                data_dir: reader.data_dir(),
+                secret,
+            }),
             _ => Err(ConfigFaults(reader.faults)),
+        }
+    }
+
+    /// Where everything is.
+    pub fn storage(&self) -> StorageConfig {
+        StorageConfig {
+            store: self.store.clone(),
+            data_dir: self.data_dir.clone(),
+            secret: Some(self.secret.clone()),
         }
     }
 }
@@ -515,13 +710,62 @@ mod tests {
     }
 
     #[test]
-    fn nothing_said_is_a_service_in_memory_with_a_random_secret() {
+    fn nothing_said_is_a_file_and_a_secret_in_the_data_directory() {
         let config = read(&[]).unwrap();
-        assert!(matches!(config.store, StoreConfig::Memory));
-        assert!(config.pepper_is_random);
+        let StoreConfig::Sqlite(sqlite) = &config.store else {
+            panic!("{config:?}")
+        };
+        assert_eq!(sqlite.path, Path::new("./data/leadr-auth.db"));
+        let SecretConfig::Kept(path) = &config.secret else {
+            panic!("{config:?}")
+        };
+        assert_eq!(path, Path::new("./data/secret"));
+        assert!(config.storage().uses_data_dir());
         assert_eq!(config.listen, "127.0.0.1:8000".parse().unwrap());
+        assert_eq!((config.tls, config.metrics_listen), (None, None));
         assert!(config.migrate);
         assert!(config.workers >= 1);
+    }
+
+    #[test]
+    fn a_file_may_be_elsewhere_and_its_secret_is_in_the_data_directory() {
+        let url = ("DATABASE_URL", "sqlite:/srv/keys.db");
+        let config = read(&[url, ("DATA_DIR", "/srv/private")]).unwrap();
+        let StoreConfig::Sqlite(sqlite) = &config.store else {
+            panic!("{config:?}")
+        };
+        assert_eq!(sqlite.path, Path::new("/srv/keys.db"));
+        assert!(
+            matches!(&config.secret, SecretConfig::Kept(path) if path == Path::new("/srv/private/secret"))
+        );
+        let config = read(&[url, ("API_KEY_SECRET", SECRET)]).unwrap();
+        assert!(!config.storage().uses_data_dir());
+        for url in ["sqlite:", "sqlite://keys.db"] {
+            assert_eq!(faulty(&[("DATABASE_URL", url)]), ["DATABASE_URL"], "{url}");
+        }
+    }
+
+    #[test]
+    fn memory_has_a_random_secret() {
+        let config = read(&[("DATABASE_URL", "memory:")]).unwrap();
+        assert!(matches!(config.store, StoreConfig::Memory));
+        assert!(matches!(config.secret, SecretConfig::Random(_)));
+    }
+
+    #[test]
+    fn a_secret_may_be_in_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        std::fs::write(&path, format!("{SECRET}\n")).unwrap();
+        let file = ("API_KEY_SECRET_FILE", path.to_str().unwrap());
+        let config = read(&[file]).unwrap();
+        let SecretConfig::Said(pepper, _) = config.secret else {
+            panic!("{config:?}")
+        };
+        assert!(pepper.matches(&Pepper::new(SECRET).unwrap().check()));
+        assert_eq!(faulty(&[file, ("API_KEY_SECRET", SECRET)]), ["API_KEY_SECRET_FILE"]);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(faulty(&[file]), ["API_KEY_SECRET_FILE"]);
     }
 
     #[test]
@@ -534,11 +778,18 @@ mod tests {
             ["API_KEY_SECRET"]
         );
         let config = read(&[url, ("API_KEY_SECRET", SECRET)]).unwrap();
-        assert!(!config.pepper_is_random);
         let StoreConfig::Postgres(postgres) = &config.store else {
             panic!("{config:?}")
         };
         assert_eq!(postgres.lookup_timeout, Duration::from_millis(250));
+    }
+
+    #[test]
+    fn a_certificate_needs_its_key() {
+        assert_eq!(faulty(&[("TLS_CERT", "cert.pem")]), ["TLS_KEY"]);
+        assert_eq!(faulty(&[("TLS_KEY", "key.pem")]), ["TLS_CERT"]);
+        let config = read(&[("TLS_CERT", "cert.pem"), ("TLS_KEY", "key.pem")]).unwrap();
+        assert_eq!(config.tls.unwrap().key, Path::new("key.pem"));
     }
 
     #[test]
@@ -548,11 +799,14 @@ mod tests {
             ("API_KEY_SECRET", "hunter3"),
             ("SUPERADMIN_API_KEY", "ldr_hunter4"),
             ("LISTEN", "hunter5"),
+            ("TLS_CERT", "hunter6"),
+            ("METRICS_LISTEN", "hunter7"),
             ("WORKERS", "0"),
             ("POOL_SIZE", "many"),
             ("DATABASE_TIMEOUT_MS", "-1"),
             ("STATEMENT_TIMEOUT_MS", "1"),
             ("BODY_TIMEOUT_MS", "1e9"),
+            ("SHUTDOWN_GRACE_SECONDS", "soon"),
             ("SHUTDOWN_TIMEOUT_SECONDS", "99999"),
             ("MIGRATE", "maybe"),
             ("RUST_LOG", "info,[["),
@@ -560,7 +814,11 @@ mod tests {
         ])
         .unwrap_err();
         let mut names: Vec<_> = faults.0.iter().map(|fault| fault.name).collect();
-        let mut all: Vec<_> = SETTINGS.iter().map(|setting| setting.name).collect();
+        // TLS_CERT is fine by itself, and TLS_KEY missing; of the two for the secret only one may be set; and any path may
+        // be a data directory.
+        let fine = ["TLS_CERT", "API_KEY_SECRET_FILE", "DATA_DIR"];
+        let settings = SETTINGS.iter().map(|setting| setting.name);
+        let mut all: Vec<_> = settings.filter(|name| !fine.contains(name)).collect();
         names.sort_unstable();
         all.sort_unstable();
         assert_eq!(names, all, "{faults}");
@@ -573,6 +831,7 @@ mod tests {
         let sources = Sources {
             flags: [("LISTEN", "127.0.0.1:1".to_owned())].into(),
             environment: [("LISTEN", "127.0.0.1:2".to_owned())].into(),
+            ..Sources::default()
         };
         let config = Config::read(&sources, &SeededEntropy::new(1)).unwrap();
         assert_eq!(config.listen.port(), 1);
@@ -588,6 +847,7 @@ mod tests {
             let sources = Sources {
                 flags: [("DATABASE_URL", url.to_owned())].into(),
                 environment: [("API_KEY_SECRET", SECRET.to_owned())].into(),
+                ..Sources::default()
             };
             let result = Config::read(&sources, &SeededEntropy::new(1));
             assert_eq!(result.is_err(), refused, "{url}");

@@ -1,0 +1,353 @@
+//! `doctor`: what would keep a server from being ready, and what is not as it should be.
+
+use std::io;
+use std::net::TcpListener;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::{ArgMatches, Command};
+use leadr_auth_domain::Timestamp;
+use leadr_auth_ports::{Clock as _, KeyRepository as _, Stores};
+use leadr_auth_service::{Chain, KeyFilter};
+use leadr_auth_sqlite::{IfMissing, ServerLock};
+use serde_json::{Value, json};
+
+use super::output::Shown;
+use super::{exit, json_flag, output, setting_flags, sources};
+use crate::config::{Config, SecretConfig, StorageConfig, StoreConfig};
+use crate::secret_file::{self, Strength};
+use crate::storage::{Database, check_data_dir};
+use crate::system::{OsEntropy, SystemClock};
+use crate::tls::Certificate;
+
+/// How far the clock and the store's may be apart before somebody should look: keys expire by the clock.
+const CLOCK_TOLERANCE_SECONDS: i64 = 2;
+
+pub(super) fn command() -> Command {
+    Command::new("doctor")
+        .about("Say whether a server would be ready with this configuration, and what is not as it should be")
+        .args(setting_flags(|_| true))
+        .arg(json_flag())
+}
+
+/// How it stands with one thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Status {
+    /// As it should be.
+    Ok,
+    /// A server runs, and somebody should look at it.
+    Warning,
+    /// A server would not be ready.
+    Failure,
+}
+
+#[derive(Debug)]
+struct Finding {
+    check: &'static str,
+    status: Status,
+    what: String,
+}
+
+impl Status {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Failure => "FAILURE",
+        }
+    }
+}
+
+impl Shown for Finding {
+    const COLUMNS: &[&str] = &["check", "status", "what"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![self.check.to_owned(), self.status.word().to_owned(), self.what.clone()]
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "check": self.check,
+            "status": self.status.word().to_lowercase(),
+            "what": self.what,
+        })
+    }
+}
+
+#[derive(Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn add(&mut self, check: &'static str, status: Status, what: impl Into<String>) {
+        self.0.push(Finding {
+            check,
+            status,
+            what: what.into(),
+        });
+    }
+
+    fn fail(&mut self, check: &'static str, error: &anyhow::Error) {
+        self.add(check, Status::Failure, format!("{error:#}"));
+    }
+}
+
+pub(super) async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
+    let mut findings = Findings::default();
+    match Config::read(&sources(Some(matches)), &OsEntropy::new()) {
+        Err(faults) => {
+            for fault in faults.0 {
+                findings.add("configuration", Status::Failure, format!("{}: {}", fault.name, fault.what));
+            }
+        }
+        Ok(config) => {
+            findings.add("configuration", Status::Ok, "valid");
+            examine(&config, &mut findings).await;
+        }
+    }
+    output(matches).many(&findings.0)?;
+    let failed = findings.0.iter().any(|finding| finding.status == Status::Failure);
+    Ok(if failed { ExitCode::from(exit::FAILED) } else { ExitCode::SUCCESS })
+}
+
+async fn examine(config: &Config, findings: &mut Findings) {
+    let storage = config.storage();
+    if let Some(tls) = config.tls.clone() {
+        match Certificate::read(tls) {
+            Ok(_) => findings.add("certificate", Status::Ok, "readable, and its key fits"),
+            Err(error) => findings.fail("certificate", &error.into()),
+        }
+    }
+    examine_data_dir(&storage, findings);
+    let is_served = examine_database(config, &storage, findings).await;
+    for (check, address) in [("listen", Some(config.listen)), ("metrics", config.metrics_listen)] {
+        let Some(address) = address else { continue };
+        match TcpListener::bind(address) {
+            Ok(_) => findings.add(check, Status::Ok, format!("{address} is free")),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_served => {
+                findings.add(check, Status::Ok, format!("{address} is in use, and a server runs on the database"));
+            }
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => findings.add(
+                check,
+                Status::Warning,
+                format!("{address} is in use: by a server that runs already, or else none can be started"),
+            ),
+            Err(error) => findings.add(check, Status::Failure, format!("cannot listen on {address}: {error}")),
+        }
+    }
+}
+
+fn examine_data_dir(storage: &StorageConfig, findings: &mut Findings) {
+    if !storage.uses_data_dir() {
+        return;
+    }
+    let path = storage.data_dir.display();
+    if !storage.data_dir.exists() {
+        findings.add("data directory", Status::Ok, format!("{path} is made when a server first starts"));
+        return;
+    }
+    match check_data_dir(&storage.data_dir) {
+        Ok(()) => findings.add("data directory", Status::Ok, format!("{path} is its owner's only")),
+        Err(error) => findings.fail("data directory", &error.into()),
+    }
+}
+
+/// Answers whether a server is known to run on it.
+async fn examine_database(
+    config: &Config,
+    storage: &StorageConfig,
+    findings: &mut Findings,
+) -> bool {
+    if let StoreConfig::Sqlite(sqlite) = &storage.store
+        && !sqlite.path.exists()
+    {
+        let path = sqlite.path.display();
+        findings.add("database", Status::Ok, format!("{path} is made when a server first starts"));
+        return false;
+    }
+    let database = match storage.open(IfMissing::Fail) {
+        Ok(database) => database,
+        Err(error) => {
+            findings.fail("database", &error);
+            return false;
+        }
+    };
+    match database.pending_migrations().await {
+        Ok(pending) if pending.is_empty() => findings.add("schema", Status::Ok, "up to date"),
+        Ok(pending) => {
+            let (status, by) = if config.migrate {
+                (Status::Warning, "`leadr-auth serve` brings it up to date when it starts")
+            } else {
+                (Status::Failure, "MIGRATE is off: run `leadr-auth migrate`")
+            };
+            let pending = pending.join(", ");
+            findings.add("schema", status, format!("lacks {pending}; {by}"));
+            // The other checks would only say so again.
+            return false;
+        }
+        Err(error) => {
+            findings.fail("schema", &error.into());
+            return false;
+        }
+    }
+    let stores = database.stores();
+    let asked = Instant::now();
+    match stores.health.ping().await {
+        Ok(()) => {
+            let millis = asked.elapsed().as_millis();
+            findings.add("database", Status::Ok, format!("answers within {millis} ms"));
+        }
+        Err(error) => {
+            findings.fail("database", &error.into());
+            return false;
+        }
+    }
+    examine_secret(storage, &stores, findings).await;
+    examine_operator(&stores, findings).await;
+    match &database {
+        Database::Memory(_) => false,
+        Database::Sqlite(sqlite, file) => {
+            match sqlite.integrity().await {
+                Ok(faults) if faults.is_empty() => findings.add("integrity", Status::Ok, "sound"),
+                Ok(faults) => findings.add("integrity", Status::Failure, faults.join("; ")),
+                Err(error) => findings.fail("integrity", &error.into()),
+            }
+            if let Ok(others) = secret_file::for_others(&file.path)
+                && others != 0
+            {
+                let path = file.path.display();
+                findings.add(
+                    "database file",
+                    Status::Warning,
+                    format!("{path} can be used by others than its owner ({others:03o}): chmod 600 {path}"),
+                );
+            }
+            match sqlite.newest_write().await {
+                Ok(newest) => examine_clock(newest, SystemClock.now(), true, findings),
+                Err(error) => findings.fail("clock", &error.into()),
+            }
+            ServerLock::acquire(&file.path).is_err()
+        }
+        Database::Postgres(postgres, _) => {
+            match postgres.clock().await {
+                Ok(theirs) => examine_clock(Some(theirs), SystemClock.now(), false, findings),
+                Err(error) => findings.fail("clock", &error.into()),
+            }
+            match postgres.settings().await {
+                Ok(settings) => {
+                    let risks = settings.durability_risks();
+                    if risks.is_empty() {
+                        findings.add("durability", Status::Ok, format!("PostgreSQL {}", settings.server_version));
+                    } else {
+                        findings.add(
+                            "durability",
+                            Status::Warning,
+                            format!("a crash of the database may lose what was answered: {}", risks.join(", ")),
+                        );
+                    }
+                }
+                Err(error) => findings.fail("durability", &error.into()),
+            }
+            false
+        }
+    }
+}
+
+async fn examine_secret(storage: &StorageConfig, stores: &Stores, findings: &mut Findings) {
+    let check = "secret";
+    let pepper = match storage.pepper(stores, None).await {
+        Ok(pepper) => pepper,
+        Err(error) => return findings.fail(check, &error),
+    };
+    match stores.secrets.registered().await {
+        Ok(Some(registered)) if !pepper.matches(&registered) => {
+            return findings.add(
+                check,
+                Status::Failure,
+                "is not the one that the stored keys are hashed under; with this one no stored key works",
+            );
+        }
+        Ok(_) => {}
+        Err(error) => return findings.fail(check, &error.into()),
+    }
+    let strength = match &storage.secret {
+        Some(SecretConfig::Said(_, strength)) => *strength,
+        Some(SecretConfig::Kept(path)) => {
+            secret_file::read(path).map_or(Strength::Random, |(_, strength)| strength)
+        }
+        Some(SecretConfig::Random(_)) | None => Strength::Random,
+    };
+    match strength {
+        Strength::Random => findings.add(check, Status::Ok, "long enough, and the one of the stored keys"),
+        Strength::Repetitive => findings.add(
+            check,
+            Status::Warning,
+            "has very few different characters; whoever reads the database could guess it",
+        ),
+    }
+}
+
+async fn examine_operator(stores: &Stores, findings: &mut Findings) {
+    let check = "operator";
+    let working = async {
+        let Some(operator) = stores.accounts.find_operator().await? else {
+            return Ok(None);
+        };
+        stores.keys.list(KeyFilter { active_only: true, ..KeyFilter::of(operator.id) }).await.map(Some)
+    };
+    match working.await {
+        Ok(Some(keys)) if !keys.is_empty() => {
+            findings.add(check, Status::Ok, format!("has {} working keys", keys.len()));
+        }
+        Ok(_) => findings.add(
+            check,
+            Status::Warning,
+            "nobody has an operator's key: `leadr-auth operator new-key` makes one",
+        ),
+        Err(error) => findings.add(check, Status::Failure, Chain(&error).to_string()),
+    }
+}
+
+/// Compares our clock with the store's. A file has no clock, but what was written into it last cannot be in the future.
+fn examine_clock(
+    theirs: Option<Timestamp>,
+    ours: Timestamp,
+    only_behind: bool,
+    findings: &mut Findings,
+) {
+    let Some(theirs) = theirs else { return };
+    let ahead = (theirs.unix_micros().saturating_sub(ours.unix_micros())) / 1_000_000;
+    if ahead > CLOCK_TOLERANCE_SECONDS || (!only_behind && ahead < -CLOCK_TOLERANCE_SECONDS) {
+        let (seconds, side) = (ahead.abs(), if ahead > 0 { "behind" } else { "ahead of" });
+        findings.add(
+            "clock",
+            Status::Warning,
+            format!("this machine's is {seconds} s {side} the store's; keys expire by this machine's"),
+        );
+    } else {
+        findings.add("clock", Status::Ok, "agrees with the store's");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_that_disagree_are_told_by_side() {
+        let at = |text: &str| Timestamp::parse(text).unwrap();
+        let now = at("2026-01-01T00:01:00Z");
+        let cases = [
+            (Some(at("2026-01-01T00:01:01Z")), false, Status::Ok, "agrees"),
+            (Some(at("2026-01-01T00:02:00Z")), false, Status::Warning, "60 s behind"),
+            (Some(at("2026-01-01T00:00:00Z")), false, Status::Warning, "60 s ahead of"),
+            (Some(at("2020-01-01T00:00:00Z")), true, Status::Ok, "agrees"),
+            (Some(at("2026-01-01T00:02:00Z")), true, Status::Warning, "60 s behind"),
+        ];
+        for (theirs, only_behind, status, words) in cases {
+            let mut findings = Findings::default();
+            examine_clock(theirs, now, only_behind, &mut findings);
+            assert_eq!(findings.0[0].status, status);
+            assert!(findings.0[0].what.contains(words), "{:?}", findings.0);
+        }
+    }
+}

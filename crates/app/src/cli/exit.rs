@@ -1,0 +1,107 @@
+//! How the process ends.
+
+use std::error::Error;
+use std::io;
+
+use leadr_auth_ports::StoreError;
+use leadr_auth_service::{AccountError, IssueKeyError, KeyError};
+
+use super::Usage;
+use crate::config::ConfigFaults;
+
+/// An exit code and what it means.
+pub(super) struct Meaning {
+    pub(super) code: u8,
+    pub(super) text: &'static str,
+}
+
+pub(super) const FAILED: u8 = 1;
+pub(super) const WRONG_USAGE: u8 = 2;
+pub(super) const NOT_FOUND: u8 = 3;
+pub(super) const REFUSED: u8 = 4;
+pub(super) const UNAVAILABLE: u8 = 5;
+pub(super) const KEY_REFUSED: u8 = 6;
+pub(super) const INCOMPLETE: u8 = 7;
+
+/// Every code there is.
+pub(super) const MEANINGS: &[Meaning] = &[
+    Meaning { code: 0, text: "done; with `key verify`: the key is valid" },
+    Meaning { code: FAILED, text: "failed; with `doctor`: something keeps a server from being ready" },
+    Meaning { code: WRONG_USAGE, text: "wrong usage or configuration" },
+    Meaning { code: NOT_FOUND, text: "there is no such account or key" },
+    Meaning { code: REFUSED, text: "refused because of what is stored, as a name that is taken" },
+    Meaning { code: UNAVAILABLE, text: "the store cannot be asked now; later may be another story" },
+    Meaning { code: KEY_REFUSED, text: "`key verify`: the key is not valid" },
+    Meaning { code: INCOMPLETE, text: "`import`: not every record was taken" },
+];
+
+/// The code for a failure.
+pub(super) fn code_of(error: &anyhow::Error) -> u8 {
+    if error.is::<ConfigFaults>() || error.is::<Usage>() {
+        return WRONG_USAGE;
+    }
+    error.chain().find_map(code_of_cause).unwrap_or(FAILED)
+}
+
+fn code_of_cause(cause: &(dyn Error + 'static)) -> Option<u8> {
+    if let Some(error) = cause.downcast_ref::<KeyError>() {
+        return matches!(error, KeyError::NotFound).then_some(NOT_FOUND);
+    }
+    if let Some(error) = cause.downcast_ref::<AccountError>() {
+        return match error {
+            AccountError::NotFound => Some(NOT_FOUND),
+            AccountError::NameTaken | AccountError::SlugTaken | AccountError::OperatorProtected => {
+                Some(REFUSED)
+            }
+            AccountError::Entropy(_) | AccountError::Store(_) => None,
+        };
+    }
+    if let Some(error) = cause.downcast_ref::<IssueKeyError>() {
+        return matches!(error, IssueKeyError::AccountNotFound).then_some(NOT_FOUND);
+    }
+    let error = cause.downcast_ref::<StoreError>()?;
+    error.is_retryable().then_some(UNAVAILABLE)
+}
+
+/// Did whoever reads our output go away? That is no failure of ours.
+pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn a_failure_has_the_code_of_what_it_was() {
+        let away = || StoreError::unavailable("away");
+        let cases = [
+            (anyhow::Error::from(KeyError::NotFound), NOT_FOUND),
+            (KeyError::Store(away()).into(), UNAVAILABLE),
+            (KeyError::Store(StoreError::internal("odd")).into(), FAILED),
+            (AccountError::SlugTaken.into(), REFUSED),
+            (IssueKeyError::AccountNotFound.into(), NOT_FOUND),
+            (ConfigFaults(Vec::new()).into(), WRONG_USAGE),
+            (Usage("what?".to_owned()).into(), WRONG_USAGE),
+            (anyhow::anyhow!("else"), FAILED),
+        ];
+        for (error, code) in cases {
+            let shown = format!("{error:?}");
+            assert_eq!(code_of(&error), code, "{shown}");
+            if code != WRONG_USAGE {
+                assert_eq!(code_of(&Err::<(), _>(error).context("more").unwrap_err()), code);
+            }
+        }
+    }
+
+    #[test]
+    fn codes_are_told_in_their_order() {
+        for (n, meaning) in MEANINGS.iter().enumerate() {
+            assert_eq!(usize::from(meaning.code), n);
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! What the tools say: a table for people, JSON for scripts.
+
+use std::io::{self, Write as _};
+
+use comfy_table::{ContentArrangement, Table, presets};
+use leadr_auth_domain::{Account, AccountRole, AccountStatus, ApiKey, Timestamp};
+use serde_json::{Value, json};
+
+/// For whom it is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Output {
+    /// A person at a terminal.
+    Human,
+    /// A script.
+    Json,
+}
+
+impl Output {
+    /// Says one thing: its fields a line each, or an object.
+    pub(super) fn one<T: Shown>(self, thing: &T) -> io::Result<()> {
+        match self {
+            Self::Json => json_line(&thing.json()),
+            Self::Human => {
+                let mut table = plain_table();
+                for (name, value) in T::COLUMNS.iter().zip(thing.cells()) {
+                    table.add_row([(*name).to_owned(), value]);
+                }
+                line(&table.trim_fmt())
+            }
+        }
+    }
+
+    /// Says many things: a row each, or an array.
+    pub(super) fn many<T: Shown>(self, things: &[T]) -> io::Result<()> {
+        match self {
+            Self::Json => json_line(&things.iter().map(Shown::json).collect()),
+            Self::Human => {
+                let mut table = plain_table();
+                table.set_header(T::COLUMNS.iter().map(|name| name.to_uppercase()));
+                for thing in things {
+                    table.add_row(thing.cells());
+                }
+                line(&table.trim_fmt())
+            }
+        }
+    }
+
+    /// Says a text to people and a value to scripts.
+    pub(super) fn either(self, text: &str, value: &Value) -> io::Result<()> {
+        match self {
+            Self::Json => json_line(value),
+            Self::Human => line(text),
+        }
+    }
+}
+
+/// Something that can be said.
+pub(super) trait Shown {
+    /// The names of its cells.
+    const COLUMNS: &[&str];
+
+    /// What a person reads, in the order of the columns.
+    fn cells(&self) -> Vec<String>;
+
+    /// What a script reads.
+    fn json(&self) -> Value;
+}
+
+fn plain_table() -> Table {
+    let mut table = Table::new();
+    table
+        .load_preset(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled);
+    table
+}
+
+/// A line on standard output. Whoever reads it may have heard enough and gone: that is an error like any other here, and
+/// no panic as with `println!`.
+pub(super) fn line(text: &str) -> io::Result<()> {
+    writeln!(io::stdout().lock(), "{text}")
+}
+
+fn json_line(value: &Value) -> io::Result<()> {
+    line(&value.to_string())
+}
+
+pub(super) fn instant(at: Option<Timestamp>) -> String {
+    at.map_or_else(|| "-".to_owned(), |at| at.to_string())
+}
+
+pub(super) const fn account_status(status: AccountStatus) -> &'static str {
+    match status {
+        AccountStatus::Active => "active",
+        AccountStatus::Suspended => "suspended",
+    }
+}
+
+impl Shown for Account {
+    const COLUMNS: &[&str] = &["id", "name", "slug", "status", "role", "created"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.id.to_string(),
+            printable(self.name.as_str()),
+            printable(self.slug.as_str()),
+            if self.is_deleted() {
+                "deleted".to_owned()
+            } else {
+                account_status(self.status).to_owned()
+            },
+            role(self.role).to_owned(),
+            self.created_at.to_string(),
+        ]
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "id": self.id.to_string(),
+            "name": self.name.as_str(),
+            "slug": self.slug.as_str(),
+            "status": account_status(self.status),
+            "role": role(self.role),
+            "created_at": self.created_at.to_string(),
+            "updated_at": self.updated_at.to_string(),
+            "deleted_at": self.deleted_at.map(|at| at.to_string()),
+        })
+    }
+}
+
+const fn role(role: AccountRole) -> &'static str {
+    match role {
+        AccountRole::Tenant => "tenant",
+        AccountRole::Operator => "operator",
+    }
+}
+
+impl Shown for ApiKey {
+    const COLUMNS: &[&str] = &["id", "prefix", "name", "status", "last used", "expires", "created"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.id.to_string(),
+            printable(self.key_prefix.as_str()),
+            printable(self.name.as_str()),
+            if self.is_deleted() {
+                "deleted".to_owned()
+            } else {
+                self.status.to_string()
+            },
+            instant(self.last_used_at),
+            instant(self.expires_at),
+            self.created_at.to_string(),
+        ]
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "id": self.id.to_string(),
+            "account_id": self.account_id.to_string(),
+            "name": self.name.as_str(),
+            "prefix": self.key_prefix.as_str(),
+            "status": self.status.as_str(),
+            "last_used_at": self.last_used_at.map(|at| at.to_string()),
+            "expires_at": self.expires_at.map(|at| at.to_string()),
+            "created_at": self.created_at.to_string(),
+            "updated_at": self.updated_at.to_string(),
+            "deleted_at": self.deleted_at.map(|at| at.to_string()),
+        })
+    }
+}
+
+/// A text of a tenant's choosing, for a terminal: rows of the reference implementation may hold what would move its cursor.
+fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_cannot_move_the_cursor() {
+        assert_eq!(printable("a\u{1b}[2Jb\r\n"), "a\u{fffd}[2Jb\u{fffd}\u{fffd}");
+        assert_eq!(printable("Schlüssel 🔑"), "Schlüssel 🔑");
+    }
+}

@@ -1,0 +1,405 @@
+//! `export` and `import`
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead as _, BufReader, BufWriter, Seek as _, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::vec;
+
+use anyhow::{Context as _, bail};
+use clap::{Arg, ArgMatches, Command};
+use indicatif::{ProgressBar, ProgressStyle};
+use leadr_auth_domain::PepperCheck;
+use leadr_auth_ports::{Stores, Totals};
+use leadr_auth_service::transfer::{Exporter, Importer, Record, Summary};
+use leadr_auth_service::{ImportMode, SecretError};
+use leadr_auth_sqlite::IfMissing;
+use serde_json::json;
+
+use super::output::{Output, line};
+use super::{Usage, exit, flag, open_current, output, sources, text, tool};
+use crate::archive::{self, Header, MalformedLine};
+use crate::config::{Config, SecretConfig, StorageConfig};
+use crate::storage::Database;
+use crate::system::OsEntropy;
+
+pub(super) fn export_command() -> Command {
+    tool("export", "Write all accounts and keys, these as hashes, as lines of JSON").arg(
+        Arg::new("path")
+            .value_name("PATH")
+            .default_value("-")
+            .help("A file, which must not exist yet; - is standard output"),
+    )
+}
+
+pub(super) fn import_command() -> Command {
+    tool("import", "Take accounts and keys from an export, or from another database; again is no harm")
+        .arg(
+            Arg::new("path")
+                .value_name("PATH")
+                .required_unless_present("from")
+                .conflicts_with("from")
+                .help("An export; - is standard input"),
+        )
+        .arg(
+            Arg::new("from")
+                .long("from")
+                .value_name("URL")
+                .help("A database, also one of the reference implementation, which stays as it is; \
+                       with a password it belongs into the environment variable IMPORT_FROM and this is `env`"),
+        )
+        .arg(flag("keep-good").help("Take what can be taken, where otherwise one bad record means that none is taken"))
+        .arg(flag("dry-run").help("Say what would come of it, and take nothing"))
+}
+
+pub(super) async fn export(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
+    let storage = Config::read_storage(&sources(Some(matches)), &OsEntropy::new(), false)?;
+    // Not necessarily of our making, and not changed: PostgreSQL may be the reference implementation's.
+    let database = match storage.open(IfMissing::Fail)? {
+        Database::Postgres(postgres, config) => Database::Postgres(postgres, config),
+        Database::Sqlite(..) | Database::Memory(_) => open_current(&storage).await?,
+    };
+    let mut exporter = Exporter::new(database.stores().transfer.as_ref()).await?;
+    match text(matches, "path")? {
+        "-" => {
+            let mut out = BufWriter::new(io::stdout().lock());
+            write_all(&mut exporter, &mut out).await?;
+            out.flush()?;
+        }
+        path => {
+            let path = Path::new(path);
+            let mut options = OpenOptions::new();
+            let file = options.write(true).create_new(true).mode(0o600).open(path);
+            let file = file.with_context(|| format!("cannot write {}", path.display()))?;
+            let written = write_file(&mut exporter, file).await;
+            if let Err(error) = written {
+                // Half an export is worse than none.
+                let _ = fs::remove_file(path);
+                return Err(error.context(format!("cannot write {}", path.display())));
+            }
+            let Totals { accounts, keys } = exporter.totals();
+            output(matches).either(
+                &format!("wrote {}: {accounts} accounts, {keys} keys", path.display()),
+                &json!({"path": path, "accounts": accounts, "keys": keys}),
+            )?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn write_file(exporter: &mut Exporter, file: File) -> anyhow::Result<()> {
+    let mut out = BufWriter::new(file);
+    write_all(exporter, &mut out).await?;
+    Ok(out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?)
+}
+
+async fn write_all(exporter: &mut Exporter, out: &mut impl Write) -> anyhow::Result<()> {
+    let header = Header {
+        secret: exporter.secret().cloned(),
+        totals: exporter.totals(),
+    };
+    writeln!(out, "{}", archive::write_header(&header)?)?;
+    let progress = progress(header.totals, "exported");
+    loop {
+        let page = exporter.next().await?;
+        if page.is_empty() {
+            progress.finish_and_clear();
+            return Ok(());
+        }
+        for record in &page {
+            writeln!(out, "{}", archive::write_record(record)?)?;
+        }
+        progress.inc(u64::try_from(page.len())?);
+    }
+}
+
+/// On standard error, and only where that is a terminal.
+fn progress(totals: Totals, what: &'static str) -> ProgressBar {
+    let bar = ProgressBar::new(totals.accounts + totals.keys).with_message(what);
+    match ProgressStyle::with_template("{bar:40} {pos}/{len} {msg}, {eta} to go") {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+/// Where an import comes from. It can be read more than once.
+enum Source {
+    File(PathBuf),
+    /// Standard input, kept in a file without a name.
+    Spooled(File),
+    Store(Database),
+}
+
+/// A source that is being read.
+enum Reader {
+    Lines { lines: io::Lines<BufReader<File>>, line: u64 },
+    Store { exporter: Exporter, page: vec::IntoIter<Record>, line: u64 },
+}
+
+impl Source {
+    fn of(matches: &ArgMatches) -> anyhow::Result<Self> {
+        if let Some(named) = matches.get_one::<String>("from") {
+            return Ok(Self::Store(foreign_database(named)?));
+        }
+        let path = text(matches, "path")?;
+        if path != "-" {
+            return Ok(Self::File(PathBuf::from(path)));
+        }
+        let mut spooled = tempfile::tempfile().context("cannot keep standard input")?;
+        io::copy(&mut io::stdin().lock(), &mut spooled).context("cannot keep standard input")?;
+        Ok(Self::Spooled(spooled))
+    }
+
+    async fn open(&self) -> anyhow::Result<(Header, Reader)> {
+        let file = match self {
+            Self::Store(database) => {
+                let exporter = Exporter::new(database.stores().transfer.as_ref()).await?;
+                let header = Header {
+                    secret: exporter.secret().cloned(),
+                    totals: exporter.totals(),
+                };
+                let page = Vec::new().into_iter();
+                return Ok((header, Reader::Store { exporter, page, line: 0 }));
+            }
+            Self::File(path) => {
+                File::open(path).with_context(|| format!("cannot read {}", path.display()))?
+            }
+            Self::Spooled(file) => {
+                let mut file = file.try_clone()?;
+                file.rewind()?;
+                file
+            }
+        };
+        let mut lines = BufReader::new(file).lines();
+        let first = match lines.next() {
+            Some(first) => first.context("line 1")?,
+            None => bail!("line 1: the file is empty"),
+        };
+        let header = archive::read_header(&first).context("line 1")?;
+        Ok((header, Reader::Lines { lines, line: 1 }))
+    }
+}
+
+impl Reader {
+    /// The next record or what is wrong with it, and its line; in a database, its place.
+    async fn next(&mut self) -> anyhow::Result<Option<(u64, Result<Record, MalformedLine>)>> {
+        match self {
+            Self::Lines { lines, line } => {
+                *line += 1;
+                let Some(text) = lines.next() else {
+                    return Ok(None);
+                };
+                let record = match text {
+                    Ok(text) => archive::read_record(&text),
+                    Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                        Err(MalformedLine::not_text())
+                    }
+                    Err(error) => return Err(error).with_context(|| format!("line {line}")),
+                };
+                Ok(Some((*line, record)))
+            }
+            Self::Store { exporter, page, line } => {
+                if page.len() == 0 {
+                    *page = exporter.next().await?.into_iter();
+                }
+                *line += 1;
+                Ok(page.next().map(|record| (*line, Ok(record))))
+            }
+        }
+    }
+}
+
+/// The database that `--from` names.
+fn foreign_database(named: &str) -> anyhow::Result<Database> {
+    let mut sources = sources(None);
+    let from_environment = sources.import_from.take();
+    let url = match (named, from_environment) {
+        ("env", Some(url)) => url,
+        ("env", None) => bail!(Usage("from: IMPORT_FROM is not set".to_owned())),
+        (url, _) if crate::config::has_password(url) => bail!(Usage(
+            "from: has a password on the command line, where every user of the machine can read it; set IMPORT_FROM to \
+             the URL, and say --from env"
+                .to_owned()
+        )),
+        (url, _) => url.to_owned(),
+    };
+    sources.environment.insert("DATABASE_URL", url);
+    let storage = Config::read_storage(&sources, &OsEntropy::new(), false)
+        .map_err(|faults| Usage(format!("from: {faults}")))?;
+    let elsewhere = StorageConfig {
+        // The data directory is this deployment's, not that one's.
+        secret: None,
+        ..storage
+    };
+    elsewhere.open(IfMissing::Fail)
+}
+
+/// A bad record.
+struct Bad {
+    line: u64,
+    what: String,
+}
+
+pub(super) async fn import(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
+    let (keep_good, dry_run) = (matches.get_flag("keep-good"), matches.get_flag("dry-run"));
+    let storage = Config::read_storage(&sources(Some(matches)), &OsEntropy::new(), false)?;
+    let source = Source::of(matches)?;
+    let database = open_destination(&storage, dry_run).await?;
+    let stores = database.stores();
+    let (header, _) = source.open().await?;
+    let secret = agree_on_secret(&storage, &stores, header.secret.as_ref()).await?;
+    let out = output(matches);
+
+    // The first pass takes nothing, so that "none" can be kept to.
+    let mut done = Done::default();
+    if dry_run || !keep_good {
+        done = pass(&source, &stores, ImportMode::DryRun).await?;
+    }
+    let meant = !dry_run && (keep_good || done.bad.is_empty());
+    if meant {
+        if let Some(secret) = secret {
+            stores.secrets.register(&secret).await?;
+        }
+        done = pass(&source, &stores, ImportMode::Commit).await?;
+    }
+    report(out, &done, meant)?;
+    Ok(if done.bad.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(exit::INCOMPLETE)
+    })
+}
+
+/// An import may be the first thing that happens to a database.
+async fn open_destination(storage: &StorageConfig, dry_run: bool) -> anyhow::Result<Database> {
+    if dry_run {
+        return open_current(storage).await;
+    }
+    let database = storage.open(IfMissing::Create)?;
+    if let Database::Sqlite(..) = database {
+        database.migrate().await?;
+        return Ok(database);
+    }
+    open_current(storage).await
+}
+
+/// What an import came to.
+#[derive(Default)]
+struct Done {
+    summary: Summary,
+    bad: Vec<Bad>,
+}
+
+async fn pass(source: &Source, stores: &Stores, mode: ImportMode) -> anyhow::Result<Done> {
+    let (header, mut reader) = source.open().await?;
+    let progress = progress(
+        header.totals,
+        match mode {
+            ImportMode::DryRun => "looked at",
+            ImportMode::Commit => "imported",
+        },
+    );
+    let mut importer = Importer::new(stores.transfer.as_ref(), mode);
+    let mut bad = Vec::new();
+    let mut seen = 0;
+    while let Some((line, record)) = reader.next().await? {
+        match record {
+            Ok(record) => importer.add(line, record).await?,
+            Err(fault) => bad.push(Bad {
+                line,
+                what: fault.to_string(),
+            }),
+        }
+        seen += 1;
+        progress.inc(1);
+    }
+    importer.flush().await?;
+    progress.finish_and_clear();
+    let mut summary = importer.summary();
+    summary.refused += u64::try_from(bad.len())?;
+    bad.extend(importer.take_faults().into_iter().map(|fault| Bad {
+        line: fault.line,
+        what: fault.what.to_string(),
+    }));
+    let announced = header.totals.accounts + header.totals.keys;
+    if seen < announced {
+        bad.push(Bad {
+            line: seen + 2,
+            what: format!("the file ends after {seen} of {announced} records"),
+        });
+    }
+    bad.sort_by_key(|bad| bad.line);
+    Ok(Done { summary, bad })
+}
+
+/// Keys go on working under the secret that they were hashed under, and no other. Answers the check value to register, where
+/// none is yet.
+async fn agree_on_secret(
+    storage: &StorageConfig,
+    stores: &Stores,
+    theirs: Option<&PepperCheck>,
+) -> anyhow::Result<Option<PepperCheck>> {
+    let configured = match &storage.secret {
+        Some(SecretConfig::Kept(path)) if !path.exists() => None,
+        Some(_) => Some(storage.pepper(stores, None).await?),
+        None => None,
+    };
+    let registered = stores.secrets.registered().await?;
+    let ours = match (&configured, &registered) {
+        (Some(pepper), Some(check)) if !pepper.matches(check) => {
+            return Err(SecretError::Mismatch.into());
+        }
+        (Some(pepper), _) => Some(pepper.check()),
+        (None, registered) => registered.clone(),
+    };
+    match (ours, theirs) {
+        (Some(ours), Some(theirs)) if ours.expose_hex() != theirs.expose_hex() => bail!(
+            "the keys to import are hashed under another secret than this store's, and would not work: import into a new \
+             store, and set API_KEY_SECRET to the secret that they were made under"
+        ),
+        (Some(ours), _) => Ok(registered.is_none().then_some(ours)),
+        (None, Some(theirs)) => Ok(Some(theirs.clone())),
+        (None, None) => bail!(Usage(
+            "nothing says under which secret the keys are hashed: set API_KEY_SECRET to the secret of the deployment that \
+             they come from"
+                .to_owned()
+        )),
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "what is wrong is not the tool's answer")]
+fn report(out: Output, done: &Done, meant: bool) -> anyhow::Result<()> {
+    let Done { summary, bad } = done;
+    if out == Output::Json {
+        let faults: Vec<_> = bad
+            .iter()
+            .map(|bad| json!({"line": bad.line, "what": bad.what}))
+            .collect();
+        let taken = if meant { summary.stored } else { 0 };
+        line(
+            &json!({
+                "imported": taken,
+                "importable": summary.stored,
+                "present": summary.present,
+                "refused": summary.refused,
+                "faults": faults,
+            })
+            .to_string(),
+        )?;
+        return Ok(());
+    }
+    for Bad { line, what } in bad {
+        eprintln!("line {line}: {what}");
+    }
+    let Summary {
+        stored,
+        present,
+        refused,
+    } = summary;
+    let verb = if meant { "imported" } else { "nothing was imported; importable:" };
+    line(&format!(
+        "{verb} {stored}, there already: {present}, refused: {refused}"
+    ))?;
+    Ok(())
+}

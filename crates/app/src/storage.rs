@@ -1,0 +1,229 @@
+//! Opens what the configuration names: the data directory, the database, the secret.
+
+use std::fmt;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use leadr_auth_domain::Pepper;
+use leadr_auth_memory::Memory;
+use leadr_auth_ports::{Entropy, Stores};
+use leadr_auth_postgres::{Postgres, PostgresConfig};
+use leadr_auth_sqlite::{IfMissing, Sqlite, SqliteConfig};
+
+use crate::config::{DATABASE_FILE, SecretConfig, StorageConfig, StoreConfig};
+use crate::secret_file;
+
+/// An open database, or one that can be opened at any time.
+#[derive(Clone)]
+pub enum Database {
+    /// In this process.
+    Memory(Memory),
+    /// In a file.
+    Sqlite(Sqlite, SqliteConfig),
+    /// In PostgreSQL. It need not be there yet.
+    Postgres(Postgres, PostgresConfig),
+}
+
+/// Why the data directory is not used.
+#[derive(Debug)]
+pub enum DataDirError {
+    /// It could not be made or looked at.
+    Io(PathBuf, io::Error),
+    /// Something else has its name.
+    NotADirectory(PathBuf),
+    /// Others than its owner may do something in it.
+    OpenToOthers(PathBuf, u32),
+}
+
+impl fmt::Display for DataDirError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(path, _) => write!(f, "cannot use the data directory {}", path.display()),
+            Self::NotADirectory(path) => {
+                write!(f, "the data directory {} is not a directory", path.display())
+            }
+            Self::OpenToOthers(path, others) => write!(
+                f,
+                "the data directory {path} is open to others than its owner (permission bits {others:03o}), and it holds \
+                 the secret and the keys' hashes: chmod 700 {path}",
+                path = path.display()
+            ),
+        }
+    }
+}
+
+impl std::error::Error for DataDirError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io(_, source) => Some(source),
+            Self::NotADirectory(_) | Self::OpenToOthers(..) => None,
+        }
+    }
+}
+
+/// Sees to it that the data directory is there, and nobody else's business.
+pub fn prepare_data_dir(path: &Path) -> Result<(), DataDirError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|error| match fs::metadata(path) {
+            Ok(there) if !there.is_dir() => DataDirError::NotADirectory(path.to_owned()),
+            Ok(_) | Err(_) => DataDirError::Io(path.to_owned(), error),
+        })?;
+    check_data_dir(path)
+}
+
+/// Is the data directory nobody else's business?
+pub fn check_data_dir(path: &Path) -> Result<(), DataDirError> {
+    let others =
+        secret_file::for_others(path).map_err(|error| DataDirError::Io(path.to_owned(), error))?;
+    if others != 0 {
+        return Err(DataDirError::OpenToOthers(path.to_owned(), others));
+    }
+    Ok(())
+}
+
+impl StorageConfig {
+    /// Is anything kept in the data directory?
+    pub fn uses_data_dir(&self) -> bool {
+        let kept = matches!(self.secret, Some(SecretConfig::Kept(_)));
+        let file = self.data_dir.join(DATABASE_FILE);
+        kept || matches!(&self.store, StoreConfig::Sqlite(sqlite) if sqlite.path == file)
+    }
+
+    /// Opens the database. With `IfMissing::Create` an SQLite file and the data directory are made where they are missing;
+    /// PostgreSQL is not asked yet.
+    pub fn open(&self, if_missing: IfMissing) -> anyhow::Result<Database> {
+        if self.uses_data_dir() {
+            match if_missing {
+                IfMissing::Create => prepare_data_dir(&self.data_dir)?,
+                IfMissing::Fail if self.data_dir.exists() => check_data_dir(&self.data_dir)?,
+                // What is missing is named when it is opened.
+                IfMissing::Fail => {}
+            }
+        }
+        Ok(match &self.store {
+            StoreConfig::Memory => Database::Memory(Memory::new()),
+            StoreConfig::Sqlite(config) => {
+                Database::Sqlite(Sqlite::open(config.clone(), if_missing)?, config.clone())
+            }
+            StoreConfig::Postgres(config) => {
+                Database::Postgres(Postgres::new(config.clone())?, config.clone())
+            }
+        })
+    }
+
+    /// The secret under which the keys of `stores` are hashed. With `entropy` one is made where none is kept and none is
+    /// registered.
+    pub async fn pepper(
+        &self,
+        stores: &Stores,
+        entropy: Option<&dyn Entropy>,
+    ) -> anyhow::Result<Pepper> {
+        let path = match &self.secret {
+            Some(SecretConfig::Said(pepper, _) | SecretConfig::Random(pepper)) => {
+                return Ok(pepper.clone());
+            }
+            Some(SecretConfig::Kept(path)) => path,
+            None => bail!("no secret is configured"),
+        };
+        let shown = path.display();
+        if !path.exists() {
+            if stores.secrets.registered().await?.is_some() {
+                bail!(
+                    "the secret of the stored keys is missing: {shown} is not there. Put it back from your copy, or set \
+                     API_KEY_SECRET; without it no stored key works, so none is made in its place"
+                );
+            }
+            let Some(entropy) = entropy else {
+                bail!("there is no secret yet: {shown} is made when `leadr-auth serve` first starts");
+            };
+            secret_file::make(path, entropy)?;
+        }
+        let others = secret_file::for_others(path).with_context(|| format!("the secret {shown}"))?;
+        if others != 0 {
+            bail!("the secret {shown} can be read by others than its owner: chmod 600 {shown}");
+        }
+        let (pepper, _) =
+            secret_file::read(path).with_context(|| format!("the secret {shown}"))?;
+        Ok(pepper)
+    }
+}
+
+impl Database {
+    /// All the ports.
+    pub fn stores(&self) -> Stores {
+        match self {
+            Self::Memory(memory) => memory.stores(),
+            Self::Sqlite(sqlite, _) => sqlite.stores(),
+            Self::Postgres(postgres, _) => postgres.stores(),
+        }
+    }
+
+    /// Brings the schema up to date. Answers the versions of the migrations that ran now.
+    pub async fn migrate(&self) -> Result<Vec<String>, MigrateError> {
+        match self {
+            Self::Memory(_) => Ok(Vec::new()),
+            Self::Sqlite(_, config) => {
+                leadr_auth_sqlite::migrate::run(config).await.map_err(MigrateError::Sqlite)
+            }
+            Self::Postgres(_, config) => {
+                leadr_auth_postgres::migrate::run(config).await.map_err(MigrateError::Postgres)
+            }
+        }
+    }
+
+    /// The versions of the migrations that have not run yet.
+    pub async fn pending_migrations(&self) -> Result<Vec<String>, MigrateError> {
+        match self {
+            Self::Memory(_) => Ok(Vec::new()),
+            Self::Sqlite(_, config) => {
+                leadr_auth_sqlite::migrate::pending(config).await.map_err(MigrateError::Sqlite)
+            }
+            Self::Postgres(_, config) => {
+                leadr_auth_postgres::migrate::pending(config).await.map_err(MigrateError::Postgres)
+            }
+        }
+    }
+}
+
+/// Why a database was not migrated.
+#[derive(Debug)]
+pub enum MigrateError {
+    /// One in a file.
+    Sqlite(leadr_auth_sqlite::migrate::MigrateError),
+    /// One in PostgreSQL.
+    Postgres(leadr_auth_postgres::migrate::MigrateError),
+}
+
+impl MigrateError {
+    /// May the same call succeed later?
+    pub const fn is_retryable(&self) -> bool {
+        matches!(
+            self,
+            Self::Postgres(leadr_auth_postgres::migrate::MigrateError::Unavailable(_))
+        )
+    }
+}
+
+impl fmt::Display for MigrateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(error) => error.fmt(f),
+            Self::Postgres(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for MigrateError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Sqlite(error) => error.source(),
+            Self::Postgres(error) => error.source(),
+        }
+    }
+}
