@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::codegen::{self, Mode};
 use crate::postgres::Database;
 use crate::sh::{self, Outcome};
-use crate::{migrate, no_arguments, test, tidy};
+use crate::{deploy, migrate, no_arguments, test, tidy};
 
 /// `ci`
 pub(crate) fn command(arguments: &[String]) -> Outcome {
@@ -24,6 +24,7 @@ fn all(steps: &mut Steps) -> Outcome {
     steps.run("clippy", clippy)?;
     steps.run("doc", doc)?;
     steps.run("tidy", tidy::run)?;
+    steps.run("deploy", deploy::run)?;
     // One database for all that need one: they keep apart by themselves, and each start takes seconds.
     let database = steps.run("database", Database::open)?;
     steps.run("codegen --check", || codegen::run(&database, Mode::Check))?;

@@ -13,6 +13,7 @@ mod arrows;
 mod bench;
 mod ci;
 mod codegen;
+mod deploy;
 mod env;
 mod load;
 mod manifest;
@@ -68,6 +69,12 @@ const COMMANDS: &[Entry] = &[
         arguments: "",
         summary: "check what the compiler does not: who depends on whom, headers, links, leftovers",
         run: tidy::command,
+    },
+    Entry {
+        name: "deploy",
+        arguments: "",
+        summary: "check the files of deploy/: the systemd unit, the Dockerfile, the compose files",
+        run: deploy::command,
     },
     Entry {
         name: "ci",
@@ -158,6 +165,7 @@ mod tests {
             "tset",
             "help me",
             "tidy --fix",
+            "deploy now",
             "ci now",
             "codegen --chekc",
             "test unit",

@@ -113,7 +113,11 @@ fn file_faults(path: &str, text: &str) -> Vec<String> {
         faults.extend(module_doc_faults(path, text));
         faults.extend(leftover_faults(text));
     }
-    if has_ending(path, "md") && (path.starts_with("docs/") || !path.contains('/')) {
+    let is_page = ["docs/", "deploy/"]
+        .iter()
+        .any(|folder| path.starts_with(folder))
+        || !path.contains('/');
+    if has_ending(path, "md") && is_page {
         let exists = |target: &str| sh::root().join(target).exists();
         faults.extend(link_faults(path, text, exists));
     }
@@ -393,6 +397,7 @@ mod tests {
         assert_eq!(file_faults("tests/it/main.rs", "use x;").len(), 1);
         assert_eq!(file_faults("clients/other.rs", "use x;"), [""; 0]);
         assert_eq!(file_faults("docs/x.md", "[a](gone.md)").len(), 1);
+        assert_eq!(file_faults("deploy/x.md", "[a](gone.md)").len(), 1);
         assert_eq!(file_faults("crates/x/notes.md", "[a](gone.md)"), [""; 0]);
     }
 
