@@ -1,0 +1,217 @@
+//! Accounts: their management.
+
+use async_trait::async_trait;
+use diesel::{IntoSql as _, dsl::exists, prelude::*, sql_types::Bool, sqlite::SqliteConnection};
+use leadr_auth_domain::{Account, AccountId, ApiKey, Slug};
+use leadr_auth_ports::{
+    AccountChangeFn, AccountRepository, CreateAccountError, CreateOperatorError, Rows, StoreError,
+    UpdateAccountError,
+};
+
+use crate::{
+    error::{Stop, Violation},
+    keys::{self, Swap},
+    pool::Pool,
+    rows::{self, AccountChanges, AccountRow, Id},
+    schema::accounts,
+};
+
+#[derive(Clone)]
+pub(crate) struct Accounts(pub(crate) Pool);
+
+/// The account with this id, deleted or not.
+pub(crate) fn find(
+    connection: &mut SqliteConnection,
+    id: AccountId,
+) -> QueryResult<Option<AccountRow>> {
+    accounts::table
+        .find(Id::from(id))
+        .select(AccountRow::as_select())
+        .get_result(connection)
+        .optional()
+}
+
+/// What of this name and this slug a live account other than `id` has; the name where both are taken.
+pub(crate) fn taken(
+    connection: &mut SqliteConnection,
+    id: AccountId,
+    name: &str,
+    slug: &str,
+) -> QueryResult<Option<Violation>> {
+    let others = accounts::table
+        .filter(accounts::deleted_at.is_null())
+        .filter(accounts::id.ne(Id::from(id)));
+    if diesel::select(exists(others.filter(accounts::name.eq(name)))).get_result(connection)? {
+        return Ok(Some(Violation::Name));
+    }
+    let slug = others.filter(accounts::slug.eq(slug));
+    let has_slug: bool = diesel::select(exists(slug)).get_result(connection)?;
+    Ok(has_slug.then_some(Violation::Slug))
+}
+
+fn insert(connection: &mut SqliteConnection, account: &Account) -> Result<(), Stop> {
+    let done = diesel::insert_into(accounts::table)
+        .values(rows::account_row(account))
+        .execute(connection);
+    let (name, slug) = (account.name.as_str(), account.slug.as_str());
+    done.map(drop)
+        .map_err(|error| name_first(error.into(), connection, account.id, name, slug))
+}
+
+/// Where both the name and the slug are taken, SQLite says whichever it happens to check first, and we promise to name the
+/// name.
+fn name_first(
+    stop: Stop,
+    connection: &mut SqliteConnection,
+    id: AccountId,
+    name: &str,
+    slug: &str,
+) -> Stop {
+    if !matches!(stop, Stop::Rule(Violation::Slug)) {
+        return stop;
+    }
+    match taken(connection, id, name, slug) {
+        Ok(violation) => violation.map_or(stop, Stop::Rule),
+        Err(error) => error.into(),
+    }
+}
+
+/// Writes `now` where the account still is as it `was`, in all that is written.
+fn swap(
+    connection: &mut SqliteConnection,
+    id: AccountId,
+    was: AccountChanges,
+    now: &AccountChanges,
+) -> Result<Swap<AccountRow>, Stop> {
+    let unchanged = accounts::table
+        .find(Id::from(id))
+        .filter(accounts::name.eq(was.name))
+        .filter(accounts::slug.eq(was.slug))
+        .filter(accounts::status.eq(was.status))
+        .filter(accounts::is_operator.eq(was.is_operator))
+        .filter(accounts::updated_at.eq(was.updated_at))
+        // Which also finds null equal to null.
+        .filter(accounts::deleted_at.is(was.deleted_at));
+    let stored = diesel::update(unchanged)
+        .set(now)
+        .returning(AccountRow::as_returning())
+        .get_result(connection)
+        .optional()
+        .map_err(|error| name_first(error.into(), connection, id, &now.name, &now.slug))?;
+    Ok(match stored {
+        Some(row) => Swap::Done(row),
+        None => find(connection, id)?.map_or(Swap::Gone, Swap::Moved),
+    })
+}
+
+#[async_trait]
+impl AccountRepository for Accounts {
+    async fn create(&self, account: &Account) -> Result<(), CreateAccountError> {
+        let account = account.clone();
+        let created = self.0.write(move |connection| insert(connection, &account));
+        Ok(created.await??)
+    }
+
+    async fn create_with_key(
+        &self,
+        account: &Account,
+        key: &ApiKey,
+    ) -> Result<(), CreateOperatorError> {
+        let (account, key) = (account.clone(), key.clone());
+        if key.account_id != account.id {
+            return Err(Stop::Rule(Violation::Account).into());
+        }
+        let created = self.0.write(move |connection| {
+            insert(connection, &account)?;
+            keys::insert(connection, &key)
+        });
+        Ok(created.await??)
+    }
+
+    async fn get(&self, id: AccountId, rows: Rows) -> Result<Option<Account>, StoreError> {
+        let any = (rows == Rows::WithDeleted).into_sql::<Bool>();
+        let query = accounts::table
+            .find(Id::from(id))
+            .filter(accounts::deleted_at.is_null().or(any))
+            .select(AccountRow::as_select());
+        let found = self
+            .0
+            .read(move |connection| query.get_result(connection).optional())
+            .await?;
+        found.map(rows::account).transpose()
+    }
+
+    async fn find_by_slug(&self, slug: &Slug) -> Result<Option<Account>, StoreError> {
+        let query = accounts::table
+            .filter(accounts::slug.eq(slug.as_str().to_owned()))
+            .filter(accounts::deleted_at.is_null())
+            .select(AccountRow::as_select());
+        let found = self
+            .0
+            .read(move |connection| query.get_result(connection).optional())
+            .await?;
+        found.map(rows::account).transpose()
+    }
+
+    /// Compares and swaps, as the update of a key does.
+    async fn update<'a>(
+        &self,
+        id: AccountId,
+        change: &'a mut AccountChangeFn<'a>,
+    ) -> Result<Account, UpdateAccountError> {
+        let steps = async {
+            let mut found = self.0.read(move |connection| find(connection, id)).await?;
+            while let Some(row) = found {
+                let current = rows::account(row)?;
+                let was = rows::account_changes(&current);
+                let changed = change(current).map_err(UpdateAccountError::Refused)?;
+                let now = rows::account_changes(&changed);
+                let swapped = self
+                    .0
+                    .write(move |connection| swap(connection, id, was, &now))
+                    .await??;
+                found = match swapped {
+                    Swap::Done(row) => return Ok(rows::account(row)?),
+                    Swap::Moved(row) => Some(row),
+                    Swap::Gone => None,
+                };
+            }
+            Err(UpdateAccountError::NotFound)
+        };
+        self.0.in_steps(steps).await
+    }
+
+    async fn list(&self) -> Result<Vec<Account>, StoreError> {
+        let query = accounts::table
+            .filter(accounts::deleted_at.is_null())
+            .order((accounts::created_at.desc(), accounts::id.desc()))
+            .select(AccountRow::as_select());
+        let listed = self
+            .0
+            .read(move |connection| query.load(connection))
+            .await?;
+        listed.into_iter().map(rows::account).collect()
+    }
+
+    async fn find_operator(&self) -> Result<Option<Account>, StoreError> {
+        let query = accounts::table
+            .filter(accounts::is_operator)
+            .filter(accounts::deleted_at.is_null())
+            .order((accounts::created_at, accounts::id))
+            .select(AccountRow::as_select());
+        let found = self
+            .0
+            .read(move |connection| query.first(connection).optional())
+            .await?;
+        found.map(rows::account).transpose()
+    }
+
+    async fn is_empty(&self) -> Result<bool, StoreError> {
+        let query = diesel::select(exists(accounts::table.select(accounts::id)));
+        let any = self
+            .0
+            .read(move |connection| query.get_result::<bool>(connection))
+            .await?;
+        Ok(!any)
+    }
+}

@@ -1,0 +1,243 @@
+//! What each failure of the database means to a caller.
+
+use diesel::{
+    ConnectionError,
+    result::{DatabaseErrorKind, Error},
+};
+use leadr_auth_ports::{
+    CreateAccountError, CreateKeyError, CreateOperatorError, StoreError, UpdateAccountError,
+};
+use uuid::Uuid;
+
+/// A rule of the schema that a caller can decide about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Violation {
+    /// Another key has the prefix.
+    Prefix,
+    /// Another live account has the name.
+    Name,
+    /// Another live account has the slug.
+    Slug,
+    /// There is no such account.
+    Account,
+}
+
+/// Which rule was violated, if it is one that a caller can decide about.
+pub(crate) fn violation(error: &Error) -> Option<Violation> {
+    let Error::DatabaseError(kind, information) = error else {
+        return None;
+    };
+    match (kind, information.message()) {
+        // SQLite names the columns, not the index.
+        (DatabaseErrorKind::UniqueViolation, "UNIQUE constraint failed: api_keys.key_prefix") => {
+            Some(Violation::Prefix)
+        }
+        (DatabaseErrorKind::UniqueViolation, "UNIQUE constraint failed: accounts.name") => {
+            Some(Violation::Name)
+        }
+        (DatabaseErrorKind::UniqueViolation, "UNIQUE constraint failed: accounts.slug") => {
+            Some(Violation::Slug)
+        }
+        (DatabaseErrorKind::ForeignKeyViolation, _) => Some(Violation::Account),
+        _ => None,
+    }
+}
+
+/// What is the matter with the file, or with the machine below it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Symptom {
+    /// Somebody else has it locked.
+    Busy,
+    /// There is no room left.
+    Full,
+    /// It may be read only.
+    ReadOnly,
+    /// It, its folder or a file beside it cannot be opened.
+    Closed,
+    /// Reading or writing failed below SQLite.
+    Device,
+    /// It has no tables yet, or not all of them.
+    Unmigrated,
+    /// It is damaged.
+    Corrupt,
+    /// It is not a database of SQLite.
+    Foreign,
+    /// Anything else.
+    Other,
+}
+
+/// Diesel passes on what SQLite says and not its number, so the words decide. They are a table of constants in SQLite
+/// (`sqlite3ErrStr`), which has not changed in many years; a test holds those that can be provoked against it.
+const SYMPTOMS: [(&str, Symptom); 13] = [
+    ("database is locked", Symptom::Busy),
+    ("database table is locked", Symptom::Busy),
+    ("locking protocol", Symptom::Busy),
+    ("database or disk is full", Symptom::Full),
+    ("attempt to write a readonly database", Symptom::ReadOnly),
+    ("unable to open database file", Symptom::Closed),
+    // As above, where it is opening that fails.
+    ("unable to open the database file", Symptom::Closed),
+    ("disk i/o error", Symptom::Device),
+    ("out of memory", Symptom::Device),
+    ("no such table", Symptom::Unmigrated),
+    ("no such column", Symptom::Unmigrated),
+    ("database disk image is malformed", Symptom::Corrupt),
+    ("file is not a database", Symptom::Foreign),
+];
+
+fn symptom_of(message: &str) -> Symptom {
+    let message = message.to_lowercase();
+    SYMPTOMS
+        .iter()
+        .find(|(words, _)| message.starts_with(words))
+        .map_or(Symptom::Other, |(_, symptom)| *symptom)
+}
+
+/// What is the matter, as a failed statement tells it.
+pub(crate) fn symptom(error: &Error) -> Symptom {
+    match error {
+        Error::DatabaseError(DatabaseErrorKind::Unknown, information) => {
+            symptom_of(information.message())
+        }
+        _ => Symptom::Other,
+    }
+}
+
+/// What is the matter, as a failed connection tells it.
+pub(crate) fn symptom_of_connecting(error: &ConnectionError) -> Symptom {
+    match error {
+        ConnectionError::BadConnection(message) => symptom_of(message),
+        ConnectionError::CouldntSetupConfiguration(error) => symptom(error),
+        _ => Symptom::Other,
+    }
+}
+
+/// May it be otherwise later, without anybody repairing the file?
+fn passes(symptom: Symptom) -> bool {
+    match symptom {
+        Symptom::Busy
+        | Symptom::Full
+        | Symptom::ReadOnly
+        | Symptom::Closed
+        | Symptom::Device
+        | Symptom::Unmigrated => true,
+        Symptom::Corrupt | Symptom::Foreign | Symptom::Other => false,
+    }
+}
+
+/// A failed query, where no rule was violated that the caller decides about.
+pub(crate) fn of_query(error: Error) -> StoreError {
+    if passes(symptom(&error)) {
+        StoreError::unavailable(error)
+    } else {
+        StoreError::internal(error)
+    }
+}
+
+/// No connection to be had.
+pub(crate) fn of_connecting(error: ConnectionError) -> StoreError {
+    if passes(symptom_of_connecting(&error)) {
+        StoreError::unavailable(error)
+    } else {
+        StoreError::internal(error)
+    }
+}
+
+/// A transaction that was lost, as told to each of those whose work was in it.
+pub(crate) fn of_group(error: &Error) -> StoreError {
+    let text = format!("the transaction was rolled back: {error}");
+    if symptom(error) == Symptom::Corrupt {
+        StoreError::internal(text)
+    } else {
+        StoreError::unavailable(text)
+    }
+}
+
+/// A row that holds what cannot be. Its content is not repeated, since it may be a hash.
+pub(crate) fn corrupt(table: &str, id: Uuid, column: &str) -> StoreError {
+    StoreError::internal(format!(
+        "the row {id} of {table} has an unusable value in {column}"
+    ))
+}
+
+/// Why some work stops: it is rolled back, and this is said.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// The database failed.
+    Query(Error),
+    /// What is stored cannot be used.
+    Store(StoreError),
+    /// It would break a rule that the caller decides about.
+    Rule(Violation),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        match violation(&error) {
+            Some(violation) => Self::Rule(violation),
+            None => Self::Query(error),
+        }
+    }
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl Stop {
+    /// What it is to a caller for whom no rule of the schema is a thing to decide about, or not this one.
+    pub(crate) fn into_store(self) -> StoreError {
+        match self {
+            Self::Query(error) => of_query(error),
+            Self::Store(error) => error,
+            Self::Rule(violation) => {
+                StoreError::internal(format!("a rule was broken that cannot be: {violation:?}"))
+            }
+        }
+    }
+}
+
+impl From<Stop> for CreateKeyError {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::Rule(Violation::Prefix) => Self::PrefixTaken,
+            Stop::Rule(Violation::Account) => Self::AccountNotFound,
+            stop => Self::Store(stop.into_store()),
+        }
+    }
+}
+
+impl From<Stop> for CreateAccountError {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::Rule(Violation::Name) => Self::NameTaken,
+            Stop::Rule(Violation::Slug) => Self::SlugTaken,
+            stop => Self::Store(stop.into_store()),
+        }
+    }
+}
+
+impl From<Stop> for CreateOperatorError {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::Rule(Violation::Name | Violation::Slug) => Self::AccountTaken,
+            Stop::Rule(Violation::Prefix) => Self::PrefixTaken,
+            Stop::Rule(Violation::Account) => Self::Store(StoreError::internal(
+                "the first key is not one of the account that comes with it",
+            )),
+            stop => Self::Store(stop.into_store()),
+        }
+    }
+}
+
+impl From<Stop> for UpdateAccountError {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::Rule(Violation::Name) => Self::NameTaken,
+            Stop::Rule(Violation::Slug) => Self::SlugTaken,
+            stop => Self::Store(stop.into_store()),
+        }
+    }
+}

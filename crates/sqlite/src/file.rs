@@ -1,0 +1,760 @@
+//! The file: opening and making it, keeping a second server away from it, copying and checking it.
+//!
+//! SQLite's locks are those of POSIX, which a process loses as soon as it closes any descriptor of the file. So the file is
+//! never opened but through SQLite; what can be known about it from outside is asked of its folder.
+
+use std::{
+    ffi::OsString,
+    fmt::{self, Write as _},
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, ErrorKind},
+    os::unix::{ffi::OsStrExt as _, fs::OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use diesel::{
+    ConnectionResult, QueryResult, connection::SimpleConnection as _, prelude::*,
+    sqlite::SqliteConnection,
+};
+use leadr_auth_ports::{BoxError, StoreError};
+
+use crate::{
+    SqliteConfig,
+    error::{self, Symptom},
+    migrate, transfer,
+};
+
+/// By which a file of ours is known: `ldra` in ASCII.
+const APPLICATION_ID: i32 = i32::from_be_bytes(*b"ldra");
+
+/// Nobody but the owner reads what is in it.
+const MODE: u32 = 0o600;
+
+// What SQLite's pragmas tell, as the tables that it also offers them as.
+diesel::table! {
+    pragma_application_id (application_id) {
+        application_id -> Integer,
+    }
+}
+diesel::table! {
+    pragma_page_count (page_count) {
+        page_count -> BigInt,
+    }
+}
+diesel::table! {
+    pragma_page_size (page_size) {
+        page_size -> BigInt,
+    }
+}
+diesel::table! {
+    pragma_journal_mode (journal_mode) {
+        journal_mode -> Text,
+    }
+}
+diesel::table! {
+    pragma_integrity_check (integrity_check) {
+        integrity_check -> Text,
+    }
+}
+diesel::table! {
+    pragma_quick_check (quick_check) {
+        quick_check -> Text,
+    }
+}
+diesel::table! {
+    pragma_foreign_key_check (rowid) {
+        #[sql_name = "table"]
+        child -> Text,
+        rowid -> Nullable<BigInt>,
+        parent -> Text,
+    }
+}
+diesel::table! {
+    sqlite_schema (name) {
+        name -> Text,
+    }
+}
+
+/// What to do where there is no database yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IfMissing {
+    /// Make one, without tables: [`migrate::run`] makes those.
+    Create,
+    /// Say so.
+    Fail,
+}
+
+/// Why a database was not opened. Where it is not ours, it is as it was.
+#[derive(Debug)]
+pub struct OpenError {
+    /// Which one.
+    pub path: PathBuf,
+    /// What is the matter.
+    pub fault: OpenFault,
+}
+
+/// What is the matter with a file that was to be opened.
+#[derive(Debug)]
+pub enum OpenFault {
+    /// There is none, or it is empty, and it was not to be made.
+    Missing,
+    /// Its folder is not there.
+    NoFolder,
+    /// It is a folder, or something else that is not a file.
+    NotAFile,
+    /// It is not SQLite's, or it is another program's.
+    Foreign,
+    /// It, or what belongs to it, is not whole.
+    Corrupt(BoxError),
+    /// It, or its folder, may not be written to, or not be looked into.
+    ReadOnly(BoxError),
+    /// There is no room left.
+    Full(BoxError),
+    /// A newer program has brought it to this version, which the program at hand does not know.
+    Newer(String),
+    /// It cannot be opened now. Later may be another story.
+    Unavailable(BoxError),
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.display();
+        match &self.fault {
+            OpenFault::Missing => write!(
+                f,
+                "there is no database in {path}: look at the path, or start the server, which makes one"
+            ),
+            OpenFault::NoFolder => {
+                write!(f, "the folder of {path} is not there: make it")
+            }
+            OpenFault::NotAFile => {
+                write!(f, "{path} is not a file: name a file for the database")
+            }
+            OpenFault::Foreign => write!(
+                f,
+                "{path} is not a database of leadr-auth, and was left as it is: name another file"
+            ),
+            OpenFault::Corrupt(_) => {
+                write!(f, "the database {path} is damaged: put back a backup of it")
+            }
+            OpenFault::ReadOnly(_) => write!(
+                f,
+                "the database {path} cannot be written: give the user of this program the right to read and write the \
+                 file and its folder"
+            ),
+            OpenFault::Full(_) => {
+                write!(f, "there is no room for the database {path}: make some")
+            }
+            OpenFault::Newer(version) => write!(
+                f,
+                "the schema of {path} is newer than this program knows ({version}): run the program that made it"
+            ),
+            OpenFault::Unavailable(_) => write!(
+                f,
+                "the database {path} cannot be opened now: try again later"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.fault {
+            OpenFault::Missing
+            | OpenFault::NoFolder
+            | OpenFault::NotAFile
+            | OpenFault::Foreign
+            | OpenFault::Newer(_) => None,
+            OpenFault::Corrupt(source)
+            | OpenFault::ReadOnly(source)
+            | OpenFault::Full(source)
+            | OpenFault::Unavailable(source) => Some(source.as_ref()),
+        }
+    }
+}
+
+fn fault(symptom: Symptom, source: BoxError) -> OpenFault {
+    match symptom {
+        Symptom::Foreign => OpenFault::Foreign,
+        Symptom::Corrupt => OpenFault::Corrupt(source),
+        // The file is there, so it is the right to it that is not; or the right to make files beside it.
+        Symptom::ReadOnly | Symptom::Closed => OpenFault::ReadOnly(source),
+        Symptom::Full => OpenFault::Full(source),
+        Symptom::Busy | Symptom::Device | Symptom::Unmigrated | Symptom::Other => {
+            OpenFault::Unavailable(source)
+        }
+    }
+}
+
+impl From<diesel::result::Error> for OpenFault {
+    fn from(error: diesel::result::Error) -> Self {
+        fault(error::symptom(&error), error.into())
+    }
+}
+
+impl From<ConnectionError> for OpenFault {
+    fn from(error: ConnectionError) -> Self {
+        fault(error::symptom_of_connecting(&error), error.into())
+    }
+}
+
+impl From<io::Error> for OpenFault {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+                Self::ReadOnly(error.into())
+            }
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Self::Full(error.into()),
+            _ => Self::Unavailable(error.into()),
+        }
+    }
+}
+
+/// The path with nothing relative and no link in it, so that everybody means the same file, and the same files beside it.
+/// The file itself need not be there.
+fn resolve(path: &Path) -> Result<PathBuf, OpenFault> {
+    match fs::canonicalize(path) {
+        Ok(path) => return Ok(path),
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) if error.kind() == ErrorKind::NotADirectory => return Err(OpenFault::NoFolder),
+        Err(error) => return Err(error.into()),
+    }
+    let name = path.file_name().ok_or(OpenFault::NotAFile)?;
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    match fs::canonicalize(folder) {
+        Ok(folder) => Ok(folder.join(name)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(OpenFault::NoFolder),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The file beside `path` whose name ends in `ending`.
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(ending);
+    name.into()
+}
+
+/// How long a file is; nothing where it is not there.
+fn length(path: &Path) -> io::Result<u64> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(metadata.len()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error),
+    }
+}
+
+/// How to ask SQLite for a file. As a URI, because that is the only way to say that the file is not to be made by the way,
+/// and no character of a path means anything else.
+fn uri(path: &Path, mode: &str) -> String {
+    let mut uri = "file:".to_owned();
+    for &byte in path.as_os_str().as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte) {
+            uri.push(char::from(byte));
+        } else {
+            let _ = write!(uri, "%{byte:02X}");
+        }
+    }
+    uri.push_str("?mode=");
+    uri.push_str(mode);
+    uri
+}
+
+fn establish(path: &Path, mode: &str, busy: Duration) -> ConnectionResult<SqliteConnection> {
+    let mut connection = SqliteConnection::establish(&uri(path, mode))?;
+    // `FULL`, because the default for a log ahead may lose what was acknowledged when the power fails. What a schema says is
+    // not trusted, and pages are looked at before they are believed: the file may have been in other hands.
+    let settings = format!(
+        "PRAGMA busy_timeout = {}; \
+         PRAGMA synchronous = FULL; \
+         PRAGMA foreign_keys = ON; \
+         PRAGMA trusted_schema = OFF; \
+         PRAGMA cell_size_check = ON; \
+         PRAGMA temp_store = MEMORY; \
+         PRAGMA journal_size_limit = 67108864",
+        busy.as_millis()
+    );
+    connection
+        .batch_execute(&settings)
+        .map_err(ConnectionError::CouldntSetupConfiguration)?;
+    Ok(connection)
+}
+
+/// A connection to a file that is there.
+pub(crate) fn connect(path: &Path, config: &SqliteConfig) -> ConnectionResult<SqliteConnection> {
+    establish(path, "rw", config.busy_timeout)
+}
+
+/// A connection that refuses to write. It could all the same, since the last one to be closed has to write the log ahead into
+/// the file.
+pub(crate) fn connect_to_read(
+    path: &Path,
+    config: &SqliteConfig,
+) -> ConnectionResult<SqliteConnection> {
+    let mut connection = connect(path, config)?;
+    connection
+        .batch_execute("PRAGMA query_only = ON")
+        .map_err(ConnectionError::CouldntSetupConfiguration)?;
+    Ok(connection)
+}
+
+/// The path of the file, and the connection for writing to it, after every check that can be made without reading all of it.
+pub(crate) fn open(
+    config: &SqliteConfig,
+    if_missing: IfMissing,
+) -> Result<(PathBuf, SqliteConnection), OpenError> {
+    let named = |path: &Path, fault| OpenError {
+        path: path.to_owned(),
+        fault,
+    };
+    let path = resolve(&config.path).map_err(|fault| named(&config.path, fault))?;
+    match open_resolved(&path, config, if_missing) {
+        Ok(connection) => Ok((path, connection)),
+        Err(fault) => Err(named(&path, fault)),
+    }
+}
+
+fn open_resolved(
+    path: &Path,
+    config: &SqliteConfig,
+    if_missing: IfMissing,
+) -> Result<SqliteConnection, OpenFault> {
+    find_or_make(path, if_missing)?;
+    // Through a connection that cannot write, whatever it meets: recovering what is not ours would be a change.
+    let is_new = is_new(&mut establish(path, "ro", config.busy_timeout)?)?;
+    let mut connection = connect(path, config)?;
+    if is_new {
+        claim(&mut connection)?;
+    }
+    keep_a_log_ahead(&mut connection, config.busy_timeout)?;
+    // Nothing is written, but whoever may not write does not get that far.
+    connection.batch_execute("BEGIN IMMEDIATE; ROLLBACK")?;
+    check_length(&mut connection, path)?;
+    if let Some(version) = migrate::unknown(&mut connection)? {
+        return Err(OpenFault::Newer(version));
+    }
+    Ok(connection)
+}
+
+fn find_or_make(path: &Path, if_missing: IfMissing) -> Result<(), OpenFault> {
+    let metadata = match fs::metadata(path) {
+        Ok(metadata) => Some(metadata),
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) => return Err(error.into()),
+    };
+    if metadata.as_ref().is_some_and(|found| !found.is_file()) {
+        return Err(OpenFault::NotAFile);
+    }
+    if metadata.as_ref().is_some_and(|found| found.len() > 0) {
+        return Ok(());
+    }
+    // SQLite would take the log for a leftover, and delete it.
+    if length(&beside(path, "-wal"))? > 0 {
+        return Err(OpenFault::Corrupt(
+            "there is a log ahead (-wal) of a database that is not there, or is empty".into(),
+        ));
+    }
+    if if_missing == IfMissing::Fail {
+        return Err(OpenFault::Missing);
+    }
+    if metadata.is_some() {
+        return Ok(());
+    }
+    // By ourselves, because SQLite would let everybody read it.
+    let made = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(MODE)
+        .open(path);
+    match made {
+        Ok(_) => Ok(()),
+        // Another process was quicker.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Is it a database that nobody has put anything into? An error where it is somebody else's.
+fn is_new(connection: &mut SqliteConnection) -> Result<bool, OpenFault> {
+    let id: i32 = pragma_application_id::table
+        .select(pragma_application_id::application_id)
+        .first(connection)?;
+    if id == APPLICATION_ID {
+        return Ok(false);
+    }
+    let tables: i64 = sqlite_schema::table.count().get_result(connection)?;
+    if id == 0 && tables == 0 {
+        Ok(true)
+    } else {
+        Err(OpenFault::Foreign)
+    }
+}
+
+/// Marks a new file as ours.
+fn claim(connection: &mut SqliteConnection) -> Result<(), OpenFault> {
+    connection.immediate_transaction(|connection| {
+        // Somebody else may have been quicker.
+        if is_new(connection)? {
+            connection.batch_execute(&format!("PRAGMA application_id = {APPLICATION_ID}"))?;
+        }
+        Ok(())
+    })
+}
+
+/// Turns on the log ahead (WAL), by which reading goes on while somebody writes. It stays on, so this does something once in
+/// the life of a file.
+fn keep_a_log_ahead(
+    connection: &mut SqliteConnection,
+    patience: Duration,
+) -> Result<(), OpenFault> {
+    let start = Instant::now();
+    // This one does not wait for locks by itself.
+    while let Err(error) = connection.batch_execute("PRAGMA journal_mode = WAL") {
+        if error::symptom(&error) != Symptom::Busy || start.elapsed() > patience {
+            return Err(error.into());
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    let mode: String = pragma_journal_mode::table
+        .select(pragma_journal_mode::journal_mode)
+        .first(connection)?;
+    if mode == "wal" {
+        Ok(())
+    } else {
+        Err(OpenFault::Unavailable(
+            format!("its file system does not allow a log ahead (the journal mode is {mode})")
+                .into(),
+        ))
+    }
+}
+
+/// A file that was cut off is shorter than it says, by more than the log ahead can hold. SQLite notices by itself where there
+/// is no log.
+fn check_length(connection: &mut SqliteConnection, path: &Path) -> Result<(), OpenFault> {
+    let pages: i64 = pragma_page_count::table
+        .select(pragma_page_count::page_count)
+        .first(connection)?;
+    let page: i64 = pragma_page_size::table
+        .select(pragma_page_size::page_size)
+        .first(connection)?;
+    let expected = pages.unsigned_abs().saturating_mul(page.unsigned_abs());
+    // The log first: what is moved meanwhile is moved from there into the file.
+    let found = length(&beside(path, "-wal"))?.saturating_add(length(path)?);
+    if found < expected {
+        return Err(OpenFault::Corrupt(
+            format!("it should have {expected} bytes, and has {found}").into(),
+        ));
+    }
+    Ok(())
+}
+
+/// What keeps a second server away from a database: a lock on a file beside it. The operating system takes it off when the
+/// process ends, however it ends.
+#[derive(Debug)]
+#[must_use = "dropping it lets another server in"]
+pub struct ServerLock {
+    _file: File,
+}
+
+/// Why there is no lock.
+#[derive(Debug)]
+pub enum LockError {
+    /// Another server has it, on the database of this path.
+    Held(PathBuf),
+    /// The file of this path could not be made or locked.
+    Failed(PathBuf, BoxError),
+}
+
+impl fmt::Display for LockError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Held(path) => write!(
+                f,
+                "another leadr-auth server is running on {}: stop it first, or name another file",
+                path.display()
+            ),
+            Self::Failed(path, _) => write!(
+                f,
+                "{} cannot be locked: give the user of this program the right to write it and its folder",
+                path.display()
+            ),
+        }
+    }
+}
+
+impl std::error::Error for LockError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Held(_) => None,
+            Self::Failed(_, source) => Some(source.as_ref()),
+        }
+    }
+}
+
+impl ServerLock {
+    /// Takes the lock of the database in `path`, which need not be there yet, or fails at once.
+    pub fn acquire(path: &Path) -> Result<Self, LockError> {
+        let resolved = resolve(path).map_err(|fault| {
+            let path = path.to_owned();
+            let error = OpenError {
+                path: path.clone(),
+                fault,
+            };
+            LockError::Failed(path, error.into())
+        })?;
+        let lock = beside(&resolved, ".lock");
+        let opened = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(MODE)
+            .open(&lock);
+        let file = match opened {
+            Ok(file) => file,
+            Err(error) => return Err(LockError::Failed(lock, error.into())),
+        };
+        match file.try_lock() {
+            Ok(()) => Ok(Self { _file: file }),
+            Err(TryLockError::WouldBlock) => Err(LockError::Held(resolved)),
+            Err(TryLockError::Error(error)) => Err(LockError::Failed(lock, error.into())),
+        }
+    }
+}
+
+/// What is in a backup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackupReport {
+    /// How long the file is.
+    pub bytes: u64,
+    /// How many accounts, deleted ones included.
+    pub accounts: u64,
+    /// How many keys, deleted ones included.
+    pub keys: u64,
+}
+
+/// Why there is no backup. Nothing is left behind.
+#[derive(Debug)]
+pub enum BackupError {
+    /// There is something in this path already.
+    Exists(PathBuf),
+    /// This path cannot be written to.
+    Target(PathBuf, BoxError),
+    /// What was written is not sound, for these reasons.
+    Damaged(Vec<String>),
+    /// The database could not be read, or not be written out.
+    Store(StoreError),
+}
+
+impl fmt::Display for BackupError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exists(path) => write!(
+                f,
+                "{} is there already, and is not overwritten: name another file",
+                path.display()
+            ),
+            Self::Target(path, _) => write!(f, "{} cannot be written", path.display()),
+            Self::Damaged(reasons) => {
+                write!(f, "the copy is not sound: {}", reasons.join("; "))
+            }
+            Self::Store(_) => f.write_str("the database could not be copied"),
+        }
+    }
+}
+
+impl std::error::Error for BackupError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Exists(_) | Self::Damaged(_) => None,
+            Self::Target(_, source) => Some(source.as_ref()),
+            Self::Store(source) => Some(source),
+        }
+    }
+}
+
+impl From<diesel::result::Error> for BackupError {
+    fn from(error: diesel::result::Error) -> Self {
+        Self::Store(error::of_query(error))
+    }
+}
+
+impl From<StoreError> for BackupError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// A file that is taken away again unless it is kept.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    /// An empty file beside `path`, which SQLite takes for one to write to.
+    fn beside(path: &Path) -> io::Result<Self> {
+        const NAMES: u32 = 1000;
+        for n in 0..NAMES {
+            let scratch = beside(path, &format!(".part{n}"));
+            let made = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(MODE)
+                .open(&scratch);
+            match made {
+                Ok(_) => return Ok(Self(scratch)),
+                // Of a backup that is being made, or was when its process ended.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(ErrorKind::AlreadyExists.into())
+    }
+
+    /// Gives the file its name, where nothing has that name.
+    fn keep_as(&self, path: &Path) -> io::Result<()> {
+        match fs::hard_link(&self.0, path) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(error),
+            // Not every file system has links. To take the name first is the other way not to overwrite anything.
+            Err(_) => {
+                OpenOptions::new()
+                    .write(true)
+                    .create_new(true)
+                    .mode(MODE)
+                    .open(path)?;
+                fs::rename(&self.0, path)
+            }
+        }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Copies the database as it is now, whatever is written meanwhile.
+pub(crate) fn backup(
+    connection: &mut SqliteConnection,
+    to: &Path,
+) -> Result<BackupReport, BackupError> {
+    let target = |error: BoxError| BackupError::Target(to.to_owned(), error);
+    let to = &resolve(to).map_err(|fault| {
+        let path = to.to_owned();
+        target(OpenError { path, fault }.into())
+    })?;
+    // A link that leads nowhere is something too.
+    if fs::symlink_metadata(to).is_ok() {
+        return Err(BackupError::Exists(to.clone()));
+    }
+    let folder = to.parent().unwrap_or(Path::new("/"));
+    let scratch = Scratch::beside(to).map_err(|error| target(error.into()))?;
+    write_into(connection, &scratch.0)?;
+    let (accounts, keys) = verify(&scratch.0)?;
+    let bytes = File::open(&scratch.0)
+        .and_then(|file| {
+            file.sync_all()?;
+            file.metadata()
+        })
+        .map_err(|error| target(error.into()))?
+        .len();
+    match scratch.keep_as(to) {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            return Err(BackupError::Exists(to.clone()));
+        }
+        Err(error) => return Err(target(error.into())),
+    }
+    drop(scratch);
+    // The name is kept in the folder.
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(|error| target(error.into()))?;
+    Ok(BackupReport {
+        bytes,
+        accounts,
+        keys,
+    })
+}
+
+fn write_into(connection: &mut SqliteConnection, path: &Path) -> QueryResult<()> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "Diesel has no words for copying a database"
+    )]
+    let query = diesel::sql_query("VACUUM INTO ?");
+    query
+        .bind::<diesel::sql_types::Text, _>(uri(path, "rw"))
+        .execute(connection)
+        .map(drop)
+}
+
+/// Is the copy sound, and what is in it?
+fn verify(path: &Path) -> Result<(u64, u64), BackupError> {
+    let mut copy = establish(path, "ro", Duration::ZERO).map_err(error::of_connecting)?;
+    let found: Vec<String> = pragma_quick_check::table
+        .select(pragma_quick_check::quick_check)
+        .load(&mut copy)?;
+    if found != ["ok"] {
+        return Err(BackupError::Damaged(found));
+    }
+    Ok(transfer::count(&mut copy)?)
+}
+
+/// Everything that is wrong with the database, in SQLite's words; nothing where it is sound. Reads all of it.
+pub(crate) fn integrity(connection: &mut SqliteConnection) -> Result<Vec<String>, StoreError> {
+    match checks(connection) {
+        Ok(found) => Ok(found),
+        // Too damaged for SQLite to get through, which is an answer.
+        Err(error) if error::symptom(&error) == Symptom::Corrupt => Ok(vec![error.to_string()]),
+        Err(error) => Err(error::of_query(error)),
+    }
+}
+
+fn checks(connection: &mut SqliteConnection) -> QueryResult<Vec<String>> {
+    let mut found: Vec<String> = pragma_integrity_check::table
+        .select(pragma_integrity_check::integrity_check)
+        .load(connection)?;
+    found.retain(|line| line != "ok");
+    found.extend(orphans(connection)?);
+    Ok(found)
+}
+
+/// Rows that refer to rows which are not there.
+pub(crate) fn orphans(connection: &mut SqliteConnection) -> QueryResult<Vec<String>> {
+    let orphans: Vec<(String, Option<i64>, String)> =
+        pragma_foreign_key_check::table.load(connection)?;
+    let text = |(child, row, parent): (String, Option<i64>, String)| match row {
+        Some(row) => format!("row {row} of {child} refers to a row of {parent} that is not there"),
+        None => format!("a row of {child} refers to a row of {parent} that is not there"),
+    };
+    Ok(orphans.into_iter().map(text).collect())
+}
+
+/// Has the database a table of this name?
+pub(crate) fn has_table(connection: &mut SqliteConnection, name: &str) -> QueryResult<bool> {
+    let found = sqlite_schema::table.filter(sqlite_schema::name.eq(name));
+    diesel::select(diesel::dsl::exists(found)).get_result(connection)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use super::*;
+
+    #[test]
+    fn no_character_of_a_path_means_anything_to_sqlite() {
+        let path = Path::new("/a b/c?mode=memory#%41/ä.db");
+        assert_eq!(
+            uri(path, "rw"),
+            "file:/a%20b/c%3Fmode%3Dmemory%23%2541/%C3%A4.db?mode=rw"
+        );
+        let odd = Path::new(OsStr::from_bytes(b"/\xff"));
+        assert_eq!(uri(odd, "ro"), "file:/%FF?mode=ro");
+    }
+}

@@ -1,0 +1,33 @@
+//! Whether the database answers.
+
+use async_trait::async_trait;
+use diesel::prelude::*;
+use leadr_auth_ports::{StoreError, StoreHealth, StoreLoad};
+
+use crate::{
+    keys,
+    pool::Pool,
+    rows::{AccountRow, KeyRow},
+};
+
+#[derive(Clone)]
+pub(crate) struct Health(pub(crate) Pool);
+
+#[async_trait]
+impl StoreHealth for Health {
+    async fn ping(&self) -> Result<(), StoreError> {
+        // The lookup itself, for a prefix that no key has: that answers only where the schema is there.
+        self.0
+            .lookup(|connection| {
+                keys::find_query("")
+                    .get_result::<(KeyRow, AccountRow)>(connection)
+                    .optional()
+                    .map(drop)
+            })
+            .await
+    }
+
+    fn load(&self) -> StoreLoad {
+        self.0.load()
+    }
+}

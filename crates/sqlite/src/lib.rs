@@ -1,0 +1,138 @@
+//! Keeps accounts and keys in a file, with SQLite, which is compiled in.
+//!
+//! This crate holds one implementation of each port of `leadr-auth-ports`, the threads that they share, the file, and the
+//! migrations that make the tables. It must never know of HTTP, of a use case, of a clock or of a plain key: time comes in
+//! as values, and what is stored of a key is its hash.
+//!
+//! - `file`: opening and making the file, the lock that keeps a second server away, backups and checks
+//! - `pool`: the configuration, the threads and their connections, and how writes are committed together
+//! - `schema`: the tables, generated from `migrations/sqlite`
+//! - `rows`: what a row looks like, and the plain functions between rows and domain types
+//! - `keys`, `accounts`, `usage`, `secrets`, `transfer`, `health`: the ports, a file each
+//! - `error`: what each failure of the database means to a caller
+//! - [`migrate`]: brings a database up to date
+//!
+//! # How to add a method
+//!
+//! 1. State its promise in the port, and write its cases into the contract suite; see them fail.
+//! 2. If it needs a column, add a migration (`migrations/sqlite/README.md` says what one may do) and run
+//!    `cargo xtask codegen`.
+//! 3. Write the query in Diesel's language, in the file of its port. A read is one statement, run by `Pool::read`; a write is
+//!    a function of a connection, run as a unit by `Pool::write`. Both go to another thread, so they own what they need.
+//! 4. Where the caller decides in between, compare and swap, as `keys` does.
+//! 5. What the caller decides about is a [`Violation`](error::Violation); the rest is `error::of_query`.
+//!
+//! # Decisions, and their price
+//!
+//! - One thread writes, and commits what is waiting together: a write alone waits for the disk once, and many at a time wait
+//!   for it once together. A transaction that is lost is lost for all of them.
+//! - An acknowledged write is on the disk (`synchronous = FULL`): each commit waits for it.
+//! - A change compares and swaps, because it cannot be lent to the thread that writes: where many change one record, some run
+//!   more than once.
+//! - What has begun is never cut short: a caller that gives up is answered in time, and the work is done all the same.
+//! - The log ahead is written into the file when the last connection closes, so dropping the last handle waits for the disk.
+
+mod accounts;
+mod error;
+mod file;
+mod health;
+mod keys;
+pub mod migrate;
+mod pool;
+mod rows;
+mod schema;
+mod secrets;
+mod transfer;
+mod usage;
+
+use std::{path::Path, sync::Arc};
+
+use diesel::{dsl::max, prelude::*, sqlite::SqliteConnection};
+use leadr_auth_domain::Timestamp;
+use leadr_auth_ports::{StoreError, Stores};
+
+pub use file::{BackupError, BackupReport, IfMissing, LockError, OpenError, OpenFault, ServerLock};
+pub use pool::SqliteConfig;
+
+/// A database in a file, and the threads that work on it. Clones share them; with the last one, and the last of its stores,
+/// they end.
+#[derive(Clone, Debug)]
+pub struct Sqlite {
+    pool: pool::Pool,
+}
+
+impl Sqlite {
+    /// Opens the file, or makes it, and starts the threads. Blocks for as long as the disk takes, and where another process
+    /// is writing for as long as `busy_timeout`.
+    ///
+    /// A file that is not ours is left as it is. Whether ours has its tables is not asked: [`migrate::at_head`] does.
+    pub fn open(mut config: SqliteConfig, if_missing: IfMissing) -> Result<Self, OpenError> {
+        let (path, writer) = file::open(&config, if_missing)?;
+        config.path = path;
+        let started = Self::start(&config, writer);
+        started.map_err(|fault| OpenError {
+            path: config.path,
+            fault,
+        })
+    }
+
+    fn start(config: &SqliteConfig, writer: SqliteConnection) -> Result<Self, OpenFault> {
+        let readers = (0..config.readers.max(1))
+            .map(|_| file::connect_to_read(&config.path, config))
+            .collect::<Result<_, _>>()?;
+        let pool = pool::Pool::start(config.clone(), writer, readers)?;
+        Ok(Self { pool })
+    }
+
+    /// All the ports, on these threads.
+    pub fn stores(&self) -> Stores {
+        let keys = Arc::new(keys::Keys(self.pool.clone()));
+        Stores {
+            lookup: keys.clone(),
+            keys,
+            accounts: Arc::new(accounts::Accounts(self.pool.clone())),
+            usage: Arc::new(usage::Usage(self.pool.clone())),
+            secrets: Arc::new(secrets::Secrets(self.pool.clone())),
+            transfer: Arc::new(transfer::Transfer(self.pool.clone())),
+            health: Arc::new(health::Health(self.pool.clone())),
+        }
+    }
+
+    /// Copies the database, as it is when this begins, into a file that is not there yet, while everything goes on. The copy
+    /// is whole or not there, checked, on the disk, and readable by its owner only. Once begun it is completed, also when
+    /// nobody awaits it any more.
+    pub async fn backup(&self, to: &Path) -> Result<BackupReport, BackupError> {
+        let to = to.to_owned();
+        self.pool
+            .apart("backup", move |connection| file::backup(connection, &to))
+            .await?
+    }
+
+    /// Everything that is wrong with the file, in SQLite's words; nothing where it is sound. Reads all of it.
+    pub async fn integrity(&self) -> Result<Vec<String>, StoreError> {
+        self.pool.apart("integrity", file::integrity).await?
+    }
+
+    /// The latest instant at which a record was made or changed: a clock that is behind it is wrong. `None` where there is no
+    /// record.
+    pub async fn newest_write(&self) -> Result<Option<Timestamp>, StoreError> {
+        use schema::{accounts, api_keys};
+        let newest = self.pool.read(|connection| {
+            let (made, changed): (Option<i64>, Option<i64>) = accounts::table
+                .select((max(accounts::created_at), max(accounts::updated_at)))
+                .get_result(connection)?;
+            let (issued, moved): (Option<i64>, Option<i64>) = api_keys::table
+                .select((max(api_keys::created_at), max(api_keys::updated_at)))
+                .get_result(connection)?;
+            Ok(made.max(changed).max(issued).max(moved))
+        });
+        newest
+            .await?
+            .map(|micros| {
+                rows::timestamp(micros).ok_or_else(|| {
+                    StoreError::internal("a record has an unusable value in updated_at")
+                })
+            })
+            .transpose()
+    }
+}

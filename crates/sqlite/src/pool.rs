@@ -1,0 +1,517 @@
+//! The configuration, the threads that hold the connections, and how work gets to them.
+//!
+//! SQLite works in the thread that calls it, and waits there for the disk. So each connection belongs to a thread of its
+//! own: work is put into a queue, and whoever asked awaits the answer. One thread writes, because SQLite has one writer at a
+//! time anyway; some read.
+//!
+//! # How writes are committed
+//!
+//! A commit waits for the disk, and that is nearly all that a write costs. Therefore the writer takes whatever is waiting (up
+//! to [`GROUP`]) into one transaction, each piece of work inside a savepoint of its own, commits once, and only then answers
+//! them all. What fails is rolled back to its savepoint, and nobody else notices. Where the transaction itself is lost, all
+//! of them hear that the store is not available. Under no load a group is one piece of work and waits for nobody.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use diesel::{QueryResult, SqliteConnection, connection::SimpleConnection as _};
+use leadr_auth_ports::{StoreError, StoreLoad};
+use tokio::sync::oneshot;
+
+use crate::{error, file};
+
+/// The most that is committed at once. Enough to make the wait for the disk small among the work, and little enough that
+/// nobody waits long for others.
+const GROUP: usize = 64;
+
+/// Where the database is, and how long it may take.
+#[derive(Clone, Debug)]
+pub struct SqliteConfig {
+    /// The file. Its folder has to exist; files with its name and an ending (`-wal`, `-shm`, `.lock`) appear beside it.
+    pub path: PathBuf,
+    /// How many threads read; at least one. One more writes.
+    pub readers: usize,
+    /// The most that a lookup or a sign of life may take.
+    pub lookup_timeout: Duration,
+    /// The most that any other single read or write may take. A change, which may have to start over, and an import may
+    /// take four times as long.
+    pub statement_timeout: Duration,
+    /// How long a write waits for another process that is writing.
+    pub busy_timeout: Duration,
+}
+
+impl SqliteConfig {
+    /// This file, two to four threads that read, a quarter of a second per lookup, five seconds per statement and for other
+    /// processes.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        let processors = thread::available_parallelism().map_or(2, usize::from);
+        Self {
+            path: path.into(),
+            readers: processors.clamp(2, 4),
+            lookup_timeout: Duration::from_millis(250),
+            statement_timeout: Duration::from_secs(5),
+            busy_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What waits for a thread, first come, first served.
+struct Queue<J> {
+    waiting: Mutex<Waiting<J>>,
+    /// There is something in it, or will never be.
+    arrived: Condvar,
+}
+
+struct Waiting<J> {
+    jobs: VecDeque<J>,
+    closed: bool,
+}
+
+impl<J> Queue<J> {
+    fn new() -> Self {
+        Self {
+            waiting: Mutex::new(Waiting {
+                jobs: VecDeque::new(),
+                closed: false,
+            }),
+            arrived: Condvar::new(),
+        }
+    }
+
+    /// What the lock guards is whole at any time, so a thread that panicked with it does no harm.
+    fn lock(&self) -> MutexGuard<'_, Waiting<J>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, job: J) {
+        self.lock().jobs.push_back(job);
+        self.arrived.notify_one();
+    }
+
+    /// The next one, as soon as there is one. `None` when there is none and will be none.
+    fn pop(&self) -> Option<J> {
+        let mut waiting = self
+            .arrived
+            .wait_while(self.lock(), |waiting| {
+                waiting.jobs.is_empty() && !waiting.closed
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        waiting.jobs.pop_front()
+    }
+
+    /// The next one, if there is one now.
+    fn pop_waiting(&self) -> Option<J> {
+        self.lock().jobs.pop_front()
+    }
+
+    fn close(&self) {
+        self.lock().closed = true;
+        self.arrived.notify_all();
+    }
+
+    fn len(&self) -> usize {
+        self.lock().jobs.len()
+    }
+}
+
+/// Threads that serve one queue. They end when this is dropped, after what is in the queue.
+pub(crate) struct Crew<J> {
+    queue: Arc<Queue<J>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl<J: Send + 'static> Crew<J> {
+    fn new() -> Self {
+        Self {
+            queue: Arc::new(Queue::new()),
+            threads: Vec::new(),
+        }
+    }
+
+    /// Adds a thread.
+    fn add(
+        &mut self,
+        name: &str,
+        serve: impl FnOnce(&Queue<J>) + Send + 'static,
+    ) -> std::io::Result<()> {
+        let queue = Arc::clone(&self.queue);
+        let thread = thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || serve(&queue))?;
+        self.threads.push(thread);
+        Ok(())
+    }
+}
+
+impl<J> Crew<J> {
+    /// Waits until the threads have ended and their connections are closed.
+    fn end(&mut self) {
+        self.queue.close();
+        for thread in self.threads.drain(..) {
+            // It cannot have panicked but in closing its connection, and then there is nothing more to do.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl<J> Drop for Crew<J> {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}
+
+/// Reads, and answers by itself.
+pub(crate) type Read = Box<dyn FnOnce(&mut SqliteConnection) + Send>;
+
+/// Writes, inside a transaction that others write in too; or hears why there is none. `None` where nobody waits for it any
+/// more: then it has done nothing.
+type Write = Box<dyn FnOnce(Result<&mut SqliteConnection, StoreError>) -> Option<Written> + Send>;
+
+/// What has been written, and waits to be committed.
+struct Written {
+    /// Is it to stay? Otherwise it is rolled back.
+    keep: bool,
+    /// Tells whoever asked, once it is known what came of the transaction.
+    answer: Answer,
+}
+
+type Answer = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+/// The threads and their connections. Clones share them; with the last one they end.
+#[derive(Clone)]
+pub(crate) struct Pool(Arc<Shared>);
+
+struct Shared {
+    config: SqliteConfig,
+    readers: Crew<Read>,
+    writer: Crew<Write>,
+    gauge: Arc<Gauge>,
+}
+
+/// What the threads count.
+#[derive(Default)]
+struct Gauge {
+    /// How many are at work.
+    busy: AtomicUsize,
+    /// How many transactions have been committed.
+    commits: AtomicUsize,
+}
+
+impl Drop for Shared {
+    /// Waits, so that every connection is closed: the writer's is the last one, and closing that one writes the log ahead
+    /// into the file and takes it away.
+    fn drop(&mut self) {
+        self.readers.end();
+        self.writer.end();
+    }
+}
+
+impl Pool {
+    /// Starts the threads, each with its connection.
+    pub(crate) fn start(
+        config: SqliteConfig,
+        writer: SqliteConnection,
+        readers: Vec<SqliteConnection>,
+    ) -> std::io::Result<Self> {
+        let mut shared = Shared {
+            config,
+            readers: Crew::new(),
+            writer: Crew::new(),
+            gauge: Arc::default(),
+        };
+        for connection in readers {
+            let gauge = Arc::clone(&shared.gauge);
+            shared.readers.add("sqlite read", move |queue| {
+                serve_reads(queue, connection, &gauge);
+            })?;
+        }
+        let gauge = Arc::clone(&shared.gauge);
+        shared.writer.add("sqlite write", move |queue| {
+            serve_writes(queue, writer, &gauge);
+        })?;
+        Ok(Self(Arc::new(shared)))
+    }
+
+    /// Reads what somebody waits for with every request: it has to be there within the lookup timeout.
+    pub(crate) async fn lookup<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut SqliteConnection) -> QueryResult<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        read(&self.0.readers, self.0.config.lookup_timeout, work).await
+    }
+
+    /// Reads anything else, by a single statement.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut SqliteConnection) -> QueryResult<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        read(&self.0.readers, self.0.config.statement_timeout, work).await
+    }
+
+    /// Writes: all that `work` does stays, or where it fails nothing. The answer comes when it is on the disk.
+    ///
+    /// Work that has not begun when its time is over, or when whoever asked has gone away, is never done. What has begun is
+    /// done as a whole, so that `Unavailable` then means that nobody can tell.
+    pub(crate) async fn write<T, E>(
+        &self,
+        work: impl FnOnce(&mut SqliteConnection) -> Result<T, E> + Send + 'static,
+    ) -> Result<Result<T, E>, StoreError>
+    where
+        T: Send + 'static,
+        E: Send + 'static,
+    {
+        self.write_within(self.0.config.statement_timeout, work)
+            .await
+    }
+
+    /// Writes much at once, and takes its time.
+    pub(crate) async fn write_much<T, E>(
+        &self,
+        work: impl FnOnce(&mut SqliteConnection) -> Result<T, E> + Send + 'static,
+    ) -> Result<Result<T, E>, StoreError>
+    where
+        T: Send + 'static,
+        E: Send + 'static,
+    {
+        self.write_within(self.long(), work).await
+    }
+
+    /// Gives up on something that takes several steps when it takes too long.
+    pub(crate) async fn in_steps<T, E: From<StoreError>>(
+        &self,
+        steps: impl Future<Output = Result<T, E>> + Send,
+    ) -> Result<T, E> {
+        tokio::time::timeout(self.long(), steps)
+            .await
+            .unwrap_or_else(|_| Err(too_long().into()))
+    }
+
+    /// The time for what is more than a statement.
+    pub(crate) fn long(&self) -> Duration {
+        4 * self.0.config.statement_timeout
+    }
+
+    async fn write_within<T, E>(
+        &self,
+        time: Duration,
+        work: impl FnOnce(&mut SqliteConnection) -> Result<T, E> + Send + 'static,
+    ) -> Result<Result<T, E>, StoreError>
+    where
+        T: Send + 'static,
+        E: Send + 'static,
+    {
+        let (tell, told) = oneshot::channel();
+        self.0.writer.queue.push(Box::new(move |begun| {
+            // Closed by who went away, and by who waited long enough.
+            if tell.is_closed() {
+                return None;
+            }
+            let done = match begun {
+                Ok(connection) => work(connection),
+                Err(error) => {
+                    let _ = tell.send(Err(error));
+                    return None;
+                }
+            };
+            Some(Written {
+                keep: done.is_ok(),
+                answer: Box::new(move |committed| {
+                    let _ = tell.send(committed.map(|()| done));
+                }),
+            })
+        }));
+        answered(time, told).await
+    }
+
+    /// Does something on a connection and a thread of its own: it may take as long as it takes, and holds nobody up. Once
+    /// begun it runs to its end, also when nobody awaits it any more.
+    pub(crate) async fn apart<T: Send + 'static>(
+        &self,
+        name: &str,
+        work: impl FnOnce(&mut SqliteConnection) -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let config = self.0.config.clone();
+        let (tell, told) = oneshot::channel();
+        thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || {
+                let done = file::connect(&config.path, &config)
+                    .map(|mut connection| work(&mut connection))
+                    .map_err(error::of_connecting);
+                let _ = tell.send(done);
+            })
+            .map_err(StoreError::unavailable)?;
+        told.await.unwrap_or_else(|_| Err(panicked()))
+    }
+
+    /// A thread of its own that reads, on a connection that `open` makes there.
+    pub(crate) async fn reader(
+        &self,
+        open: impl FnOnce(&SqliteConfig) -> Result<SqliteConnection, StoreError> + Send + 'static,
+    ) -> Result<Crew<Read>, StoreError> {
+        let config = self.0.config.clone();
+        let mut crew = Crew::new();
+        let (tell, told) = oneshot::channel();
+        crew.add("sqlite snapshot", move |queue| match open(&config) {
+            Ok(connection) => {
+                let _ = tell.send(Ok(()));
+                serve_reads(queue, connection, &Gauge::default());
+            }
+            Err(error) => drop(tell.send(Err(error))),
+        })
+        .map_err(StoreError::unavailable)?;
+        answered(self.long(), told).await?;
+        Ok(crew)
+    }
+
+    /// How busy the threads are.
+    pub(crate) fn load(&self) -> StoreLoad {
+        let Shared {
+            readers,
+            writer,
+            gauge,
+            ..
+        } = &*self.0;
+        let max = readers.threads.len() + writer.threads.len();
+        StoreLoad {
+            max,
+            open: max,
+            in_use: gauge.busy.load(Ordering::Relaxed).min(max),
+            waiting: readers.queue.len() + writer.queue.len(),
+        }
+    }
+}
+
+/// Puts a read into a queue, and awaits the answer.
+pub(crate) async fn read<T: Send + 'static>(
+    crew: &Crew<Read>,
+    time: Duration,
+    work: impl FnOnce(&mut SqliteConnection) -> QueryResult<T> + Send + 'static,
+) -> Result<T, StoreError> {
+    let (tell, told) = oneshot::channel();
+    crew.queue.push(Box::new(move |connection| {
+        if !tell.is_closed() {
+            let _ = tell.send(work(connection).map_err(error::of_query));
+        }
+    }));
+    answered(time, told).await
+}
+
+async fn answered<T>(
+    time: Duration,
+    told: oneshot::Receiver<Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    match tokio::time::timeout(time, told).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_)) => Err(panicked()),
+        Err(_) => Err(too_long()),
+    }
+}
+
+/// Whoever has to answer always does, unless it was unwound.
+fn panicked() -> StoreError {
+    StoreError::internal("the work on the database panicked")
+}
+
+fn too_long() -> StoreError {
+    StoreError::unavailable("the database took too long")
+}
+
+fn serve_reads(queue: &Queue<Read>, mut connection: SqliteConnection, gauge: &Gauge) {
+    while let Some(job) = queue.pop() {
+        gauge.busy.fetch_add(1, Ordering::Relaxed);
+        // Its caller hears of a panic by its sender, which goes down with it.
+        let _ = catch_unwind(AssertUnwindSafe(|| job(&mut connection)));
+        gauge.busy.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn serve_writes(queue: &Queue<Write>, mut connection: SqliteConnection, gauge: &Gauge) {
+    while let Some(job) = queue.pop() {
+        gauge.busy.fetch_add(1, Ordering::Relaxed);
+        write_group(queue, job, &mut connection, gauge);
+        gauge.busy.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Writes what is waiting, in one transaction.
+fn write_group(
+    queue: &Queue<Write>,
+    first: Write,
+    connection: &mut SqliteConnection,
+    gauge: &Gauge,
+) {
+    // The lock is taken at once: a transaction that begins by reading cannot write any more when somebody else has.
+    if let Err(error) = connection.batch_execute("BEGIN IMMEDIATE") {
+        first(Err(error::of_query(error)));
+        return;
+    }
+    let mut answers = Vec::new();
+    let mut next = Some(first);
+    let mut whole = Ok(());
+    while let Some(job) = next.take() {
+        whole = write_one(job, connection, &mut answers);
+        if whole.is_ok() && answers.len() < GROUP {
+            next = queue.pop_waiting();
+        }
+    }
+    let committed = whole.and_then(|()| connection.batch_execute("COMMIT"));
+    match &committed {
+        Ok(()) => {
+            gauge.commits.fetch_add(1, Ordering::Relaxed);
+        }
+        // It fails where SQLite has rolled back by itself, which is as good.
+        Err(_) => drop(connection.batch_execute("ROLLBACK")),
+    }
+    for answer in answers {
+        answer(committed.as_ref().copied().map_err(error::of_group));
+    }
+}
+
+/// Does one piece of work inside a savepoint. An error means that the transaction is lost.
+fn write_one(
+    job: Write,
+    connection: &mut SqliteConnection,
+    answers: &mut Vec<Answer>,
+) -> QueryResult<()> {
+    if let Err(error) = connection.batch_execute("SAVEPOINT one") {
+        job(Err(error::of_group(&error)));
+        return Err(error);
+    }
+    // Its caller hears of a panic by its sender, which goes down with it.
+    let written = catch_unwind(AssertUnwindSafe(|| job(Ok(connection))));
+    let keep = matches!(&written, Ok(None | Some(Written { keep: true, .. })));
+    let ended = connection.batch_execute(if keep {
+        "RELEASE one"
+    } else {
+        "ROLLBACK TO one; RELEASE one"
+    });
+    if let Ok(Some(Written { answer, .. })) = written {
+        if ended.is_err() && !keep {
+            // It is its own failure that took the transaction with it, as a full disk does: that says more than that the
+            // transaction is gone.
+            answer(Ok(()));
+        } else {
+            answers.push(answer);
+        }
+    }
+    ended
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("config", &self.0.config)
+            .finish_non_exhaustive()
+    }
+}

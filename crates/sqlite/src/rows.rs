@@ -1,0 +1,238 @@
+//! What a row looks like, and the plain functions between rows and domain types.
+//!
+//! Instants and labels are read as what the file holds, and judged here, so that a row which cannot be used is named by its
+//! table and id instead of failing somewhere inside Diesel.
+
+use diesel::{
+    deserialize::{self, FromSql, FromSqlRow},
+    expression::AsExpression,
+    prelude::*,
+    serialize::{self, Output, ToSql},
+    sql_types::Binary,
+    sqlite::{Sqlite, SqliteValue},
+};
+use leadr_auth_domain::{
+    Account, AccountId, AccountName, AccountRole, AccountStatus, ApiKey, ApiKeyStatus, KeyHash,
+    KeyId, KeyName, KeyPrefix, Slug, Timestamp,
+};
+use leadr_auth_ports::StoreError;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::{
+    error,
+    schema::{accounts, api_keys},
+};
+
+/// A UUID as its 16 bytes, the first one first, which gives ids the order that they have in PostgreSQL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, AsExpression, FromSqlRow)]
+#[diesel(sql_type = Binary)]
+pub(crate) struct Id(pub(crate) Uuid);
+
+impl FromSql<Binary, Sqlite> for Id {
+    fn from_sql(mut value: SqliteValue<'_, '_, '_>) -> deserialize::Result<Self> {
+        Ok(Self(Uuid::from_slice(value.read_blob())?))
+    }
+}
+
+impl ToSql<Binary, Sqlite> for Id {
+    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Sqlite>) -> serialize::Result {
+        <[u8] as ToSql<Binary, Sqlite>>::to_sql(self.0.as_bytes(), out)
+    }
+}
+
+impl From<AccountId> for Id {
+    fn from(id: AccountId) -> Self {
+        Self(id.as_uuid())
+    }
+}
+
+impl From<KeyId> for Id {
+    fn from(id: KeyId) -> Self {
+        Self(id.as_uuid())
+    }
+}
+
+fn account_label(status: AccountStatus) -> &'static str {
+    match status {
+        AccountStatus::Active => "active",
+        AccountStatus::Suspended => "suspended",
+    }
+}
+
+/// `None` outside of the years that a timestamp can hold.
+pub(crate) fn timestamp(unix_micros: i64) -> Option<Timestamp> {
+    let instant = OffsetDateTime::from_unix_timestamp_nanos(i128::from(unix_micros) * 1000).ok()?;
+    Timestamp::new(instant).ok()
+}
+
+/// A row of `accounts`.
+#[derive(Queryable, Selectable, Insertable)]
+#[diesel(table_name = accounts, check_for_backend(Sqlite))]
+pub(crate) struct AccountRow {
+    id: Id,
+    name: String,
+    slug: String,
+    status: String,
+    is_operator: bool,
+    created_at: i64,
+    updated_at: i64,
+    deleted_at: Option<i64>,
+}
+
+/// A row of `api_keys`. It has no `Debug`, because it holds a hash.
+#[derive(Queryable, Selectable, Insertable)]
+#[diesel(table_name = api_keys, check_for_backend(Sqlite))]
+pub(crate) struct KeyRow {
+    id: Id,
+    account_id: Id,
+    name: String,
+    key_hash: String,
+    key_prefix: String,
+    status: String,
+    last_used_at: Option<i64>,
+    expires_at: Option<i64>,
+    created_at: i64,
+    updated_at: i64,
+    deleted_at: Option<i64>,
+}
+
+/// What a change of an account writes. `None` is written as null.
+#[derive(AsChangeset)]
+#[diesel(table_name = accounts, treat_none_as_null = true)]
+pub(crate) struct AccountChanges {
+    pub(crate) name: String,
+    pub(crate) slug: String,
+    pub(crate) status: &'static str,
+    pub(crate) is_operator: bool,
+    pub(crate) updated_at: i64,
+    pub(crate) deleted_at: Option<i64>,
+}
+
+/// What a change of a key writes. `None` is written as null.
+#[derive(AsChangeset)]
+#[diesel(table_name = api_keys, treat_none_as_null = true)]
+pub(crate) struct KeyChanges {
+    pub(crate) name: String,
+    pub(crate) status: &'static str,
+    pub(crate) updated_at: i64,
+    pub(crate) deleted_at: Option<i64>,
+}
+
+pub(crate) fn account_row(account: &Account) -> AccountRow {
+    AccountRow {
+        id: account.id.into(),
+        name: account.name.as_str().to_owned(),
+        slug: account.slug.as_str().to_owned(),
+        status: account_label(account.status).to_owned(),
+        is_operator: account.role == AccountRole::Operator,
+        created_at: account.created_at.unix_micros(),
+        updated_at: account.updated_at.unix_micros(),
+        deleted_at: account.deleted_at.map(Timestamp::unix_micros),
+    }
+}
+
+pub(crate) fn account_changes(account: &Account) -> AccountChanges {
+    AccountChanges {
+        name: account.name.as_str().to_owned(),
+        slug: account.slug.as_str().to_owned(),
+        status: account_label(account.status),
+        is_operator: account.role == AccountRole::Operator,
+        updated_at: account.updated_at.unix_micros(),
+        deleted_at: account.deleted_at.map(Timestamp::unix_micros),
+    }
+}
+
+pub(crate) fn key_row(key: &ApiKey) -> KeyRow {
+    KeyRow {
+        id: key.id.into(),
+        account_id: key.account_id.into(),
+        name: key.name.as_str().to_owned(),
+        key_hash: key.key_hash.expose_hex().to_owned(),
+        key_prefix: key.key_prefix.as_str().to_owned(),
+        status: key.status.as_str().to_owned(),
+        last_used_at: key.last_used_at.map(Timestamp::unix_micros),
+        expires_at: key.expires_at.map(Timestamp::unix_micros),
+        created_at: key.created_at.unix_micros(),
+        updated_at: key.updated_at.unix_micros(),
+        deleted_at: key.deleted_at.map(Timestamp::unix_micros),
+    }
+}
+
+pub(crate) fn key_changes(key: &ApiKey) -> KeyChanges {
+    KeyChanges {
+        name: key.name.as_str().to_owned(),
+        status: key.status.as_str(),
+        updated_at: key.updated_at.unix_micros(),
+        deleted_at: key.deleted_at.map(Timestamp::unix_micros),
+    }
+}
+
+pub(crate) fn account(row: AccountRow) -> Result<Account, StoreError> {
+    let corrupt = |column| error::corrupt("accounts", row.id.0, column);
+    let required = |value, column| timestamp(value).ok_or_else(|| corrupt(column));
+    Ok(Account {
+        id: AccountId::new(row.id.0),
+        name: AccountName::from_store(row.name),
+        slug: Slug::from_store(row.slug),
+        status: match row.status.as_str() {
+            "active" => AccountStatus::Active,
+            "suspended" => AccountStatus::Suspended,
+            _ => return Err(corrupt("status")),
+        },
+        role: if row.is_operator {
+            AccountRole::Operator
+        } else {
+            AccountRole::Tenant
+        },
+        created_at: required(row.created_at, "created_at")?,
+        updated_at: required(row.updated_at, "updated_at")?,
+        deleted_at: row
+            .deleted_at
+            .map(|at| required(at, "deleted_at"))
+            .transpose()?,
+    })
+}
+
+pub(crate) fn key(row: KeyRow) -> Result<ApiKey, StoreError> {
+    let corrupt = |column| error::corrupt("api_keys", row.id.0, column);
+    let required = |value, column| timestamp(value).ok_or_else(|| corrupt(column));
+    let optional = |value: Option<_>, column| value.map(|at| required(at, column)).transpose();
+    Ok(ApiKey {
+        id: KeyId::new(row.id.0),
+        account_id: AccountId::new(row.account_id.0),
+        name: KeyName::from_store(row.name),
+        key_hash: KeyHash::from_store(row.key_hash),
+        key_prefix: KeyPrefix::parse(&row.key_prefix).map_err(|_| corrupt("key_prefix"))?,
+        status: match row.status.as_str() {
+            "active" => ApiKeyStatus::Active,
+            "revoked" => ApiKeyStatus::Revoked,
+            _ => return Err(corrupt("status")),
+        },
+        last_used_at: optional(row.last_used_at, "last_used_at")?,
+        expires_at: optional(row.expires_at, "expires_at")?,
+        created_at: required(row.created_at, "created_at")?,
+        updated_at: required(row.updated_at, "updated_at")?,
+        deleted_at: optional(row.deleted_at, "deleted_at")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instants_survive_the_round_trip_and_others_are_none() {
+        for text in [
+            "0001-01-01T00:00:00Z",
+            "1969-12-31T23:59:59.999999Z",
+            "2000-01-01T00:00:00Z",
+            "9999-12-31T23:59:59.999999Z",
+        ] {
+            let at = Timestamp::parse(text).unwrap();
+            assert_eq!(timestamp(at.unix_micros()), Some(at));
+        }
+        assert_eq!(timestamp(i64::MAX), None);
+        assert_eq!(timestamp(i64::MIN), None);
+    }
+}
