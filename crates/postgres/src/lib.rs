@@ -7,7 +7,7 @@
 //! - `pool`: the configuration, how a connection is made, and how one is lent out
 //! - `schema`: the tables, generated from `migrations/postgres`
 //! - `rows`: what a row looks like, and the plain functions between rows and domain types
-//! - `keys`, `accounts`, `usage`, `health`: the ports, a file each
+//! - `keys`, `accounts`, `usage`, `secrets`, `transfer`, `health`: the ports, a file each
 //! - `error`: what each failure of the database means to a caller
 //! - [`migrate`]: brings a database up to date
 //! - `testing` (feature `testing`): a database of a test's own, and a proxy that fails on command
@@ -41,8 +41,10 @@ mod rows;
     reason = "generated, and Diesel's macros make everything public"
 )]
 mod schema;
+mod secrets;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod transfer;
 mod usage;
 
 use std::sync::Arc;
@@ -72,6 +74,8 @@ impl Postgres {
             keys,
             accounts: Arc::new(accounts::Accounts(self.pool.clone())),
             usage: Arc::new(usage::Usage(self.pool.clone())),
+            secrets: Arc::new(secrets::Secrets(self.pool.clone())),
+            transfer: Arc::new(transfer::Transfer(self.pool.clone())),
             health: Arc::new(health::Health(self.pool.clone())),
         }
     }

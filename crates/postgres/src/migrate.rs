@@ -23,7 +23,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::{
     PostgresConfig, UrlFault,
-    pool::{self, ConnectFault},
+    pool::{self, CONNECT_TIMEOUT, ConnectFault},
 };
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/postgres");
@@ -36,9 +36,6 @@ const LOCK_PATIENCE: Duration = Duration::from_mins(1);
 
 /// How long it waits before it tries again.
 const LOCK_INTERVAL: Duration = Duration::from_millis(50);
-
-/// How long connecting may take. Nobody waits for it with a request.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 diesel::define_sql_function! {
     /// Takes the lock until the session ends, if nobody else has it.
