@@ -8,6 +8,7 @@
 //! - `schema`: the tables, generated from `migrations/postgres`
 //! - `rows`: what a row looks like, and the plain functions between rows and domain types
 //! - `keys`, `accounts`, `usage`, `secrets`, `transfer`, `health`: the ports, a file each
+//! - `diagnosis`: what the server says of itself, for a person
 //! - `error`: what each failure of the database means to a caller
 //! - [`migrate`]: brings a database up to date
 //! - `testing` (feature `testing`): a database of a test's own, and a proxy that fails on command
@@ -30,6 +31,7 @@
 //! - No TLS yet: a URL that demands it is refused, rather than served in the clear.
 
 mod accounts;
+mod diagnosis;
 mod error;
 mod health;
 mod keys;
@@ -51,6 +53,7 @@ use std::sync::Arc;
 
 use leadr_auth_ports::Stores;
 
+pub use diagnosis::ServerSettings;
 pub use pool::{PostgresConfig, UrlFault};
 
 /// A PostgreSQL database and the pool of connections to it. Clones share the pool.

@@ -73,7 +73,7 @@ pub(crate) fn instant(timestamp: Timestamp) -> PgTimestamp {
 }
 
 /// `None` outside of the years that a timestamp can hold; `infinity` is one of those.
-fn timestamp(PgTimestamp(micros): PgTimestamp) -> Option<Timestamp> {
+pub(crate) fn timestamp(PgTimestamp(micros): PgTimestamp) -> Option<Timestamp> {
     let unix_micros = micros.checked_add(PG_EPOCH_MICROS)?;
     let instant = OffsetDateTime::from_unix_timestamp_nanos(i128::from(unix_micros) * 1000).ok()?;
     Timestamp::new(instant).ok()
