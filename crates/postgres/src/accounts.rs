@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use async_trait::async_trait;
 use diesel::{IntoSql as _, dsl::exists, prelude::*};
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl};
-use leadr_auth_domain::{Account, AccountId, AccountRefusal, ApiKey};
+use leadr_auth_domain::{Account, AccountId, AccountRefusal, ApiKey, Slug};
 use leadr_auth_ports::{
     AccountChangeFn, AccountRepository, CreateAccountError, CreateOperatorError, Rows, StoreError,
     UpdateAccountError,
@@ -99,6 +99,19 @@ impl AccountRepository for Accounts {
         let query = accounts::table
             .find(id.as_uuid())
             .filter(accounts::deleted_at.is_null().or(any))
+            .select(AccountRow::as_select());
+        let found = self
+            .0
+            .statement(async |connection| query.get_result(connection).await.optional())
+            .await?
+            .map_err(error::of_query)?;
+        found.map(rows::account).transpose()
+    }
+
+    async fn find_by_slug(&self, slug: &Slug) -> Result<Option<Account>, StoreError> {
+        let query = accounts::table
+            .filter(accounts::slug.eq(slug.as_str()))
+            .filter(accounts::deleted_at.is_null())
             .select(AccountRow::as_select());
         let found = self
             .0

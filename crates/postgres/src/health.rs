@@ -1,9 +1,9 @@
-//! Whether the database answers.
+//! Whether the database answers, and how busy the connections to it are.
 
 use async_trait::async_trait;
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
-use leadr_auth_ports::{StoreError, StoreHealth};
+use leadr_auth_ports::{StoreError, StoreHealth, StoreLoad};
 
 use crate::{
     error, keys,
@@ -30,5 +30,9 @@ impl StoreHealth for Health {
             .await?
             .map(drop)
             .map_err(error::of_query)
+    }
+
+    fn load(&self) -> StoreLoad {
+        self.0.status()
     }
 }

@@ -7,7 +7,8 @@
 //! - `pool`: the configuration, how a connection is made, and how one is lent out
 //! - `schema`: the tables, generated from `migrations/postgres`
 //! - `rows`: what a row looks like, and the plain functions between rows and domain types
-//! - `keys`, `accounts`, `usage`, `health`: the ports, a file each
+//! - `keys`, `accounts`, `usage`, `secrets`, `transfer`, `health`: the ports, a file each
+//! - `diagnosis`: what the server says of itself, for a person
 //! - `error`: what each failure of the database means to a caller
 //! - [`migrate`]: brings a database up to date
 //! - `testing` (feature `testing`): a database of a test's own, and a proxy that fails on command
@@ -30,6 +31,7 @@
 //! - No TLS yet: a URL that demands it is refused, rather than served in the clear.
 
 mod accounts;
+mod diagnosis;
 mod error;
 mod health;
 mod keys;
@@ -41,14 +43,17 @@ mod rows;
     reason = "generated, and Diesel's macros make everything public"
 )]
 mod schema;
+mod secrets;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod transfer;
 mod usage;
 
 use std::sync::Arc;
 
 use leadr_auth_ports::Stores;
 
+pub use diagnosis::ServerSettings;
 pub use pool::{PostgresConfig, UrlFault};
 
 /// A PostgreSQL database and the pool of connections to it. Clones share the pool.
@@ -72,6 +77,8 @@ impl Postgres {
             keys,
             accounts: Arc::new(accounts::Accounts(self.pool.clone())),
             usage: Arc::new(usage::Usage(self.pool.clone())),
+            secrets: Arc::new(secrets::Secrets(self.pool.clone())),
+            transfer: Arc::new(transfer::Transfer(self.pool.clone())),
             health: Arc::new(health::Health(self.pool.clone())),
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! The migrations of `migrations/postgres` are part of the program. Each runs in a transaction of its own, and all of them
 //! under an advisory lock of the database: of nodes that start together one migrates, and the others wait and then find
-//! nothing to do.
+//! nothing to do. A database that a newer program has migrated is left alone.
 //!
 //! Diesel's migrations are synchronous, and their bridge to async blocks the thread. So they run on a thread of their own
 //! with a runtime of their own, and the functions here can be awaited on any runtime.
@@ -12,7 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use diesel::{RunQueryDsl as _, migration::Migration, pg::Pg};
+use diesel::{
+    RunQueryDsl as _,
+    migration::{Migration, MigrationSource as _},
+    pg::Pg,
+};
 use diesel_async::{AsyncPgConnection, async_connection_wrapper::AsyncConnectionWrapper};
 use diesel_migrations::{
     EmbeddedMigrations, MigrationError, MigrationHarness as _, embed_migrations,
@@ -23,7 +27,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::{
     PostgresConfig, UrlFault,
-    pool::{self, ConnectFault},
+    pool::{self, CONNECT_TIMEOUT, ConnectFault},
 };
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/postgres");
@@ -36,9 +40,6 @@ const LOCK_PATIENCE: Duration = Duration::from_mins(1);
 
 /// How long it waits before it tries again.
 const LOCK_INTERVAL: Duration = Duration::from_millis(50);
-
-/// How long connecting may take. Nobody waits for it with a request.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 diesel::define_sql_function! {
     /// Takes the lock until the session ends, if nobody else has it.
@@ -54,14 +55,21 @@ pub enum MigrateError {
     Unavailable(BoxError),
     /// The database does not let us in, or a migration does not fit what is there. A person has to look.
     Failed(BoxError),
+    /// A migration has run that this program does not know, of this version: a newer program was here. What it changed, and
+    /// whether this one can live with it, is not known, so nothing is done.
+    Newer(String),
 }
 
 impl fmt::Display for MigrateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Unavailable(_) => "the database is not available for migration",
-            Self::Failed(_) => "the database could not be migrated",
-        })
+        match self {
+            Self::Unavailable(_) => f.write_str("the database is not available for migration"),
+            Self::Failed(_) => f.write_str("the database could not be migrated"),
+            Self::Newer(version) => write!(
+                f,
+                "the schema is newer than this program knows (version {version})"
+            ),
+        }
     }
 }
 
@@ -69,6 +77,7 @@ impl std::error::Error for MigrateError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Unavailable(source) | Self::Failed(source) => Some(source.as_ref()),
+            Self::Newer(_) => None,
         }
     }
 }
@@ -163,6 +172,10 @@ fn under_lock<T>(
     let mut connection = Connection::from(connection);
     lock(&mut connection)?;
     // The lock is the session's, so it ends with the connection, whatever happens.
+    let unknown = unknown(&mut connection).map_err(|error| of_work(&mut connection, error))?;
+    if let Some(version) = unknown {
+        return Err(MigrateError::Newer(version));
+    }
     work(&mut connection).map_err(|error| of_work(&mut connection, error))
 }
 
@@ -184,6 +197,18 @@ fn lock(connection: &mut Connection) -> Result<(), MigrateError> {
         }
         thread::sleep(LOCK_INTERVAL);
     }
+}
+
+/// The latest version that has run and is none of this program's.
+fn unknown(connection: &mut Connection) -> Result<Option<String>, BoxError> {
+    let known: Vec<Box<dyn Migration<Pg>>> = MIGRATIONS.migrations()?;
+    let applied = connection.applied_migrations()?;
+    let unknown = applied.into_iter().filter(|version| {
+        known
+            .iter()
+            .all(|migration| migration.name().version() != *version)
+    });
+    Ok(unknown.max().map(|version| version.to_string()))
 }
 
 fn of_connect(fault: ConnectFault) -> MigrateError {

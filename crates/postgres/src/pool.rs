@@ -16,11 +16,17 @@ use diesel_async::{
     AsyncPgConnection, SimpleAsyncConnection as _,
     pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod},
 };
-use leadr_auth_ports::StoreError;
+use leadr_auth_ports::{StoreError, StoreLoad};
 use tokio::runtime;
 use tokio_postgres::{Config, NoTls, config::SslMode};
 
 use crate::error;
+
+/// How long connecting may take where nobody waits for it with a request.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long somebody who reads for long may leave the database waiting between two pages.
+const READER_PATIENCE: Duration = Duration::from_mins(10);
 
 type Manager = AsyncDieselConnectionManager<AsyncPgConnection>;
 
@@ -157,17 +163,47 @@ impl From<ConnectFault> for ConnectionError {
     }
 }
 
-/// What every connection of the pool has in common.
+/// The most that one statement may take that reads much.
+fn reading_timeout(statement: Duration) -> Duration {
+    statement.max(Duration::from_mins(1))
+}
+
+/// What connections of one kind have in common.
 struct Setup {
     config: Config,
     settings: String,
 }
 
 impl Setup {
-    fn new(mut config: Config, lookup: Duration, statement: Duration) -> Self {
+    /// For the pool.
+    fn new(config: Config, lookup: Duration, statement: Duration) -> Self {
+        // Between two statements of a transaction there is nothing but a pure function, so an idle transaction is a lost
+        // one.
+        Self::of("leadr-auth", config, lookup, statement, statement)
+    }
+
+    /// For somebody who reads a lot in one transaction, and does slow things with it meanwhile.
+    fn for_reading(config: Config, statement: Duration) -> Self {
+        let statement = reading_timeout(statement);
+        Self::of(
+            "leadr-auth snapshot",
+            config,
+            CONNECT_TIMEOUT,
+            statement,
+            READER_PATIENCE,
+        )
+    }
+
+    fn of(
+        name: &str,
+        mut config: Config,
+        connect: Duration,
+        statement: Duration,
+        idle: Duration,
+    ) -> Self {
         config
-            .application_name("leadr-auth")
-            .connect_timeout(lookup)
+            .application_name(name)
+            .connect_timeout(connect)
             // A peer that has vanished is noticed while nothing is being sent …
             .keepalives(true)
             .keepalives_idle(Duration::from_secs(15))
@@ -176,14 +212,13 @@ impl Setup {
             // … and while something is. A little above what a statement may take, so that a slow answer is the
             // server's to cut short, which it does with a reason.
             .tcp_user_timeout(statement + Duration::from_secs(1));
-        let millis = statement.as_millis().max(2);
-        // Half a statement's time for locks, so that the server's log tells a blocked statement from a slow one. Between
-        // two statements of a transaction there is nothing but a pure function, so an idle transaction is a lost one.
+        let (statement, idle) = (statement.as_millis().max(2), idle.as_millis().max(2));
+        // Half a statement's time for locks, so that the server's log tells a blocked statement from a slow one.
         let settings = format!(
-            "SET statement_timeout = {millis}; \
+            "SET statement_timeout = {statement}; \
              SET lock_timeout = {}; \
-             SET idle_in_transaction_session_timeout = {millis}",
-            millis / 2
+             SET idle_in_transaction_session_timeout = {idle}",
+            statement / 2
         );
         Self { config, settings }
     }
@@ -208,6 +243,7 @@ pub(crate) struct Pool(Arc<Shared>);
 
 struct Shared {
     setup: Arc<Setup>,
+    reading: Setup,
     pool_size: usize,
     lookup_timeout: Duration,
     statement_timeout: Duration,
@@ -222,9 +258,12 @@ impl Pool {
             lookup_timeout,
             statement_timeout,
         } = config;
-        let setup = Arc::new(Setup::new(parse(&url)?, lookup_timeout, statement_timeout));
+        let target = parse(&url)?;
+        let reading = Setup::for_reading(target.clone(), statement_timeout);
+        let setup = Arc::new(Setup::new(target, lookup_timeout, statement_timeout));
         Ok(Self(Arc::new(Shared {
             setup,
+            reading,
             pool_size,
             lookup_timeout,
             statement_timeout,
@@ -248,6 +287,39 @@ impl Pool {
         let connections = self.0.build().map_err(StoreError::internal)?;
         let mut by_runtime = by_runtime.write().unwrap_or_else(PoisonError::into_inner);
         Ok(by_runtime.entry(id).or_insert(connections).clone())
+    }
+
+    /// How busy the connections are, over all runtimes.
+    pub(crate) fn status(&self) -> StoreLoad {
+        let by_runtime = self
+            .0
+            .by_runtime
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut load = StoreLoad::default();
+        for connections in by_runtime.values() {
+            let status = connections.status();
+            load.max += status.max_size;
+            load.open += status.size;
+            // A connection that is being made is somebody's already.
+            load.in_use += status.size.saturating_sub(status.available);
+            load.waiting += status.waiting;
+        }
+        load
+    }
+
+    /// A connection of its own, outside of the pool, for somebody who reads for long. It closes when it is dropped.
+    pub(crate) async fn dedicated(&self) -> Result<AsyncPgConnection, StoreError> {
+        let connected = tokio::time::timeout(2 * CONNECT_TIMEOUT, self.0.reading.connect());
+        connected
+            .await
+            .map_err(|_| StoreError::unavailable("connecting to the database took too long"))?
+            .map_err(StoreError::unavailable)
+    }
+
+    /// The most that a statement may take on a [`Pool::dedicated`] connection, with some time for the answer's way.
+    pub(crate) fn reading_patience(&self) -> Duration {
+        reading_timeout(self.0.statement_timeout) + 2 * self.0.lookup_timeout
     }
 
     /// Runs what somebody waits for with every request: checkout, one statement and its answer have to be over within the

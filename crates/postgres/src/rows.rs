@@ -73,14 +73,14 @@ pub(crate) fn instant(timestamp: Timestamp) -> PgTimestamp {
 }
 
 /// `None` outside of the years that a timestamp can hold; `infinity` is one of those.
-fn timestamp(PgTimestamp(micros): PgTimestamp) -> Option<Timestamp> {
+pub(crate) fn timestamp(PgTimestamp(micros): PgTimestamp) -> Option<Timestamp> {
     let unix_micros = micros.checked_add(PG_EPOCH_MICROS)?;
     let instant = OffsetDateTime::from_unix_timestamp_nanos(i128::from(unix_micros) * 1000).ok()?;
     Timestamp::new(instant).ok()
 }
 
 /// A row of `accounts`.
-#[derive(Queryable, Selectable, Insertable)]
+#[derive(Queryable, QueryableByName, Selectable, Insertable)]
 #[diesel(table_name = accounts, check_for_backend(Pg))]
 pub(crate) struct AccountRow {
     pub(crate) id: Uuid,
@@ -94,7 +94,7 @@ pub(crate) struct AccountRow {
 }
 
 /// A row of `api_keys`. It has no `Debug`, because it holds a hash.
-#[derive(Queryable, Selectable)]
+#[derive(Queryable, QueryableByName, Selectable, Insertable)]
 #[diesel(table_name = api_keys, check_for_backend(Pg))]
 pub(crate) struct KeyRow {
     id: Uuid,
@@ -142,6 +142,22 @@ pub(crate) fn account_row(account: &Account) -> AccountRow {
         created_at: instant(account.created_at),
         updated_at: instant(account.updated_at),
         deleted_at: account.deleted_at.map(instant),
+    }
+}
+
+pub(crate) fn key_row(key: &ApiKey) -> KeyRow {
+    KeyRow {
+        id: key.id.as_uuid(),
+        account_id: key.account_id.as_uuid(),
+        name: key.name.as_str().to_owned(),
+        key_hash: key.key_hash.expose_hex().to_owned(),
+        key_prefix: key.key_prefix.as_str().to_owned(),
+        status: key_label(key.status),
+        last_used_at: key.last_used_at.map(instant),
+        expires_at: key.expires_at.map(instant),
+        created_at: instant(key.created_at),
+        updated_at: instant(key.updated_at),
+        deleted_at: key.deleted_at.map(instant),
     }
 }
 

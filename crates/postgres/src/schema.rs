@@ -45,6 +45,15 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    use diesel::sql_types::{Varchar};
+
+    peppers (id) {
+        id -> Varchar,
+        check_value -> Varchar,
+    }
+}
+
 diesel::joinable!(api_keys -> accounts (account_id));
 
-diesel::allow_tables_to_appear_in_same_query!(accounts, api_keys);
+diesel::allow_tables_to_appear_in_same_query!(accounts, api_keys, peppers);

@@ -86,7 +86,7 @@ const SNAPSHOT: &str = "
         UNION ALL SELECT version_num FROM alembic_version
     ) AS lines";
 
-async fn reference() -> TestDatabase {
+pub(crate) async fn reference() -> TestDatabase {
     let database = TestDatabase::create_empty().await;
     let rows = REFERENCE.replace("{hash}", HASH);
     database.client().await.batch_execute(&rows).await.unwrap();

@@ -24,7 +24,7 @@ async fn with_owner() -> TestDatabase {
 }
 
 /// Until somebody waits for a lock, or it is clear that nobody will.
-async fn somebody_waits(client: &Client) {
+pub(crate) async fn somebody_waits(client: &Client) {
     for _ in 0..200 {
         let waiting: i64 = client
             .query_one(

@@ -7,11 +7,13 @@
 )]
 
 mod adoption;
+mod diagnosis;
 mod locks;
 mod migrations;
 mod outage;
 mod plans;
 mod schema;
+mod transfer;
 
 use leadr_auth_ports::Stores;
 use leadr_auth_postgres::testing::TestDatabase;

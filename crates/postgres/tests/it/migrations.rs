@@ -76,3 +76,34 @@ async fn a_database_that_does_not_fit_needs_a_person() {
         .unwrap_err();
     assert!(matches!(error, MigrateError::Failed(_)), "{error:?}");
 }
+
+/// What a newer program did to the schema is not known, so nobody guesses.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_of_a_newer_program_is_left_alone() {
+    let database = TestDatabase::create_empty().await;
+    let config = database.config();
+    let newest = migrate::run(&config).await.unwrap().pop().unwrap();
+    // One is missing, too, which is not made up for.
+    let client = database.client().await;
+    let rename = "UPDATE __diesel_schema_migrations SET version = $2 WHERE version = $1";
+    let newer = "99991231235959";
+    assert_eq!(client.execute(rename, &[&newest, &newer]).await.unwrap(), 1);
+    for refused in [
+        migrate::run(&config).await.map(drop),
+        migrate::pending(&config).await.map(drop),
+        migrate::at_head(&config).await.map(drop),
+        migrate::revert_last(&config).await.map(drop),
+    ] {
+        let error = refused.unwrap_err();
+        assert!(
+            matches!(&error, MigrateError::Newer(version) if version == newer),
+            "{error:?}"
+        );
+        assert_eq!(
+            error.to_string(),
+            "the schema is newer than this program knows (version 99991231235959)"
+        );
+    }
+    assert_eq!(client.execute(rename, &[&newer, &newest]).await.unwrap(), 1);
+    assert!(migrate::at_head(&config).await.unwrap());
+}

@@ -5,9 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use leadr_auth_domain::{KeyName, KeyPrefix};
+use leadr_auth_domain::{KeyName, KeyPrefix, PepperCheck};
 use leadr_auth_ports::{
-    KeyUse, Rows, StoreError, Stores, UpdateKeyError,
+    ImportMode, KeyUse, Rows, StoreError, Stores, UpdateKeyError,
     contract::fixtures::{account, at, key},
 };
 use leadr_auth_postgres::{
@@ -187,6 +187,17 @@ async fn nobody_waits_for_ever_for_a_connection() {
         tokio::spawn(async move { keys.update(id, &mut Ok).await })
     };
     tokio::time::sleep(Duration::from_millis(50)).await;
+    let load = stores.health.load();
+    assert_eq!((load.max, load.open), (1, 1));
+    assert_eq!((load.in_use, load.waiting), (1, 0));
+    let seen_waiting = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        stores.health.load().waiting
+    };
+    let lookup = stores.lookup.clone();
+    let waiting = tokio::spawn(async move { lookup.find(&prefix()).await });
+    assert_eq!(seen_waiting.await, 1);
+    waiting.await.unwrap().unwrap_err();
     let (found, took) = timed(stores.lookup.find(&prefix())).await;
     assert!(
         matches!(found, Err(StoreError::Unavailable(_))),
@@ -328,6 +339,7 @@ async fn every_operation_gives_its_connection_back() {
     stores.accounts.update(owner.id, &mut Ok).await.unwrap();
     stores.accounts.list().await.unwrap();
     stores.accounts.find_operator().await.unwrap();
+    stores.accounts.find_by_slug(&owner.slug).await.unwrap();
     stores.accounts.is_empty().await.unwrap();
     stores.keys.create(&key(5, &owner)).await.unwrap();
     stores.keys.create(&key(5, &owner)).await.unwrap_err();
@@ -352,6 +364,19 @@ async fn every_operation_gives_its_connection_back() {
         }])
         .await
         .unwrap();
+    stores.secrets.registered().await.unwrap();
+    let check = PepperCheck::from_store("a check value".to_owned());
+    stores.secrets.register(&check).await.unwrap();
+    for mode in [ImportMode::DryRun, ImportMode::Commit] {
+        let owners = [owner.clone(), account(6)];
+        let keys = [first.clone(), key(6, &owner), key(7, &account(99))];
+        stores
+            .transfer
+            .import_accounts(&owners, mode)
+            .await
+            .unwrap();
+        stores.transfer.import_keys(&keys, mode).await.unwrap();
+    }
     stores.health.ping().await.unwrap();
     stores.lookup.find(&prefix()).await.unwrap();
     assert_eq!(backend().await, before);

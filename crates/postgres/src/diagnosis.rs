@@ -1,0 +1,76 @@
+//! What the server says of itself, for a person who looks whether all is well.
+
+use diesel::{pg::data_types::PgTimestamp, sql_types::Text};
+use diesel_async::RunQueryDsl;
+use leadr_auth_domain::Timestamp;
+use leadr_auth_ports::StoreError;
+
+use crate::{Postgres, error, rows};
+
+diesel::define_sql_function! {
+    /// The time at this moment, not that of the transaction's start.
+    fn clock_timestamp() -> Timestamptz;
+}
+
+diesel::define_sql_function! {
+    /// A setting as it is in this session.
+    fn current_setting(name: Text) -> Text;
+}
+
+/// How the server is set, as far as it decides whether what was acknowledged survives a crash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerSettings {
+    /// Its version, as it calls it: `15.13 (Debian 15.13-0+deb12u1)`.
+    pub server_version: String,
+    /// Does it wait until what it writes is on the disk? Without, a crash of the machine may ruin the database.
+    pub fsync: bool,
+    /// Does it protect itself from pages that were half written? Without, as above.
+    pub full_page_writes: bool,
+    /// What an acknowledged commit has reached: `off`, `local`, `on`, `remote_write` or `remote_apply`. With `off`, a crash
+    /// may take back what was acknowledged within the last moments; `local` and the rest differ in what standbys have.
+    pub synchronous_commit: String,
+}
+
+impl Postgres {
+    /// The time by the server's clock. It decides nothing here; but one that is far from this machine's says that one of the
+    /// two is wrong.
+    pub async fn clock(&self) -> Result<Timestamp, StoreError> {
+        let now: PgTimestamp = self
+            .pool
+            .statement(async |connection| {
+                diesel::select(clock_timestamp())
+                    .get_result(connection)
+                    .await
+            })
+            .await?
+            .map_err(error::of_query)?;
+        rows::timestamp(now)
+            .ok_or_else(|| StoreError::internal("the server's clock shows no year that there is"))
+    }
+
+    /// How the server is set for this program's sessions.
+    pub async fn settings(&self) -> Result<ServerSettings, StoreError> {
+        let query = diesel::select((
+            current_setting("server_version"),
+            current_setting("fsync"),
+            current_setting("full_page_writes"),
+            current_setting("synchronous_commit"),
+        ));
+        let (server_version, fsync, full_page_writes, synchronous_commit): (
+            String,
+            String,
+            String,
+            String,
+        ) = self
+            .pool
+            .statement(async |connection| query.get_result(connection).await)
+            .await?
+            .map_err(error::of_query)?;
+        Ok(ServerSettings {
+            server_version,
+            fsync: fsync == "on",
+            full_page_writes: full_page_writes == "on",
+            synchronous_commit,
+        })
+    }
+}

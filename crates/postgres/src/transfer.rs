@@ -1,0 +1,489 @@
+//! Everything out, and everything in.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use diesel::{
+    pg::Pg,
+    prelude::*,
+    sql_types::{BigInt, Text, Uuid as SqlUuid},
+};
+use diesel_async::{
+    AsyncConnection as _, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection as _,
+};
+use leadr_auth_domain::{Account, AccountId, ApiKey, KeyId, PepperCheck};
+use leadr_auth_ports::{
+    ImportConflict, ImportMode, ImportOutcome, Snapshot, StoreError, Totals, TransferStore,
+};
+use uuid::Uuid;
+
+use crate::{
+    error,
+    pool::Pool,
+    rows::{self, AccountRow, KeyRow},
+    schema::{accounts, api_keys},
+    secrets,
+};
+
+/// How many records go into one statement: it may have 65535 parameters, and a key has eleven.
+const BATCH: usize = 1000;
+
+#[derive(Clone)]
+pub(crate) struct Transfer(pub(crate) Pool);
+
+/// Why an import's transaction is rolled back.
+enum Undone {
+    /// It was only to be tried, with these results.
+    Tried(Vec<ImportOutcome>),
+    /// It did not work.
+    Failed(StoreError),
+}
+
+impl From<diesel::result::Error> for Undone {
+    fn from(error: diesel::result::Error) -> Self {
+        Self::Failed(error::of_query(error))
+    }
+}
+
+impl From<StoreError> for Undone {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Keeps what an import did, or says what it would have done.
+fn keep(outcomes: Vec<ImportOutcome>, mode: ImportMode) -> Result<Vec<ImportOutcome>, Undone> {
+    match mode {
+        ImportMode::Commit => Ok(outcomes),
+        ImportMode::DryRun => Err(Undone::Tried(outcomes)),
+    }
+}
+
+fn answer(imported: Result<Vec<ImportOutcome>, Undone>) -> Result<Vec<ImportOutcome>, StoreError> {
+    match imported {
+        Ok(outcomes) | Err(Undone::Tried(outcomes)) => Ok(outcomes),
+        Err(Undone::Failed(error)) => Err(error),
+    }
+}
+
+/// What kept a record out was there when it was to be stored, and is there no more.
+fn moved_away() -> StoreError {
+    StoreError::unavailable("what an import had to give way to was changed meanwhile")
+}
+
+/// Rows are inserted in their order, so of two that exclude each other the first is stored. `DO NOTHING` waits for others
+/// who are about to store the same, so what it gives way to is committed and the next statement sees it, just as it sees
+/// what this transaction has stored itself.
+async fn import_accounts(
+    connection: &mut AsyncPgConnection,
+    batch: &[Account],
+) -> Result<Vec<ImportOutcome>, Undone> {
+    let rows: Vec<_> = batch.iter().map(rows::account_row).collect();
+    let stored: HashSet<Uuid> = diesel::insert_into(accounts::table)
+        .values(rows)
+        .on_conflict_do_nothing()
+        .returning(accounts::id)
+        .load(connection)
+        .await?
+        .into_iter()
+        .collect();
+    let left_out = || {
+        batch
+            .iter()
+            .filter(|account| !stored.contains(&account.id.as_uuid()))
+    };
+    let there = if left_out().next().is_none() {
+        Vec::new()
+    } else {
+        accounts_in_the_way(connection, left_out()).await?
+    };
+    let by_id: HashMap<_, _> = there.iter().map(|there| (there.id, there)).collect();
+    let live = || there.iter().filter(|there| !there.is_deleted());
+    let names: HashSet<_> = live().map(|there| there.name.as_str()).collect();
+    let slugs: HashSet<_> = live().map(|there| there.slug.as_str()).collect();
+    let mut outcomes = Vec::with_capacity(batch.len());
+    for account in batch {
+        outcomes.push(if stored.contains(&account.id.as_uuid()) {
+            ImportOutcome::Stored
+        } else if let Some(&there) = by_id.get(&account.id) {
+            if there == account {
+                ImportOutcome::Present
+            } else {
+                ImportOutcome::Conflict(ImportConflict::IdTaken)
+            }
+        } else if names.contains(account.name.as_str()) {
+            ImportOutcome::Conflict(ImportConflict::NameTaken)
+        } else if slugs.contains(account.slug.as_str()) {
+            ImportOutcome::Conflict(ImportConflict::SlugTaken)
+        } else {
+            return Err(moved_away().into());
+        });
+    }
+    Ok(outcomes)
+}
+
+/// The accounts with an id of these, and the live ones with a name or a slug of these.
+async fn accounts_in_the_way(
+    connection: &mut AsyncPgConnection,
+    left_out: impl Iterator<Item = &Account> + Clone,
+) -> Result<Vec<Account>, Undone> {
+    let ids: Vec<_> = left_out
+        .clone()
+        .map(|account| account.id.as_uuid())
+        .collect();
+    let names: Vec<_> = left_out
+        .clone()
+        .map(|account| account.name.as_str())
+        .collect();
+    let slugs: Vec<_> = left_out.map(|account| account.slug.as_str()).collect();
+    // Each branch has an index of its own.
+    let live = accounts::deleted_at.is_null();
+    let there: Vec<AccountRow> = accounts::table
+        .filter(
+            accounts::id
+                .eq_any(ids)
+                .or(live.and(accounts::name.eq_any(names)))
+                .or(live.and(accounts::slug.eq_any(slugs))),
+        )
+        .select(AccountRow::as_select())
+        .load(connection)
+        .await?;
+    Ok(there
+        .into_iter()
+        .map(rows::account)
+        .collect::<Result<_, _>>()?)
+}
+
+/// As [`import_accounts`], but keys of accounts that are not there are left out before: a foreign key gives no way.
+async fn import_keys(
+    connection: &mut AsyncPgConnection,
+    batch: &[ApiKey],
+) -> Result<Vec<ImportOutcome>, Undone> {
+    let mut owners: Vec<_> = batch.iter().map(|key| key.account_id.as_uuid()).collect();
+    owners.sort_unstable();
+    owners.dedup();
+    // Locked, so that they are there until this is committed.
+    let owners: HashSet<Uuid> = accounts::table
+        .filter(accounts::id.eq_any(owners))
+        .select(accounts::id)
+        .order(accounts::id)
+        .for_key_share()
+        .load(connection)
+        .await?
+        .into_iter()
+        .collect();
+    let rows: Vec<_> = batch
+        .iter()
+        .filter(|key| owners.contains(&key.account_id.as_uuid()))
+        .map(rows::key_row)
+        .collect();
+    let stored: HashSet<Uuid> = diesel::insert_into(api_keys::table)
+        .values(rows)
+        .on_conflict_do_nothing()
+        .returning(api_keys::id)
+        .load(connection)
+        .await?
+        .into_iter()
+        .collect();
+    let left_out = || {
+        batch
+            .iter()
+            .filter(|key| !stored.contains(&key.id.as_uuid()))
+    };
+    let there = if left_out().next().is_none() {
+        Vec::new()
+    } else {
+        keys_in_the_way(connection, left_out()).await?
+    };
+    let by_id: HashMap<_, _> = there.iter().map(|there| (there.id, there)).collect();
+    let prefixes: HashSet<_> = there.iter().map(|there| &there.key_prefix).collect();
+    let mut outcomes = Vec::with_capacity(batch.len());
+    for key in batch {
+        outcomes.push(if stored.contains(&key.id.as_uuid()) {
+            ImportOutcome::Stored
+        } else if let Some(there) = by_id.get(&key.id) {
+            if there.is_same_record(key) {
+                ImportOutcome::Present
+            } else {
+                ImportOutcome::Conflict(ImportConflict::IdTaken)
+            }
+        } else if !owners.contains(&key.account_id.as_uuid()) {
+            ImportOutcome::Conflict(ImportConflict::AccountMissing)
+        } else if prefixes.contains(&key.key_prefix) {
+            ImportOutcome::Conflict(ImportConflict::PrefixTaken)
+        } else {
+            return Err(moved_away().into());
+        });
+    }
+    Ok(outcomes)
+}
+
+/// The keys with an id or a prefix of these.
+async fn keys_in_the_way(
+    connection: &mut AsyncPgConnection,
+    left_out: impl Iterator<Item = &ApiKey> + Clone,
+) -> Result<Vec<ApiKey>, Undone> {
+    let ids: Vec<_> = left_out.clone().map(|key| key.id.as_uuid()).collect();
+    let prefixes: Vec<_> = left_out.map(|key| key.key_prefix.as_str()).collect();
+    let there: Vec<KeyRow> = api_keys::table
+        .filter(
+            api_keys::id
+                .eq_any(ids)
+                .or(api_keys::key_prefix.eq_any(prefixes)),
+        )
+        .select(KeyRow::as_select())
+        .load(connection)
+        .await?;
+    Ok(there.into_iter().map(rows::key).collect::<Result<_, _>>()?)
+}
+
+#[async_trait]
+impl TransferStore for Transfer {
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError> {
+        Ok(Box::new(View::open(&self.0).await?))
+    }
+
+    async fn import_accounts(
+        &self,
+        accounts: &[Account],
+        mode: ImportMode,
+    ) -> Result<Vec<ImportOutcome>, StoreError> {
+        let imported = self
+            .0
+            .transaction(async |connection| {
+                connection
+                    .transaction(async |connection| {
+                        let mut outcomes = Vec::with_capacity(accounts.len());
+                        for batch in accounts.chunks(BATCH) {
+                            outcomes.extend(import_accounts(connection, batch).await?);
+                        }
+                        keep(outcomes, mode)
+                    })
+                    .await
+            })
+            .await?;
+        answer(imported)
+    }
+
+    async fn import_keys(
+        &self,
+        keys: &[ApiKey],
+        mode: ImportMode,
+    ) -> Result<Vec<ImportOutcome>, StoreError> {
+        let imported = self
+            .0
+            .transaction(async |connection| {
+                connection
+                    .transaction(async |connection| {
+                        let mut outcomes = Vec::with_capacity(keys.len());
+                        for batch in keys.chunks(BATCH) {
+                            outcomes.extend(import_keys(connection, batch).await?);
+                        }
+                        keep(outcomes, mode)
+                    })
+                    .await
+            })
+            .await?;
+        answer(imported)
+    }
+}
+
+/// The transaction whose view of the database does not change. Nothing can be written in it, whatever is asked.
+const BEGIN: &str = "SET TIME ZONE 'UTC'; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+
+/// One transaction on a connection of its own, which ends with it.
+///
+/// It may be one on a database that the reference implementation wrote and that was never migrated, and must not be
+/// changed. So it asks the catalogue first what is there, and selects accordingly.
+struct View {
+    connection: AsyncPgConnection,
+    patience: Duration,
+    accounts: Reading,
+    keys: Reading,
+    has_peppers: bool,
+}
+
+/// A column of a table that is there.
+#[derive(QueryableByName)]
+struct Column {
+    #[diesel(sql_type = Text)]
+    table_name: String,
+    #[diesel(sql_type = Text)]
+    column_name: String,
+}
+
+/// The columns of the tables that an unqualified name means here.
+const COLUMNS: &str = "\
+SELECT relname::text AS table_name, attname::text AS column_name
+FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
+WHERE attrelid IN (to_regclass('accounts'), to_regclass('api_keys'), to_regclass('peppers'))
+    AND attnum > 0 AND NOT attisdropped";
+
+/// What is read of a table: each column, its type, and what stands for it where a database does not have it yet.
+type Wanted = [(&'static str, &'static str, Option<&'static str>)];
+
+const ACCOUNT: &Wanted = &[
+    ("id", "uuid", None),
+    ("name", "varchar", None),
+    ("slug", "varchar", None),
+    ("status", "text", None),
+    ("is_operator", "boolean", Some("false")),
+    ("created_at", "timestamptz", None),
+    ("updated_at", "timestamptz", None),
+    ("deleted_at", "timestamptz", Some("NULL")),
+];
+
+const KEY: &Wanted = &[
+    ("id", "uuid", None),
+    ("account_id", "uuid", None),
+    ("name", "varchar", None),
+    ("key_hash", "varchar", None),
+    ("key_prefix", "varchar", None),
+    ("status", "text", None),
+    ("last_used_at", "timestamptz", None),
+    ("expires_at", "timestamptz", None),
+    ("created_at", "timestamptz", None),
+    ("updated_at", "timestamptz", None),
+    ("deleted_at", "timestamptz", Some("NULL")),
+];
+
+/// How a table is read, with the columns that it has.
+struct Reading {
+    table: &'static str,
+    columns: String,
+}
+
+impl Reading {
+    /// Each column is cast to what the adapter reads: a status may be an enum or a text, and an instant without a time zone
+    /// is one of UTC, which is the session's.
+    fn of(table: &'static str, wanted: &Wanted, there: &[Column]) -> Result<Self, StoreError> {
+        let mut columns = Vec::with_capacity(wanted.len());
+        for (name, sql_type, instead) in wanted {
+            let known = there
+                .iter()
+                .any(|column| column.table_name == table && column.column_name == *name);
+            let value = match instead {
+                _ if known => format!("{table}.{name}"),
+                Some(instead) => (*instead).to_owned(),
+                None => {
+                    return Err(StoreError::internal(format!(
+                        "the database has no table {table} with a column {name}"
+                    )));
+                }
+            };
+            columns.push(format!("{value}::{sql_type} AS {name}"));
+        }
+        let columns = columns.join(", ");
+        Ok(Self { table, columns })
+    }
+
+    /// The next rows in the order of their ids.
+    async fn page<R>(
+        &self,
+        connection: &mut AsyncPgConnection,
+        after: Option<Uuid>,
+        limit: u32,
+    ) -> diesel::QueryResult<Vec<R>>
+    where
+        R: QueryableByName<Pg> + Send + 'static,
+    {
+        let Self { table, columns } = self;
+        // No id is less than the first of all, so every page is a range of the index.
+        let (operator, after) = match after {
+            Some(after) => (">", after),
+            None => (">=", Uuid::nil()),
+        };
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "which columns there are is known at run time only"
+        )]
+        let query = diesel::sql_query(format!(
+            "SELECT {columns} FROM {table} WHERE {table}.id {operator} $1 ORDER BY {table}.id LIMIT $2"
+        ));
+        query
+            .bind::<SqlUuid, _>(after)
+            .bind::<BigInt, _>(i64::from(limit))
+            .load(connection)
+            .await
+    }
+}
+
+impl View {
+    async fn open(pool: &Pool) -> Result<Self, StoreError> {
+        let patience = pool.reading_patience();
+        let mut connection = pool.dedicated().await?;
+        in_time(patience, connection.batch_execute(BEGIN)).await?;
+        // The first question, which is when the server takes the view.
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "Diesel has no words for the catalogue"
+        )]
+        let columns = diesel::sql_query(COLUMNS);
+        let there: Vec<Column> = in_time(patience, columns.load(&mut connection)).await?;
+        Ok(Self {
+            accounts: Reading::of("accounts", ACCOUNT, &there)?,
+            keys: Reading::of("api_keys", KEY, &there)?,
+            has_peppers: there.iter().any(|column| column.table_name == "peppers"),
+            connection,
+            patience,
+        })
+    }
+}
+
+/// The server cuts a statement short; this is for one that does not answer at all.
+async fn in_time<T>(
+    patience: Duration,
+    work: impl Future<Output = diesel::QueryResult<T>> + Send,
+) -> Result<T, StoreError> {
+    tokio::time::timeout(patience, work)
+        .await
+        .map_err(|_| StoreError::unavailable("the database took too long"))?
+        .map_err(error::of_query)
+}
+
+#[async_trait]
+impl Snapshot for View {
+    async fn secret(&mut self) -> Result<Option<PepperCheck>, StoreError> {
+        if !self.has_peppers {
+            return Ok(None);
+        }
+        in_time(self.patience, secrets::registered(&mut self.connection)).await
+    }
+
+    async fn totals(&mut self) -> Result<Totals, StoreError> {
+        let connection = &mut self.connection;
+        let counts = async {
+            let accounts: i64 = accounts::table.count().get_result(connection).await?;
+            let keys: i64 = api_keys::table.count().get_result(connection).await?;
+            Ok((accounts, keys))
+        };
+        let (accounts, keys) = in_time(2 * self.patience, counts).await?;
+        Ok(Totals {
+            accounts: u64::try_from(accounts).map_err(StoreError::internal)?,
+            keys: u64::try_from(keys).map_err(StoreError::internal)?,
+        })
+    }
+
+    async fn accounts(
+        &mut self,
+        after: Option<AccountId>,
+        limit: u32,
+    ) -> Result<Vec<Account>, StoreError> {
+        let after = after.map(AccountId::as_uuid);
+        let page = self
+            .accounts
+            .page::<AccountRow>(&mut self.connection, after, limit);
+        let page = in_time(self.patience, page).await?;
+        page.into_iter().map(rows::account).collect()
+    }
+
+    async fn keys(&mut self, after: Option<KeyId>, limit: u32) -> Result<Vec<ApiKey>, StoreError> {
+        let after = after.map(KeyId::as_uuid);
+        let page = self.keys.page::<KeyRow>(&mut self.connection, after, limit);
+        let page = in_time(self.patience, page).await?;
+        page.into_iter().map(rows::key).collect()
+    }
+}
