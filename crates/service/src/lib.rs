@@ -32,7 +32,7 @@ pub use issue::{IssueKeyError, IssuedKey};
 pub use leadr_auth_ports::{KeyFilter, StoreError};
 pub use manage::KeyError;
 pub use operator::{EnsureOperatorError, OperatorState};
-pub use readiness::Readiness;
+pub use readiness::{Phase, Readiness};
 pub use usage::UsageRecorder;
 
 /// All use cases, on the ports that it was given. Its clones share everything.
