@@ -18,6 +18,7 @@ pub mod issue;
 pub mod manage;
 pub mod operator;
 pub mod readiness;
+pub mod statistics;
 pub mod usage;
 
 use std::sync::Arc;
@@ -29,11 +30,14 @@ pub use accounts::{AccountError, NewAccount};
 pub use authenticate::{Authentication, Caller};
 pub use chain::Chain;
 pub use issue::{IssueKeyError, IssuedKey};
-pub use leadr_auth_ports::{KeyFilter, StoreError};
+pub use leadr_auth_ports::{KeyFilter, StoreError, StoreLoad};
 pub use manage::KeyError;
 pub use operator::{EnsureOperatorError, OperatorState};
 pub use readiness::{Phase, Readiness};
+pub use statistics::{Statistics, UsageStatistics};
 pub use usage::UsageRecorder;
+
+use statistics::Verifications;
 
 /// All use cases, on the ports that it was given. Its clones share everything.
 #[derive(Clone)]
@@ -44,6 +48,7 @@ pub struct Service {
     pepper: Pepper,
     usage: UsageRecorder,
     readiness: Readiness,
+    verifications: Verifications,
 }
 
 impl Service {
@@ -62,6 +67,7 @@ impl Service {
             pepper,
             usage,
             readiness: Readiness::default(),
+            verifications: Verifications::default(),
         }
     }
 
