@@ -212,7 +212,7 @@ fn bind(address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
 /// Served apart from the requests, so that a proxy in front of those cannot let strangers in by mistake.
 fn metrics_server(state: State, address: SocketAddr) -> anyhow::Result<(Server, SocketAddr)> {
     let (listener, bound) = bind(address)?;
-    let server = HttpServer::new(move || leadr_auth_http::metrics_app(state.clone()))
+    let server = HttpServer::new(move || leadr_auth_http::app(state.clone()))
         .workers(1)
         .client_request_timeout(HEAD_TIMEOUT)
         .disable_signals()
@@ -229,7 +229,9 @@ async fn bring_file_up_to_date(database: &Database, migrate: bool) -> anyhow::Re
         return Ok(());
     }
     if !database.pending_migrations().await?.is_empty() {
-        bail!("the database's schema is not up to date, and MIGRATE is off: run `leadr-auth migrate`");
+        bail!(
+            "the database's schema is not up to date, and MIGRATE is off: run `leadr-auth migrate`"
+        );
     }
     Ok(())
 }

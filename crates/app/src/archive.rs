@@ -179,44 +179,50 @@ pub fn read_header(line: &str) -> Result<Header, MalformedLine> {
 /// Reads any other line. Texts are taken as a store has them, since rows of the reference implementation may have been
 /// checked less than ours; what no store can hold is refused.
 pub fn read_record(line: &str) -> Result<Record, MalformedLine> {
-    Ok(match serde_json::from_str(line).map_err(MalformedLine::new)? {
-        Line::Account(line) => Record::Account(Account {
-            id: AccountId::new(line.id),
-            name: AccountName::from_store(storable("name", line.name)?),
-            slug: Slug::from_store(storable("slug", line.slug)?),
-            status: match line.status.as_str() {
-                "active" => AccountStatus::Active,
-                "suspended" => AccountStatus::Suspended,
-                _ => return Err(MalformedLine::new("status: is neither active nor suspended")),
-            },
-            role: match line.role.as_str() {
-                "tenant" => AccountRole::Tenant,
-                "operator" => AccountRole::Operator,
-                _ => return Err(MalformedLine::new("role: is neither tenant nor operator")),
-            },
-            created_at: instant("created_at", &line.created_at)?,
-            updated_at: instant("updated_at", &line.updated_at)?,
-            deleted_at: optional_instant("deleted_at", line.deleted_at.as_deref())?,
-        }),
-        Line::Key(line) => Record::Key(ApiKey {
-            id: KeyId::new(line.id),
-            account_id: AccountId::new(line.account_id),
-            name: KeyName::from_store(storable("name", line.name)?),
-            key_hash: KeyHash::from_store(hash("key_hash", line.key_hash)?),
-            key_prefix: KeyPrefix::parse(&storable("key_prefix", line.key_prefix)?)
-                .map_err(|_| MalformedLine::new("key_prefix: does not start with ldr_"))?,
-            status: match line.status.as_str() {
-                "active" => ApiKeyStatus::Active,
-                "revoked" => ApiKeyStatus::Revoked,
-                _ => return Err(MalformedLine::new("status: is neither active nor revoked")),
-            },
-            last_used_at: optional_instant("last_used_at", line.last_used_at.as_deref())?,
-            expires_at: optional_instant("expires_at", line.expires_at.as_deref())?,
-            created_at: instant("created_at", &line.created_at)?,
-            updated_at: instant("updated_at", &line.updated_at)?,
-            deleted_at: optional_instant("deleted_at", line.deleted_at.as_deref())?,
-        }),
-    })
+    Ok(
+        match serde_json::from_str(line).map_err(MalformedLine::new)? {
+            Line::Account(line) => Record::Account(Account {
+                id: AccountId::new(line.id),
+                name: AccountName::from_store(storable("name", line.name)?),
+                slug: Slug::from_store(storable("slug", line.slug)?),
+                status: match line.status.as_str() {
+                    "active" => AccountStatus::Active,
+                    "suspended" => AccountStatus::Suspended,
+                    _ => {
+                        return Err(MalformedLine::new(
+                            "status: is neither active nor suspended",
+                        ));
+                    }
+                },
+                role: match line.role.as_str() {
+                    "tenant" => AccountRole::Tenant,
+                    "operator" => AccountRole::Operator,
+                    _ => return Err(MalformedLine::new("role: is neither tenant nor operator")),
+                },
+                created_at: instant("created_at", &line.created_at)?,
+                updated_at: instant("updated_at", &line.updated_at)?,
+                deleted_at: optional_instant("deleted_at", line.deleted_at.as_deref())?,
+            }),
+            Line::Key(line) => Record::Key(ApiKey {
+                id: KeyId::new(line.id),
+                account_id: AccountId::new(line.account_id),
+                name: KeyName::from_store(storable("name", line.name)?),
+                key_hash: KeyHash::from_store(hash("key_hash", line.key_hash)?),
+                key_prefix: KeyPrefix::parse(&storable("key_prefix", line.key_prefix)?)
+                    .map_err(|_| MalformedLine::new("key_prefix: does not start with ldr_"))?,
+                status: match line.status.as_str() {
+                    "active" => ApiKeyStatus::Active,
+                    "revoked" => ApiKeyStatus::Revoked,
+                    _ => return Err(MalformedLine::new("status: is neither active nor revoked")),
+                },
+                last_used_at: optional_instant("last_used_at", line.last_used_at.as_deref())?,
+                expires_at: optional_instant("expires_at", line.expires_at.as_deref())?,
+                created_at: instant("created_at", &line.created_at)?,
+                updated_at: instant("updated_at", &line.updated_at)?,
+                deleted_at: optional_instant("deleted_at", line.deleted_at.as_deref())?,
+            }),
+        },
+    )
 }
 
 fn instant(field: &str, text: &str) -> Result<Timestamp, MalformedLine> {
@@ -272,7 +278,10 @@ mod tests {
             r#"{{"format":"leadr-auth","version":1,"secret_check":"{}","accounts":3,"keys":9}}"#,
             "0a".repeat(32)
         );
-        assert_eq!(write_header(&read_header(&header).unwrap()).unwrap(), header);
+        assert_eq!(
+            write_header(&read_header(&header).unwrap()).unwrap(),
+            header
+        );
     }
 
     #[test]
@@ -285,21 +294,45 @@ mod tests {
             (line.replace("\"name\"", "\"nme\""), "unknown field"),
             (line.replace("revoked", "dead"), "status"),
             (line.replace("ldr_AQ", "xdr_AQ"), "key_prefix"),
-            (line.replace("2026-01-02T00:00:00Z", "yesterday"), "deleted_at"),
-            (line.replace("\"name\":\"\"", "\"name\":\"a\\u0000b\""), "NUL"),
-            (line.replace("\"key_hash\":\"", "\"key_hash\":\"F"), "key_hash"),
-            (line.replace("\"name\"", &format!("\"{}\"", key.expose())), "unknown field"),
+            (
+                line.replace("2026-01-02T00:00:00Z", "yesterday"),
+                "deleted_at",
+            ),
+            (
+                line.replace("\"name\":\"\"", "\"name\":\"a\\u0000b\""),
+                "NUL",
+            ),
+            (
+                line.replace("\"key_hash\":\"", "\"key_hash\":\"F"),
+                "key_hash",
+            ),
+            (
+                line.replace("\"name\"", &format!("\"{}\"", key.expose())),
+                "unknown field",
+            ),
             (line.replace("02020202-", ""), "UUID"),
         ];
         for (line, expected) in cases {
             let fault = read_record(&line).unwrap_err().to_string();
-            assert!(fault.to_lowercase().contains(&expected.to_lowercase()), "{expected}: {fault}");
+            assert!(
+                fault.to_lowercase().contains(&expected.to_lowercase()),
+                "{expected}: {fault}"
+            );
             assert!(!fault.contains(key.expose()), "{fault}");
         }
         for (header, expected) in [
-            (r#"{"format":"other","version":1,"secret_check":null,"accounts":0,"keys":0}"#, "not an export"),
-            (r#"{"format":"leadr-auth","version":2,"secret_check":null,"accounts":0,"keys":0}"#, "version 2"),
-            (r#"{"format":"leadr-auth","version":1,"secret_check":"x","accounts":0,"keys":0}"#, "secret_check"),
+            (
+                r#"{"format":"other","version":1,"secret_check":null,"accounts":0,"keys":0}"#,
+                "not an export",
+            ),
+            (
+                r#"{"format":"leadr-auth","version":2,"secret_check":null,"accounts":0,"keys":0}"#,
+                "version 2",
+            ),
+            (
+                r#"{"format":"leadr-auth","version":1,"secret_check":"x","accounts":0,"keys":0}"#,
+                "secret_check",
+            ),
         ] {
             let fault = read_header(header).unwrap_err().to_string();
             assert!(fault.contains(expected), "{fault}");

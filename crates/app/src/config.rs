@@ -457,7 +457,10 @@ impl Reader<'_> {
         let (text, file) = ("API_KEY_SECRET", "API_KEY_SECRET_FILE");
         match (self.sources.said(text), self.sources.said(file), store) {
             (Some(_), Some(_), _) => {
-                self.fault(file, "is set, and so is API_KEY_SECRET: which one is meant?");
+                self.fault(
+                    file,
+                    "is set, and so is API_KEY_SECRET: which one is meant?",
+                );
                 None
             }
             (Some(said), None, _) => match Pepper::new(said) {
@@ -763,7 +766,10 @@ mod tests {
             panic!("{config:?}")
         };
         assert!(pepper.matches(&Pepper::new(SECRET).unwrap().check()));
-        assert_eq!(faulty(&[file, ("API_KEY_SECRET", SECRET)]), ["API_KEY_SECRET_FILE"]);
+        assert_eq!(
+            faulty(&[file, ("API_KEY_SECRET", SECRET)]),
+            ["API_KEY_SECRET_FILE"]
+        );
         std::fs::remove_file(&path).unwrap();
         assert_eq!(faulty(&[file]), ["API_KEY_SECRET_FILE"]);
     }

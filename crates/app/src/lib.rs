@@ -7,10 +7,14 @@
 //! `docs/configuration.md`, which a test compares with the table.
 
 pub mod application;
+pub mod archive;
 pub mod cli;
 pub mod config;
+pub mod secret_file;
+pub mod storage;
 pub mod system;
 pub mod telemetry;
+pub mod tls;
 
 pub use application::{Application, Event};
 pub use config::Config;

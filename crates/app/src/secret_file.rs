@@ -116,7 +116,11 @@ fn write_new(path: &Path, secret: &str) -> io::Result<()> {
 
 fn write_and_link(unfinished: &Path, path: &Path, secret: &str) -> io::Result<()> {
     let mut options = OpenOptions::new();
-    let mut file = options.write(true).create_new(true).mode(0o600).open(unfinished)?;
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(unfinished)?;
     file.write_all(format!("{secret}\n").as_bytes())?;
     file.sync_all()?;
     // Other than a rename, a link fails where the name is taken.
@@ -156,13 +160,20 @@ mod tests {
         assert!(pepper.matches(&Pepper::new(text.trim()).unwrap().check()));
         assert!(make(&path, &SeededEntropy::new(2)).is_err());
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left over");
+        assert_eq!(
+            fs::read_dir(folder.path()).unwrap().count(),
+            1,
+            "nothing is left over"
+        );
     }
 
     #[test]
     fn a_typed_secret_looks_like_one() {
         assert_eq!(Strength::of(&"abc".repeat(20)), Strength::Repetitive);
-        assert_eq!(Strength::of("correct horse battery staple, twice"), Strength::Random);
+        assert_eq!(
+            Strength::of("correct horse battery staple, twice"),
+            Strength::Random
+        );
     }
 
     #[test]

@@ -43,7 +43,11 @@ impl fmt::Display for DataDirError {
         match self {
             Self::Io(path, _) => write!(f, "cannot use the data directory {}", path.display()),
             Self::NotADirectory(path) => {
-                write!(f, "the data directory {} is not a directory", path.display())
+                write!(
+                    f,
+                    "the data directory {} is not a directory",
+                    path.display()
+                )
             }
             Self::OpenToOthers(path, others) => write!(
                 f,
@@ -140,16 +144,18 @@ impl StorageConfig {
                 );
             }
             let Some(entropy) = entropy else {
-                bail!("there is no secret yet: {shown} is made when `leadr-auth serve` first starts");
+                bail!(
+                    "there is no secret yet: {shown} is made when `leadr-auth serve` first starts"
+                );
             };
             secret_file::make(path, entropy)?;
         }
-        let others = secret_file::for_others(path).with_context(|| format!("the secret {shown}"))?;
+        let others =
+            secret_file::for_others(path).with_context(|| format!("the secret {shown}"))?;
         if others != 0 {
             bail!("the secret {shown} can be read by others than its owner: chmod 600 {shown}");
         }
-        let (pepper, _) =
-            secret_file::read(path).with_context(|| format!("the secret {shown}"))?;
+        let (pepper, _) = secret_file::read(path).with_context(|| format!("the secret {shown}"))?;
         Ok(pepper)
     }
 }
@@ -168,12 +174,12 @@ impl Database {
     pub async fn migrate(&self) -> Result<Vec<String>, MigrateError> {
         match self {
             Self::Memory(_) => Ok(Vec::new()),
-            Self::Sqlite(_, config) => {
-                leadr_auth_sqlite::migrate::run(config).await.map_err(MigrateError::Sqlite)
-            }
-            Self::Postgres(_, config) => {
-                leadr_auth_postgres::migrate::run(config).await.map_err(MigrateError::Postgres)
-            }
+            Self::Sqlite(sqlite, _) => leadr_auth_sqlite::migrate::run(sqlite)
+                .await
+                .map_err(MigrateError::Sqlite),
+            Self::Postgres(_, config) => leadr_auth_postgres::migrate::run(config)
+                .await
+                .map_err(MigrateError::Postgres),
         }
     }
 
@@ -181,12 +187,12 @@ impl Database {
     pub async fn pending_migrations(&self) -> Result<Vec<String>, MigrateError> {
         match self {
             Self::Memory(_) => Ok(Vec::new()),
-            Self::Sqlite(_, config) => {
-                leadr_auth_sqlite::migrate::pending(config).await.map_err(MigrateError::Sqlite)
-            }
-            Self::Postgres(_, config) => {
-                leadr_auth_postgres::migrate::pending(config).await.map_err(MigrateError::Postgres)
-            }
+            Self::Sqlite(sqlite, _) => leadr_auth_sqlite::migrate::pending(sqlite)
+                .await
+                .map_err(MigrateError::Sqlite),
+            Self::Postgres(_, config) => leadr_auth_postgres::migrate::pending(config)
+                .await
+                .map_err(MigrateError::Postgres),
         }
     }
 }

@@ -65,17 +65,23 @@ impl Certificate {
     /// theirs.
     pub fn reload(&self) -> Result<(), TlsError> {
         let new = Arc::new(read(&self.0.config)?);
-        *self.0.current.write().unwrap_or_else(PoisonError::into_inner) = new;
+        *self
+            .0
+            .current
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = new;
         Ok(())
     }
 
     /// What the listener needs.
     pub fn server_config(&self) -> Result<ServerConfig, TlsError> {
-        Ok(ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(TlsError::Unusable)?
-            .with_no_client_auth()
-            .with_cert_resolver(self.0.clone()))
+        Ok(
+            ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .map_err(TlsError::Unusable)?
+                .with_no_client_auth()
+                .with_cert_resolver(self.0.clone()),
+        )
     }
 }
 

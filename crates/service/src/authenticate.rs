@@ -35,6 +35,12 @@ impl Service {
     /// One question to the store. The note is kept in memory and written later, so no write stands between the caller and
     /// the answer. An error means that nobody knows whether the key is good.
     pub async fn authenticate(&self, key: &PlainKey) -> Result<Authentication, StoreError> {
+        let outcome = self.find_out(key).await;
+        self.verifications.count(&outcome);
+        outcome
+    }
+
+    async fn find_out(&self, key: &PlainKey) -> Result<Authentication, StoreError> {
         let Some(record) = self.find_genuine(key).await? else {
             return Ok(Authentication::Refused(Verdict::Unknown));
         };

@@ -19,6 +19,7 @@ pub mod manage;
 pub mod operator;
 pub mod readiness;
 pub mod secret;
+pub mod statistics;
 pub mod transfer;
 pub mod usage;
 
@@ -32,13 +33,16 @@ pub use accounts::{AccountError, NewAccount};
 pub use authenticate::{Authentication, Caller};
 pub use chain::Chain;
 pub use issue::{IssueKeyError, IssuedKey};
-pub use leadr_auth_ports::{ImportMode, KeyFilter, StoreError};
+pub use leadr_auth_ports::{ImportMode, KeyFilter, StoreError, StoreLoad};
 pub use manage::KeyError;
 pub use operator::{EnsureOperatorError, NewOperatorKey, OperatorState};
-pub use readiness::Readiness;
+pub use readiness::{Phase, Readiness};
 pub use secret::{PrepareError, SecretError};
+pub use statistics::{Statistics, UsageStatistics};
 pub use transfer::{Exporter, Importer, Record};
 pub use usage::UsageRecorder;
+
+use statistics::Verifications;
 
 /// All use cases, on the ports that it was given. Its clones share everything.
 #[derive(Clone)]
@@ -51,6 +55,7 @@ pub struct Service {
     pepper_is_proven: Arc<AtomicBool>,
     usage: UsageRecorder,
     readiness: Readiness,
+    verifications: Verifications,
 }
 
 impl Service {
@@ -70,6 +75,7 @@ impl Service {
             pepper_is_proven: Arc::default(),
             usage,
             readiness: Readiness::default(),
+            verifications: Verifications::default(),
         }
     }
 

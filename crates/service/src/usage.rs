@@ -10,13 +10,15 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use leadr_auth_domain::{ApiKey, KeyId, Timestamp};
 use leadr_auth_ports::{KeyUse, StoreError, UsageStore};
+use tokio::time::Instant;
 
-use crate::Chain;
+use crate::{Chain, UsageStatistics};
 
 /// How long a use may wait to be written down.
 const FLUSH_EVERY: Duration = Duration::from_millis(500);
@@ -28,20 +30,48 @@ pub struct UsageRecorder {
     notes: Arc<Mutex<Notes>>,
     /// Held while writing, so that two flushes cannot overtake each other.
     flushing: Arc<tokio::sync::Mutex<()>>,
+    counters: Arc<Counters>,
 }
 
 #[derive(Default)]
 struct Notes {
     /// Not yet on their way to the store.
-    waiting: HashMap<KeyId, Timestamp>,
+    waiting: Batch,
     /// On their way; still laid over reads, because the store may not show them yet.
-    underway: HashMap<KeyId, Timestamp>,
+    underway: Batch,
 }
 
-/// Keeps the later of the time that is noted and `used_at`.
-fn keep_latest(notes: &mut HashMap<KeyId, Timestamp>, key_id: KeyId, used_at: Timestamp) {
-    let latest = notes.entry(key_id).or_insert(used_at);
-    *latest = used_at.max(*latest);
+/// The latest use of each key, and since when the oldest note of them waits.
+#[derive(Default)]
+struct Batch {
+    uses: HashMap<KeyId, Timestamp>,
+    /// Not of the [`Clock`](leadr_auth_ports::Clock): a span of time must not jump when somebody sets the clock. It is
+    /// read for the first note of a batch only.
+    since: Option<Instant>,
+}
+
+impl Batch {
+    /// Keeps the later of the time that is noted and `used_at`.
+    fn note(&mut self, key_id: KeyId, used_at: Timestamp) {
+        let latest = self.uses.entry(key_id).or_insert(used_at);
+        *latest = used_at.max(*latest);
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    /// Takes over what an older batch holds.
+    fn take_back(&mut self, older: Self) {
+        for (key_id, used_at) in older.uses {
+            self.note(key_id, used_at);
+        }
+        self.since = older.since.or(self.since);
+    }
+}
+
+#[derive(Default)]
+struct Counters {
+    flushes: AtomicU64,
+    failures: AtomicU64,
+    lost: AtomicU64,
 }
 
 impl UsageRecorder {
@@ -51,23 +81,40 @@ impl UsageRecorder {
             store,
             notes: Arc::default(),
             flushing: Arc::default(),
+            counters: Arc::default(),
         }
     }
 
     /// Notes that a key was used. Never waits.
     pub fn note(&self, key_id: KeyId, used_at: Timestamp) {
-        keep_latest(&mut self.notes().waiting, key_id, used_at);
+        self.notes().waiting.note(key_id, used_at);
+    }
+
+    /// How it is doing.
+    pub(crate) fn statistics(&self) -> UsageStatistics {
+        let (waiting, since) = {
+            let Notes { waiting, underway } = &*self.notes();
+            let since = underway.since.or(waiting.since);
+            (waiting.uses.len() + underway.uses.len(), since)
+        };
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        UsageStatistics {
+            waiting,
+            lag: since.map_or(Duration::ZERO, |since| since.elapsed()),
+            flushes: read(&self.counters.flushes),
+            failures: read(&self.counters.failures),
+            lost: read(&self.counters.lost),
+        }
     }
 
     /// The key with the uses that are noted and not yet stored.
     #[must_use]
     pub fn overlay(&self, mut key: ApiKey) -> ApiKey {
         let notes = self.notes();
-        for used_at in [notes.waiting.get(&key.id), notes.underway.get(&key.id)]
-            .into_iter()
-            .flatten()
-        {
-            key.record_usage(*used_at);
+        for batch in [&notes.waiting, &notes.underway] {
+            if let Some(used_at) = batch.uses.get(&key.id) {
+                key.record_usage(*used_at);
+            }
         }
         key
     }
@@ -78,12 +125,12 @@ impl UsageRecorder {
         let uses: Vec<KeyUse> = {
             let mut notes = self.notes();
             // What is underway here was left by a flush that was dropped halfway: it may not have arrived.
-            for (key_id, used_at) in std::mem::take(&mut notes.underway) {
-                keep_latest(&mut notes.waiting, key_id, used_at);
-            }
+            let left = std::mem::take(&mut notes.underway);
+            notes.waiting.take_back(left);
             notes.underway = std::mem::take(&mut notes.waiting);
             notes
                 .underway
+                .uses
                 .iter()
                 .map(|(&key_id, &used_at)| KeyUse { key_id, used_at })
                 .collect()
@@ -94,11 +141,13 @@ impl UsageRecorder {
         let written = self.store.record(&uses).await;
         let mut notes = self.notes();
         let underway = std::mem::take(&mut notes.underway);
-        if written.is_err() {
-            for (key_id, used_at) in underway {
-                keep_latest(&mut notes.waiting, key_id, used_at);
-            }
-        }
+        let counter = if written.is_ok() {
+            &self.counters.flushes
+        } else {
+            notes.waiting.take_back(underway);
+            &self.counters.failures
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
         written
     }
 
@@ -128,7 +177,11 @@ impl UsageRecorder {
             }
         }
         if let Err(error) = self.flush().await {
-            tracing::error!(error = %Chain(&error), "the last uses of keys are lost");
+            let lost = self.statistics().waiting;
+            self.counters
+                .lost
+                .fetch_add(u64::try_from(lost).unwrap_or(u64::MAX), Ordering::Relaxed);
+            tracing::error!(error = %Chain(&error), lost, "the last uses of keys are lost");
         }
     }
 
@@ -305,5 +358,72 @@ mod tests {
         stop.send(()).unwrap();
         running.await.unwrap();
         assert_eq!(stored(&bench, id).await, Some(Bench::later(6)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_oldest_note_says_how_far_writing_is_behind() {
+        let mut bench = Bench::new().await;
+        let watched = Watched::over(&mut bench, 10);
+        let (one, two) = (
+            bench.issue("One").await.key.id,
+            bench.issue("Two").await.key.id,
+        );
+        let usage = bench.service.usage.clone();
+        let second = Duration::from_secs(1);
+        assert_eq!(usage.statistics(), UsageStatistics::default());
+        tokio::time::advance(second).await;
+        usage.note(one, Bench::later(5));
+        tokio::time::advance(second).await;
+        usage.note(two, Bench::later(6));
+        let told = bench.service.statistics().usage;
+        assert_eq!((told.waiting, told.lag), (2, second));
+        // What could not be written is as old as before, and the next note is younger.
+        watched.failing.store(true, Ordering::SeqCst);
+        assert!(usage.flush().await.is_err());
+        usage.note(one, Bench::later(7));
+        tokio::time::advance(second).await;
+        let told = usage.statistics();
+        assert_eq!((told.waiting, told.lag), (2, second * 2));
+        assert_eq!((told.flushes, told.failures), (0, 1));
+        watched.failing.store(false, Ordering::SeqCst);
+        usage.flush().await.unwrap();
+        usage.flush().await.unwrap();
+        let done = UsageStatistics {
+            flushes: 1,
+            failures: 1,
+            ..UsageStatistics::default()
+        };
+        assert_eq!(usage.statistics(), done);
+        // A note that is on its way is not there yet.
+        watched.gate.forget_permits(10);
+        usage.note(one, Bench::later(8));
+        let flush = tokio::spawn({
+            let usage = usage.clone();
+            async move { usage.flush().await }
+        });
+        while watched.calls.load(Ordering::SeqCst) < 3 {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::advance(second).await;
+        usage.note(one, Bench::later(9));
+        let told = usage.statistics();
+        assert_eq!((told.waiting, told.lag), (2, second));
+        watched.gate.add_permits(1);
+        flush.await.unwrap().unwrap();
+        let told = usage.statistics();
+        assert_eq!((told.waiting, told.lag), (1, Duration::ZERO));
+    }
+
+    #[tokio::test]
+    async fn what_is_lost_at_the_end_is_counted() {
+        let mut bench = Bench::new().await;
+        let watched = Watched::over(&mut bench, 10);
+        watched.failing.store(true, Ordering::SeqCst);
+        let usage = bench.service.usage.clone();
+        for name in ["One", "Two"] {
+            usage.note(bench.issue(name).await.key.id, Bench::later(5));
+        }
+        usage.clone().run(async {}).await;
+        assert_eq!(usage.statistics().lost, 2);
     }
 }

@@ -21,15 +21,36 @@ pub(super) fn command() -> Command {
         .arg_required_else_help(true)
         .subcommand(
             tool("create", "Make an account")
-                .arg(Arg::new("name").long("name").value_name("TEXT").required(true).help("What people call it"))
-                .arg(Arg::new("slug").long("slug").value_name("SLUG").required(true).help("What addresses call it, as acme-inc")),
+                .arg(
+                    Arg::new("name")
+                        .long("name")
+                        .value_name("TEXT")
+                        .required(true)
+                        .help("What people call it"),
+                )
+                .arg(
+                    Arg::new("slug")
+                        .long("slug")
+                        .value_name("SLUG")
+                        .required(true)
+                        .help("What addresses call it, as acme-inc"),
+                ),
         )
         .subcommand(tool("list", "List the accounts, newest first"))
         .subcommand(on_one("show", "Show an account"))
         .subcommand(on_one("suspend", "Stop all of an account's keys"))
-        .subcommand(on_one("activate", "Let a suspended account's keys work again"))
-        .subcommand(on_one("delete", "Delete an account; its keys stop, and it can be restored"))
-        .subcommand(on_one("restore", "Bring a deleted account back (by its id)"))
+        .subcommand(on_one(
+            "activate",
+            "Let a suspended account's keys work again",
+        ))
+        .subcommand(on_one(
+            "delete",
+            "Delete an account; its keys stop, and it can be restored",
+        ))
+        .subcommand(on_one(
+            "restore",
+            "Bring a deleted account back (by its id)",
+        ))
 }
 
 pub(super) fn account_argument() -> Arg {
@@ -72,7 +93,11 @@ pub(super) async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
                 other => bail!(Usage(format!("no command `account {other}`"))),
             };
             let account = find(&service, text(matches, "account")?).await?;
-            out.one(&service.update_account(operator()?, account.id, &change).await?)?;
+            out.one(
+                &service
+                    .update_account(operator()?, account.id, &change)
+                    .await?,
+            )?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -102,7 +127,10 @@ pub(super) async fn find(service: &Service, named: &str) -> anyhow::Result<Accou
         }
     }
     let Ok(slug) = Slug::parse(named) else {
-        bail!(Usage(format!("account: `{}` is neither an id nor a slug", leadr_auth_domain::redact_keys(named))));
+        bail!(Usage(format!(
+            "account: `{}` is neither an id nor a slug",
+            leadr_auth_domain::redact_keys(named)
+        )));
     };
     Ok(service.account_by_slug(operator()?, &slug).await?)
 }

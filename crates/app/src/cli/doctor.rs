@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use clap::{ArgMatches, Command};
 use leadr_auth_domain::Timestamp;
-use leadr_auth_ports::{Clock as _, KeyRepository as _, Stores};
+use leadr_auth_ports::{Clock as _, Stores};
+use leadr_auth_postgres::ServerSettings;
 use leadr_auth_service::{Chain, KeyFilter};
 use leadr_auth_sqlite::{IfMissing, ServerLock};
 use serde_json::{Value, json};
@@ -62,7 +63,11 @@ impl Shown for Finding {
     const COLUMNS: &[&str] = &["check", "status", "what"];
 
     fn cells(&self) -> Vec<String> {
-        vec![self.check.to_owned(), self.status.word().to_owned(), self.what.clone()]
+        vec![
+            self.check.to_owned(),
+            self.status.word().to_owned(),
+            self.what.clone(),
+        ]
     }
 
     fn json(&self) -> Value {
@@ -96,7 +101,11 @@ pub(super) async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     match Config::read(&sources(Some(matches)), &OsEntropy::new()) {
         Err(faults) => {
             for fault in faults.0 {
-                findings.add("configuration", Status::Failure, format!("{}: {}", fault.name, fault.what));
+                findings.add(
+                    "configuration",
+                    Status::Failure,
+                    format!("{}: {}", fault.name, fault.what),
+                );
             }
         }
         Ok(config) => {
@@ -105,8 +114,15 @@ pub(super) async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         }
     }
     output(matches).many(&findings.0)?;
-    let failed = findings.0.iter().any(|finding| finding.status == Status::Failure);
-    Ok(if failed { ExitCode::from(exit::FAILED) } else { ExitCode::SUCCESS })
+    let failed = findings
+        .0
+        .iter()
+        .any(|finding| finding.status == Status::Failure);
+    Ok(if failed {
+        ExitCode::from(exit::FAILED)
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 async fn examine(config: &Config, findings: &mut Findings) {
@@ -119,7 +135,10 @@ async fn examine(config: &Config, findings: &mut Findings) {
     }
     examine_data_dir(&storage, findings);
     let is_served = examine_database(config, &storage, findings).await;
-    for (check, address) in [("listen", Some(config.listen)), ("metrics", config.metrics_listen)] {
+    for (check, address) in [
+        ("listen", Some(config.listen)),
+        ("metrics", config.metrics_listen),
+    ] {
         let Some(address) = address else { continue };
         match TcpListener::bind(address) {
             Ok(_) => findings.add(check, Status::Ok, format!("{address} is free")),
@@ -142,11 +161,19 @@ fn examine_data_dir(storage: &StorageConfig, findings: &mut Findings) {
     }
     let path = storage.data_dir.display();
     if !storage.data_dir.exists() {
-        findings.add("data directory", Status::Ok, format!("{path} is made when a server first starts"));
+        findings.add(
+            "data directory",
+            Status::Ok,
+            format!("{path} is made when a server first starts"),
+        );
         return;
     }
     match check_data_dir(&storage.data_dir) {
-        Ok(()) => findings.add("data directory", Status::Ok, format!("{path} is its owner's only")),
+        Ok(()) => findings.add(
+            "data directory",
+            Status::Ok,
+            format!("{path} is its owner's only"),
+        ),
         Err(error) => findings.fail("data directory", &error.into()),
     }
 }
@@ -161,7 +188,11 @@ async fn examine_database(
         && !sqlite.path.exists()
     {
         let path = sqlite.path.display();
-        findings.add("database", Status::Ok, format!("{path} is made when a server first starts"));
+        findings.add(
+            "database",
+            Status::Ok,
+            format!("{path} is made when a server first starts"),
+        );
         return false;
     }
     let database = match storage.open(IfMissing::Fail) {
@@ -175,7 +206,10 @@ async fn examine_database(
         Ok(pending) if pending.is_empty() => findings.add("schema", Status::Ok, "up to date"),
         Ok(pending) => {
             let (status, by) = if config.migrate {
-                (Status::Warning, "`leadr-auth serve` brings it up to date when it starts")
+                (
+                    Status::Warning,
+                    "`leadr-auth serve` brings it up to date when it starts",
+                )
             } else {
                 (Status::Failure, "MIGRATE is off: run `leadr-auth migrate`")
             };
@@ -194,7 +228,11 @@ async fn examine_database(
     match stores.health.ping().await {
         Ok(()) => {
             let millis = asked.elapsed().as_millis();
-            findings.add("database", Status::Ok, format!("answers within {millis} ms"));
+            findings.add(
+                "database",
+                Status::Ok,
+                format!("answers within {millis} ms"),
+            );
         }
         Err(error) => {
             findings.fail("database", &error.into());
@@ -234,14 +272,21 @@ async fn examine_database(
             }
             match postgres.settings().await {
                 Ok(settings) => {
-                    let risks = settings.durability_risks();
+                    let risks = durability_risks(&settings);
                     if risks.is_empty() {
-                        findings.add("durability", Status::Ok, format!("PostgreSQL {}", settings.server_version));
+                        findings.add(
+                            "durability",
+                            Status::Ok,
+                            format!("PostgreSQL {}", settings.server_version),
+                        );
                     } else {
                         findings.add(
                             "durability",
                             Status::Warning,
-                            format!("a crash of the database may lose what was answered: {}", risks.join(", ")),
+                            format!(
+                                "a crash of the database may lose what was answered: {}",
+                                risks.join(", ")
+                            ),
                         );
                     }
                 }
@@ -277,7 +322,11 @@ async fn examine_secret(storage: &StorageConfig, stores: &Stores, findings: &mut
         Some(SecretConfig::Random(_)) | None => Strength::Random,
     };
     match strength {
-        Strength::Random => findings.add(check, Status::Ok, "long enough, and the one of the stored keys"),
+        Strength::Random => findings.add(
+            check,
+            Status::Ok,
+            "long enough, and the one of the stored keys",
+        ),
         Strength::Repetitive => findings.add(
             check,
             Status::Warning,
@@ -292,11 +341,22 @@ async fn examine_operator(stores: &Stores, findings: &mut Findings) {
         let Some(operator) = stores.accounts.find_operator().await? else {
             return Ok(None);
         };
-        stores.keys.list(KeyFilter { active_only: true, ..KeyFilter::of(operator.id) }).await.map(Some)
+        stores
+            .keys
+            .list(KeyFilter {
+                active_only: true,
+                ..KeyFilter::of(operator.id)
+            })
+            .await
+            .map(Some)
     };
     match working.await {
         Ok(Some(keys)) if !keys.is_empty() => {
-            findings.add(check, Status::Ok, format!("has {} working keys", keys.len()));
+            findings.add(
+                check,
+                Status::Ok,
+                format!("has {} working keys", keys.len()),
+            );
         }
         Ok(_) => findings.add(
             check,
@@ -305,6 +365,21 @@ async fn examine_operator(stores: &Stores, findings: &mut Findings) {
         ),
         Err(error) => findings.add(check, Status::Failure, Chain(&error).to_string()),
     }
+}
+
+/// By which of its settings the database may lose what it acknowledged.
+fn durability_risks(settings: &ServerSettings) -> Vec<&'static str> {
+    [
+        (settings.fsync, "fsync is off"),
+        (settings.full_page_writes, "full_page_writes is off"),
+        (
+            settings.synchronous_commit != "off",
+            "synchronous_commit is off",
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(safe, risk)| (!safe).then_some(risk))
+    .collect()
 }
 
 /// Compares our clock with the store's. A file has no clock, but what was written into it last cannot be in the future.
@@ -321,7 +396,9 @@ fn examine_clock(
         findings.add(
             "clock",
             Status::Warning,
-            format!("this machine's is {seconds} s {side} the store's; keys expire by this machine's"),
+            format!(
+                "this machine's is {seconds} s {side} the store's; keys expire by this machine's"
+            ),
         );
     } else {
         findings.add("clock", Status::Ok, "agrees with the store's");
@@ -337,11 +414,31 @@ mod tests {
         let at = |text: &str| Timestamp::parse(text).unwrap();
         let now = at("2026-01-01T00:01:00Z");
         let cases = [
-            (Some(at("2026-01-01T00:01:01Z")), false, Status::Ok, "agrees"),
-            (Some(at("2026-01-01T00:02:00Z")), false, Status::Warning, "60 s behind"),
-            (Some(at("2026-01-01T00:00:00Z")), false, Status::Warning, "60 s ahead of"),
+            (
+                Some(at("2026-01-01T00:01:01Z")),
+                false,
+                Status::Ok,
+                "agrees",
+            ),
+            (
+                Some(at("2026-01-01T00:02:00Z")),
+                false,
+                Status::Warning,
+                "60 s behind",
+            ),
+            (
+                Some(at("2026-01-01T00:00:00Z")),
+                false,
+                Status::Warning,
+                "60 s ahead of",
+            ),
             (Some(at("2020-01-01T00:00:00Z")), true, Status::Ok, "agrees"),
-            (Some(at("2026-01-01T00:02:00Z")), true, Status::Warning, "60 s behind"),
+            (
+                Some(at("2026-01-01T00:02:00Z")),
+                true,
+                Status::Warning,
+                "60 s behind",
+            ),
         ];
         for (theirs, only_behind, status, words) in cases {
             let mut findings = Findings::default();

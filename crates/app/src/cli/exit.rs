@@ -25,14 +25,38 @@ pub(super) const INCOMPLETE: u8 = 7;
 
 /// Every code there is.
 pub(super) const MEANINGS: &[Meaning] = &[
-    Meaning { code: 0, text: "done; with `key verify`: the key is valid" },
-    Meaning { code: FAILED, text: "failed; with `doctor`: something keeps a server from being ready" },
-    Meaning { code: WRONG_USAGE, text: "wrong usage or configuration" },
-    Meaning { code: NOT_FOUND, text: "there is no such account or key" },
-    Meaning { code: REFUSED, text: "refused because of what is stored, as a name that is taken" },
-    Meaning { code: UNAVAILABLE, text: "the store cannot be asked now; later may be another story" },
-    Meaning { code: KEY_REFUSED, text: "`key verify`: the key is not valid" },
-    Meaning { code: INCOMPLETE, text: "`import`: not every record was taken" },
+    Meaning {
+        code: 0,
+        text: "done; with `key verify`: the key is valid",
+    },
+    Meaning {
+        code: FAILED,
+        text: "failed; with `doctor`: something keeps a server from being ready",
+    },
+    Meaning {
+        code: WRONG_USAGE,
+        text: "wrong usage or configuration",
+    },
+    Meaning {
+        code: NOT_FOUND,
+        text: "there is no such account or key",
+    },
+    Meaning {
+        code: REFUSED,
+        text: "refused because of what is stored, as a name that is taken",
+    },
+    Meaning {
+        code: UNAVAILABLE,
+        text: "the store cannot be asked now; later may be another story",
+    },
+    Meaning {
+        code: KEY_REFUSED,
+        text: "`key verify`: the key is not valid",
+    },
+    Meaning {
+        code: INCOMPLETE,
+        text: "`import`: not every record was taken",
+    },
 ];
 
 /// The code for a failure.
@@ -93,7 +117,10 @@ mod tests {
             let shown = format!("{error:?}");
             assert_eq!(code_of(&error), code, "{shown}");
             if code != WRONG_USAGE {
-                assert_eq!(code_of(&Err::<(), _>(error).context("more").unwrap_err()), code);
+                assert_eq!(
+                    code_of(&Err::<(), _>(error).context("more").unwrap_err()),
+                    code
+                );
             }
         }
     }

@@ -11,12 +11,12 @@ use leadr_auth_domain::{
     Verdict, generate_api_key, redact_keys,
 };
 use leadr_auth_ports::Entropy as _;
-use leadr_auth_service::{IssuedKey, KeyError, KeyFilter, Service};
+use leadr_auth_service::{IssuedKey, KeyFilter, Service};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::output::{Output, Shown, line};
-use super::{Tools, Usage, accounts, exit, flag, operator, output, parsed, text, tool};
+use super::{Tools, Usage, accounts, exit, operator, output, parsed, text, tool};
 use crate::system::OsEntropy;
 
 pub(super) fn command() -> Command {
@@ -161,7 +161,9 @@ async fn create(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     };
     let Tools { service, out } = Tools::open_to_issue(matches).await?;
     let account = accounts::find(&service, text(matches, "account")?).await?;
-    let issued = service.issue_key(Access::All, account.id, name, expires_at).await?;
+    let issued = service
+        .issue_key(Access::All, account.id, name, expires_at)
+        .await?;
     show_issued(out, &issued, "Shown this once", &[])?;
     Ok(ExitCode::SUCCESS)
 }
@@ -258,8 +260,7 @@ fn key_from_standard_input() -> anyhow::Result<PlainKey> {
         .lock()
         .read_line(&mut typed)
         .context("no key on standard input")?;
-    PlainKey::parse(typed.trim())
-        .map_err(|fault| Usage(format!("standard input: {fault}")).into())
+    PlainKey::parse(typed.trim()).map_err(|fault| Usage(format!("standard input: {fault}")).into())
 }
 
 pub(super) async fn new_operator_key(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
@@ -271,7 +272,12 @@ pub(super) async fn new_operator_key(matches: &ArgMatches) -> anyhow::Result<Exi
     let new = service.new_operator_key(revoke).await?;
     let others = if revoke { "revoked" } else { "others" };
     let more = [(others, new.others.iter().map(Shown::json).collect())];
-    show_issued(out, &new.issued, "The new operator key, shown this once", &more)?;
+    show_issued(
+        out,
+        &new.issued,
+        "The new operator key, shown this once",
+        &more,
+    )?;
     if out == Output::Human && !new.others.is_empty() {
         line(if revoke {
             "\nThese were revoked:\n"

@@ -37,7 +37,11 @@ pub(super) async fn migrate(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
 }
 
 pub(super) fn backup_command() -> Command {
-    tool("backup", "Write a consistent copy of an SQLite database to PATH, also while a server runs on it").arg(
+    tool(
+        "backup",
+        "Write a consistent copy of an SQLite database to PATH, also while a server runs on it",
+    )
+    .arg(
         Arg::new("path")
             .value_name("PATH")
             .required(true)

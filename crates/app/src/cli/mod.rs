@@ -86,7 +86,9 @@ pub fn command() -> Command {
 fn tool(name: &'static str, about: &'static str) -> Command {
     Command::new(name)
         .about(about)
-        .args(setting_flags(|setting| STORAGE_SETTINGS.contains(&setting.name)))
+        .args(setting_flags(|setting| {
+            STORAGE_SETTINGS.contains(&setting.name)
+        }))
         .arg(json_flag())
 }
 
@@ -248,7 +250,8 @@ async fn open_current(storage: &StorageConfig) -> anyhow::Result<Database> {
     let database = storage.open(IfMissing::Fail)?;
     if let Database::Memory(_) = database {
         bail!(Usage(
-            "memory: is a server's own, and there is nothing in it for a tool; name a database".to_owned()
+            "memory: is a server's own, and there is nothing in it for a tool; name a database"
+                .to_owned()
         ));
     }
     let pending = database.pending_migrations().await?;

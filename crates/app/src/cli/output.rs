@@ -69,7 +69,7 @@ pub(super) trait Shown {
 fn plain_table() -> Table {
     let mut table = Table::new();
     table
-        .load_preset(presets::NOTHING)
+        .load_style(presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Disabled);
     table
 }
@@ -135,7 +135,15 @@ const fn role(role: AccountRole) -> &'static str {
 }
 
 impl Shown for ApiKey {
-    const COLUMNS: &[&str] = &["id", "prefix", "name", "status", "last used", "expires", "created"];
+    const COLUMNS: &[&str] = &[
+        "id",
+        "prefix",
+        "name",
+        "status",
+        "last used",
+        "expires",
+        "created",
+    ];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -182,7 +190,10 @@ mod tests {
 
     #[test]
     fn a_name_cannot_move_the_cursor() {
-        assert_eq!(printable("a\u{1b}[2Jb\r\n"), "a\u{fffd}[2Jb\u{fffd}\u{fffd}");
+        assert_eq!(
+            printable("a\u{1b}[2Jb\r\n"),
+            "a\u{fffd}[2Jb\u{fffd}\u{fffd}"
+        );
         assert_eq!(printable("Schlüssel 🔑"), "Schlüssel 🔑");
     }
 }

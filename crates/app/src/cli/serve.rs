@@ -66,12 +66,7 @@ fn notify(event: &Event) {
 }
 
 /// What a person is told.
-fn describe(
-    event: &Event,
-    base: &str,
-    place: &Place,
-    new_secret: Option<&PathBuf>,
-) -> Vec<String> {
+fn describe(event: &Event, base: &str, place: &Place, new_secret: Option<&PathBuf>) -> Vec<String> {
     match event {
         Event::Listening(_) => vec![format!(
             "leadr-auth {} listens on {base}\n  store: {}{}",

@@ -25,7 +25,11 @@ use crate::storage::Database;
 use crate::system::OsEntropy;
 
 pub(super) fn export_command() -> Command {
-    tool("export", "Write all accounts and keys, these as hashes, as lines of JSON").arg(
+    tool(
+        "export",
+        "Write all accounts and keys, these as hashes, as lines of JSON",
+    )
+    .arg(
         Arg::new("path")
             .value_name("PATH")
             .default_value("-")
@@ -91,7 +95,10 @@ pub(super) async fn export(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
 async fn write_file(exporter: &mut Exporter, file: File) -> anyhow::Result<()> {
     let mut out = BufWriter::new(file);
     write_all(exporter, &mut out).await?;
-    Ok(out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?)
+    Ok(out
+        .into_inner()
+        .map_err(io::IntoInnerError::into_error)?
+        .sync_all()?)
 }
 
 async fn write_all(exporter: &mut Exporter, out: &mut impl Write) -> anyhow::Result<()> {
@@ -133,8 +140,15 @@ enum Source {
 
 /// A source that is being read.
 enum Reader {
-    Lines { lines: io::Lines<BufReader<File>>, line: u64 },
-    Store { exporter: Exporter, page: vec::IntoIter<Record>, line: u64 },
+    Lines {
+        lines: io::Lines<BufReader<File>>,
+        line: u64,
+    },
+    Store {
+        exporter: Exporter,
+        page: vec::IntoIter<Record>,
+        line: u64,
+    },
 }
 
 impl Source {
@@ -160,7 +174,14 @@ impl Source {
                     totals: exporter.totals(),
                 };
                 let page = Vec::new().into_iter();
-                return Ok((header, Reader::Store { exporter, page, line: 0 }));
+                return Ok((
+                    header,
+                    Reader::Store {
+                        exporter,
+                        page,
+                        line: 0,
+                    },
+                ));
             }
             Self::File(path) => {
                 File::open(path).with_context(|| format!("cannot read {}", path.display()))?
@@ -199,7 +220,11 @@ impl Reader {
                 };
                 Ok(Some((*line, record)))
             }
-            Self::Store { exporter, page, line } => {
+            Self::Store {
+                exporter,
+                page,
+                line,
+            } => {
                 if page.len() == 0 {
                     *page = exporter.next().await?.into_iter();
                 }
@@ -368,7 +393,10 @@ async fn agree_on_secret(
     }
 }
 
-#[expect(clippy::print_stderr, reason = "what is wrong is not the tool's answer")]
+#[expect(
+    clippy::print_stderr,
+    reason = "what is wrong is not the tool's answer"
+)]
 fn report(out: Output, done: &Done, meant: bool) -> anyhow::Result<()> {
     let Done { summary, bad } = done;
     if out == Output::Json {
@@ -397,7 +425,11 @@ fn report(out: Output, done: &Done, meant: bool) -> anyhow::Result<()> {
         present,
         refused,
     } = summary;
-    let verb = if meant { "imported" } else { "nothing was imported; importable:" };
+    let verb = if meant {
+        "imported"
+    } else {
+        "nothing was imported; importable:"
+    };
     line(&format!(
         "{verb} {stored}, there already: {present}, refused: {refused}"
     ))?;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use leadr_auth_http::routes::{ROUTES, Route, Who};
 use leadr_auth_memory::system::ManualClock;
 use leadr_auth_ports::{MockKeyLookup, MockStoreHealth, StoreError};
+use leadr_auth_service::Phase;
 use serde_json::{Value, json};
 
 use crate::support::{Answer, Api, NOBODY, service, start, stores};
@@ -261,7 +262,7 @@ async fn while_the_store_is_away_no_key_is_called_invalid() {
         assert_eq!(answer.header("retry-after"), "1");
         assert!(!answer.text.contains("refused"), "the inside shows");
     }
-    api.service.readiness().set(true);
+    api.service.readiness().set(Phase::Ready);
     let request = Api::request("GET", "/readyz", None);
     api.send(request)
         .await

@@ -1,5 +1,6 @@
 //! What is there for everybody: the index, health, the docs, request ids, and what is not there.
 
+use leadr_auth_service::Phase;
 use serde_json::json;
 
 use crate::support::Api;
@@ -29,7 +30,7 @@ async fn health_and_readiness() {
     api.send(Api::request("GET", "/readyz", None))
         .await
         .expect(200);
-    api.service.readiness().set(false);
+    api.service.readiness().set(Phase::Stopping);
     let answer = api.send(Api::request("GET", "/readyz", None)).await;
     answer.expect_error(503, "not_ready", "Not ready");
     api.send(Api::request("GET", "/livez", None))

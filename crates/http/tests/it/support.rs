@@ -12,7 +12,7 @@ use leadr_auth_http::{HttpConfig, State, app};
 use leadr_auth_memory::Memory;
 use leadr_auth_memory::system::{ManualClock, SeededEntropy};
 use leadr_auth_ports::Stores;
-use leadr_auth_service::Service;
+use leadr_auth_service::{Phase, Service};
 use serde_json::{Value, json};
 
 /// An id that nobody has.
@@ -103,7 +103,7 @@ impl Api {
         let service = service(stores(), Arc::clone(&clock));
         let operator = generate_api_key([200; 32]);
         service.prepare(Some(&operator)).await.unwrap();
-        service.readiness().set(true);
+        service.readiness().set(Phase::Ready);
         let none = || Tenant {
             account: String::new(),
             key_id: String::new(),
