@@ -23,6 +23,7 @@ mod fields;
 mod health;
 pub mod openapi;
 pub mod routes;
+mod trace_context;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -35,12 +36,14 @@ use actix_web::middleware::from_fn;
 use actix_web::{App, Error, web};
 use leadr_auth_service::Service;
 
+pub use access_log::REQUEST_SPAN;
+
 /// How the HTTP face behaves where it has a choice.
 #[derive(Clone, Copy, Debug)]
 pub struct HttpConfig {
     /// How long a request's body may take to arrive, all of it.
     pub body_timeout: Duration,
-    /// Tells this process's request ids from another's; any number that others do not have.
+    /// Tells this process's ids of requests, traces and spans from another's: 64 random bits.
     pub instance: u64,
 }
 
@@ -62,14 +65,13 @@ impl State {
         }
     }
 
-    /// An id that no other request of this deployment has.
-    fn next_request_id(&self) -> String {
-        let n = self.requests.fetch_add(1, Ordering::Relaxed);
-        format!("{:016x}-{n:x}", self.config.instance)
+    /// A number that no other request of this process has.
+    fn next_request(&self) -> u64 {
+        self.requests.fetch_add(1, Ordering::Relaxed)
     }
 }
 
-/// The whole application, to be served by a `HttpServer` or called by a test.
+/// The API, to be served by a `HttpServer` or called by a test.
 pub fn app(
     state: State,
 ) -> App<

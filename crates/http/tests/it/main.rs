@@ -14,3 +14,4 @@ mod coverage;
 mod credentials;
 mod service;
 mod support;
+mod traces;
