@@ -67,6 +67,8 @@ pub(crate) async fn observe(
         method(response.request().method()),
         pattern(response.request()),
     );
+    let requests = state.metrics.requests();
+    requests.count(method, route, response.status(), duration);
     end(&span, method, route, response.status());
     log(&response, &ids, method, route, duration);
     Ok(response)

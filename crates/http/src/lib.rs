@@ -21,6 +21,7 @@ mod docs;
 mod error;
 mod fields;
 mod health;
+mod metrics;
 pub mod openapi;
 pub mod routes;
 mod trace_context;
@@ -33,10 +34,12 @@ use std::time::Duration;
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceFactory, ServiceRequest, ServiceResponse};
 use actix_web::middleware::from_fn;
-use actix_web::{App, Error, web};
+use actix_web::web::{self, ServiceConfig};
+use actix_web::{App, Error};
 use leadr_auth_service::Service;
 
 pub use access_log::REQUEST_SPAN;
+use metrics::Metrics;
 
 /// How the HTTP face behaves where it has a choice.
 #[derive(Clone, Copy, Debug)]
@@ -53,12 +56,14 @@ pub struct State {
     service: Service,
     config: HttpConfig,
     requests: Arc<AtomicU64>,
+    metrics: Arc<Metrics>,
 }
 
 impl State {
     /// The HTTP face of `service`.
     pub fn new(service: Service, config: HttpConfig) -> Self {
         Self {
+            metrics: Arc::new(Metrics::new(service.clone())),
             service,
             config,
             requests: Arc::default(),
@@ -83,10 +88,41 @@ pub fn app(
         InitError = (),
     >,
 > {
+    serve(state, routes::configure)
+}
+
+/// What whoever runs the service asks it: `/metrics`, `/livez` and `/readyz`. To be served on a listener of its own: what
+/// it tells is not for the API's clients.
+pub fn metrics_app(
+    state: State,
+) -> App<
+    impl ServiceFactory<
+        ServiceRequest,
+        Config = (),
+        Response = ServiceResponse<impl MessageBody>,
+        Error = Error,
+        InitError = (),
+    >,
+> {
+    serve(state, routes::configure_metrics)
+}
+
+fn serve(
+    state: State,
+    routes: fn(&mut ServiceConfig),
+) -> App<
+    impl ServiceFactory<
+        ServiceRequest,
+        Config = (),
+        Response = ServiceResponse<impl MessageBody>,
+        Error = Error,
+        InitError = (),
+    >,
+> {
     App::new()
         .app_data(web::Data::new(state))
         .wrap(from_fn(access_log::observe))
-        .configure(routes::configure)
+        .configure(routes)
         .default_service(web::to(routes::not_found))
 }
 

@@ -1,11 +1,11 @@
-//! The whole table of routes, on one screen.
+//! The whole tables of routes, on one screen.
 
 use actix_web::http::Method;
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpRequest, Route as ActixRoute, guard};
 
 use crate::error::ApiError;
-use crate::{accounts, api_keys, docs, health};
+use crate::{accounts, api_keys, docs, health, metrics};
 
 /// Who may call a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +85,14 @@ routes! {
     "/v1/api-keys/{key_id}" { GET Key api_keys::get_api_key, PATCH Key api_keys::update_api_key }
     "/v1/accounts" { POST Operator accounts::create_account, GET Key accounts::list_accounts }
     "/v1/accounts/{account_id}" { GET Key accounts::get_account, PATCH Operator accounts::update_account }
+}
+
+routes! {
+    /// Every route for whoever runs the service: they listen elsewhere, where the API's clients do not get to.
+    METRICS_ROUTES, configure_metrics
+    "/metrics" { GET Anyone metrics::scrape }
+    "/livez" { GET Anyone health::livez }
+    "/readyz" { GET Anyone health::readyz }
 }
 
 /// A route for a method; one for GET answers HEAD too, as RFC 9110 asks.

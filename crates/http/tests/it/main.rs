@@ -12,6 +12,7 @@ mod api_keys;
 mod bodies;
 mod coverage;
 mod credentials;
+mod metrics;
 mod service;
 mod support;
 mod traces;

@@ -9,7 +9,7 @@ use actix_web::http::Method;
 use actix_web::http::header::HeaderMap;
 use actix_web::test::{TestRequest, call_service, init_service};
 use leadr_auth_domain::{Pepper, Timestamp, generate_api_key};
-use leadr_auth_http::{HttpConfig, State, app};
+use leadr_auth_http::{HttpConfig, State, app, metrics_app};
 use leadr_auth_memory::Memory;
 use leadr_auth_memory::system::{ManualClock, SeededEntropy};
 use leadr_auth_ports::Stores;
@@ -167,6 +167,12 @@ impl Api {
 
     pub(crate) async fn send_to(state: &State, request: TestRequest) -> Answer {
         let app = init_service(app(state.clone())).await;
+        Self::read(call_service(&app, request.to_request()).await).await
+    }
+
+    /// Asks what only those who run the service may.
+    pub(crate) async fn send_inside(state: &State, request: TestRequest) -> Answer {
+        let app = init_service(metrics_app(state.clone())).await;
         Self::read(call_service(&app, request.to_request()).await).await
     }
 
