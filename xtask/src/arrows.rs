@@ -35,6 +35,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("deadpool*", &["postgres", "sqlite"]),
     ("diesel*", &["postgres", "sqlite"]),
     ("mockall", &["ports"]),
+    ("prometheus-client", &["http"]),
     // In the app for the operating system's randomness.
     ("ring", &["app", "domain"]),
     ("tokio-postgres", &["postgres"]),
@@ -197,7 +198,7 @@ mod tests {
         "leadr-auth-service: leadr-auth-domain leadr-auth-ports tokio",
         "leadr-auth-memory: leadr-auth-domain leadr-auth-ports",
         "leadr-auth-postgres: leadr-auth-ports diesel diesel-async diesel_migrations deadpool tokio-postgres",
-        "leadr-auth-http: leadr-auth-domain leadr-auth-service actix-web utoipa",
+        "leadr-auth-http: leadr-auth-domain leadr-auth-service actix-web prometheus-client utoipa",
         "leadr-auth-app: leadr-auth-domain leadr-auth-http leadr-auth-memory leadr-auth-ports \
          leadr-auth-postgres leadr-auth-service actix-web anyhow clap ring tracing-subscriber",
         "leadr-auth-tests:",
@@ -260,6 +261,7 @@ mod tests {
             "leadr-auth-service: mockall?",
             "leadr-auth-http: ring",
             "leadr-auth-app: base64",
+            "leadr-auth-service: prometheus-client",
         ] {
             let found = faults(&table(&[line]));
             assert_eq!(found.len(), 1, "{line}: {found:?}");

@@ -212,7 +212,7 @@ fn bind(address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
 /// Served apart from the requests, so that a proxy in front of those cannot let strangers in by mistake.
 fn metrics_server(state: State, address: SocketAddr) -> anyhow::Result<(Server, SocketAddr)> {
     let (listener, bound) = bind(address)?;
-    let server = HttpServer::new(move || leadr_auth_http::app(state.clone()))
+    let server = HttpServer::new(move || leadr_auth_http::metrics_app(state.clone()))
         .workers(1)
         .client_request_timeout(HEAD_TIMEOUT)
         .disable_signals()

@@ -3,21 +3,26 @@
 //! The line is made of what is listed here and of nothing else: no header is logged by default, no query ever, and no path
 //! but the route's pattern. So no key can get into it by way of a place that nobody thought of.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{
     CACHE_CONTROL, HeaderName, HeaderValue, USER_AGENT, X_CONTENT_TYPE_OPTIONS,
 };
+use actix_web::http::{ConnectionType, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage as _, web};
 use leadr_auth_domain::redact_keys;
 use leadr_auth_service::Chain;
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
 
 use crate::State;
 use crate::credential::AuthenticatedBy;
 use crate::error::ApiError;
+use crate::routes::pattern;
+use crate::trace_context::{Parent, TRACERESPONSE, TraceContext, trace_state};
 
 /// By which a request is found again in the logs of all that it went through.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -25,29 +30,63 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The longest request id that is taken over from a client.
 const MAX_REQUEST_ID: usize = 128;
 
+/// The target of the span that every request is, at level INFO. Nobody pays for it unless something listens to it.
+///
+/// What is exported needs no ids of its own: the fields have them. `trace_id` and `span_id` are the request's;
+/// `parent_span_id`, `parent_sampled` and `tracestate` are there where the client sent them; a span without a parent begins
+/// its trace, and whether that one is sampled is up to whoever exports it. `otel.kind`, `otel.name`, `otel.status_code` and
+/// the `http.*` fields are named by the conventions of OpenTelemetry; `otel.name` and what the answer says are recorded at
+/// the end.
+pub const REQUEST_SPAN: &str = "leadr_auth::request";
+
 pub(crate) async fn observe(
+    state: web::Data<State>,
     request: ServiceRequest,
     next: Next<impl MessageBody>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let started = Instant::now();
-    let request_id = request_id(&request);
-    let mut response = next.call(request).await?;
+    let n = state.next_request();
+    let instance = state.config.instance;
+    let ids = Ids {
+        request: request_id(&request).unwrap_or_else(|| format!("{instance:016x}-{n:x}")),
+        trace: TraceContext::new(request.headers(), instance, n),
+    };
+    let span = span(&request, &ids);
+    let mut response = next.call(request).instrument(span.clone()).await?;
+    let duration = started.elapsed();
     let headers = response.headers_mut();
-    if let Ok(value) = HeaderValue::from_str(&request_id) {
+    if let Ok(value) = HeaderValue::from_str(&ids.request) {
         headers.insert(REQUEST_ID, value);
+    }
+    if let Ok(value) = HeaderValue::try_from(ids.trace.to_string()) {
+        headers.insert(TRACERESPONSE, value);
     }
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    log(&response, &request_id, started);
+    if state.service.readiness().is_stopping() {
+        // Clients and proxies that keep the connection would meet a closed one with their next request.
+        let head = response.response_mut().head_mut();
+        head.set_connection_type(ConnectionType::Close);
+    }
+    let (method, route) = (
+        method(response.request().method()),
+        pattern(response.request()),
+    );
+    let requests = state.metrics.requests();
+    requests.count(method, route, response.status(), duration);
+    end(&span, method, route, response.status());
+    log(&response, &ids, method, route, duration);
     Ok(response)
 }
 
-/// The client's own id, where it is one and hides no key; else a new one.
-fn request_id(request: &ServiceRequest) -> String {
-    let given = request
-        .headers()
-        .get(REQUEST_ID)
-        .and_then(|value| value.to_str().ok());
+/// By which a request is found again.
+struct Ids {
+    request: String,
+    trace: TraceContext,
+}
+
+/// The client's own id, where it is one and hides no key.
+fn request_id(request: &ServiceRequest) -> Option<String> {
     let well_formed = |id: &&str| {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':');
         !id.is_empty()
@@ -55,29 +94,68 @@ fn request_id(request: &ServiceRequest) -> String {
             && id.bytes().all(allowed)
             && redact_keys(id) == **id
     };
-    match (
-        given.filter(well_formed),
-        request.app_data::<web::Data<State>>(),
-    ) {
-        (Some(id), _) => id.to_owned(),
-        (None, Some(state)) => state.next_request_id(),
-        (None, None) => String::new(),
+    let given = request.headers().get(REQUEST_ID)?.to_str().ok();
+    given.filter(well_formed).map(str::to_owned)
+}
+
+/// The request as a span: see [`REQUEST_SPAN`].
+fn span(request: &ServiceRequest, ids: &Ids) -> Span {
+    let trace = &ids.trace;
+    let parent = trace.parent;
+    tracing::info_span!(
+        target: REQUEST_SPAN,
+        "request",
+        otel.kind = "server",
+        otel.name = Empty,
+        otel.status_code = Empty,
+        trace_id = %trace.trace_id,
+        span_id = %trace.span_id,
+        parent_span_id = parent.map(|parent| tracing::field::display(parent.span_id)),
+        parent_sampled = parent.map(Parent::sampled),
+        tracestate = parent.and_then(|_| trace_state(request.headers())),
+        request_id = ids.request,
+        http.request.method = method(request.method()),
+        http.route = Empty,
+        http.response.status_code = Empty,
+    )
+}
+
+/// What is known of the span at its end only.
+fn end(span: &Span, method: &str, route: &str, status: StatusCode) {
+    if span.is_disabled() {
+        return;
+    }
+    span.record("otel.name", format!("{method} {route}"));
+    span.record("http.route", route);
+    span.record("http.response.status_code", status.as_u16());
+    if status.is_server_error() {
+        span.record("otel.status_code", "ERROR");
     }
 }
 
-fn log(response: &ServiceResponse<impl MessageBody>, request_id: &str, started: Instant) {
+fn log(
+    response: &ServiceResponse<impl MessageBody>,
+    ids: &Ids,
+    method: &str,
+    route: &str,
+    duration: Duration,
+) {
     let request = response.request();
     let status = response.status().as_u16();
+    let request_id = &*ids.request;
+    let TraceContext {
+        trace_id, span_id, ..
+    } = ids.trace;
     let failure = response
         .response()
         .error()
         .and_then(|error| error.as_error::<ApiError>());
     if let Some(error) = failure.and_then(ApiError::failure) {
-        let (route, error) = (request.match_pattern(), Chain(error));
+        let error = Chain(error);
         if status == 500 {
-            tracing::error!(request_id, route, %error, "request failed");
+            tracing::error!(request_id, %trace_id, %span_id, route, %error, "request failed");
         } else {
-            tracing::warn!(request_id, route, %error, "request could not be served now");
+            tracing::warn!(request_id, %trace_id, %span_id, route, %error, "request could not be served now");
         }
     }
     // What the line is made of costs more than the line, where nobody wants it.
@@ -93,10 +171,12 @@ fn log(response: &ServiceResponse<impl MessageBody>, request_id: &str, started: 
     tracing::info!(
         target: "leadr_auth::access",
         request_id,
-        method = method(request.method()),
-        route = request.match_pattern().as_deref().unwrap_or("unknown"),
+        %trace_id,
+        %span_id,
+        method,
+        route,
         status,
-        duration_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+        duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
         client = request.peer_addr().map(|peer| peer.ip().to_string()),
         user_agent = &*user_agent,
         key_id = by.map(|by| by.key_id.to_string()),

@@ -21,8 +21,10 @@ mod docs;
 mod error;
 mod fields;
 mod health;
+mod metrics;
 pub mod openapi;
 pub mod routes;
+mod trace_context;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -32,15 +34,19 @@ use std::time::Duration;
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceFactory, ServiceRequest, ServiceResponse};
 use actix_web::middleware::from_fn;
-use actix_web::{App, Error, web};
+use actix_web::web::{self, ServiceConfig};
+use actix_web::{App, Error};
 use leadr_auth_service::Service;
+
+pub use access_log::REQUEST_SPAN;
+use metrics::Metrics;
 
 /// How the HTTP face behaves where it has a choice.
 #[derive(Clone, Copy, Debug)]
 pub struct HttpConfig {
     /// How long a request's body may take to arrive, all of it.
     pub body_timeout: Duration,
-    /// Tells this process's request ids from another's; any number that others do not have.
+    /// Tells this process's ids of requests, traces and spans from another's: 64 random bits.
     pub instance: u64,
 }
 
@@ -50,28 +56,60 @@ pub struct State {
     service: Service,
     config: HttpConfig,
     requests: Arc<AtomicU64>,
+    metrics: Arc<Metrics>,
 }
 
 impl State {
     /// The HTTP face of `service`.
     pub fn new(service: Service, config: HttpConfig) -> Self {
         Self {
+            metrics: Arc::new(Metrics::new(service.clone())),
             service,
             config,
             requests: Arc::default(),
         }
     }
 
-    /// An id that no other request of this deployment has.
-    fn next_request_id(&self) -> String {
-        let n = self.requests.fetch_add(1, Ordering::Relaxed);
-        format!("{:016x}-{n:x}", self.config.instance)
+    /// A number that no other request of this process has.
+    fn next_request(&self) -> u64 {
+        self.requests.fetch_add(1, Ordering::Relaxed)
     }
 }
 
-/// The whole application, to be served by a `HttpServer` or called by a test.
+/// The API, to be served by a `HttpServer` or called by a test.
 pub fn app(
     state: State,
+) -> App<
+    impl ServiceFactory<
+        ServiceRequest,
+        Config = (),
+        Response = ServiceResponse<impl MessageBody>,
+        Error = Error,
+        InitError = (),
+    >,
+> {
+    serve(state, routes::configure)
+}
+
+/// What whoever runs the service asks it: `/metrics`, `/livez` and `/readyz`. To be served on a listener of its own: what
+/// it tells is not for the API's clients.
+pub fn metrics_app(
+    state: State,
+) -> App<
+    impl ServiceFactory<
+        ServiceRequest,
+        Config = (),
+        Response = ServiceResponse<impl MessageBody>,
+        Error = Error,
+        InitError = (),
+    >,
+> {
+    serve(state, routes::configure_metrics)
+}
+
+fn serve(
+    state: State,
+    routes: fn(&mut ServiceConfig),
 ) -> App<
     impl ServiceFactory<
         ServiceRequest,
@@ -84,7 +122,7 @@ pub fn app(
     App::new()
         .app_data(web::Data::new(state))
         .wrap(from_fn(access_log::observe))
-        .configure(routes::configure)
+        .configure(routes)
         .default_service(web::to(routes::not_found))
 }
 

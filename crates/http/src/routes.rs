@@ -1,11 +1,11 @@
-//! The whole table of routes, on one screen.
+//! The whole tables of routes, on one screen.
 
 use actix_web::http::Method;
 use actix_web::web::{self, ServiceConfig};
-use actix_web::{Route as ActixRoute, guard};
+use actix_web::{HttpRequest, Route as ActixRoute, guard};
 
 use crate::error::ApiError;
-use crate::{accounts, api_keys, docs, health};
+use crate::{accounts, api_keys, docs, health, metrics};
 
 /// Who may call a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,20 +31,35 @@ pub struct Route {
     pub who: Who,
 }
 
-/// Declares the table once, for the server and for the tests that walk it.
+/// The pattern of the route that a request found: a word of this program's, unlike the request's path.
+#[derive(Clone, Copy)]
+struct Pattern(&'static str);
+
+/// The pattern of the route that a request found; `unknown` where it found none.
+pub(crate) fn pattern(request: &HttpRequest) -> &'static str {
+    request
+        .app_data::<Pattern>()
+        .map_or("unknown", |pattern| pattern.0)
+}
+
+/// Declares a table once, for the server and for the tests that walk it.
 macro_rules! routes {
-    ($($path:literal { $($method:ident $who:ident $handler:path),+ })+) => {
-        /// Every route there is.
-        pub const ROUTES: &[Route] = &[
+    (
+        $(#[$doc:meta])* $table:ident, $configure:ident
+        $($path:literal { $($method:ident $who:ident $handler:path),+ })+
+    ) => {
+        $(#[$doc])*
+        pub const $table: &[Route] = &[
             $($(Route { method: stringify!($method), path: $path, who: Who::$who }),+),+
         ];
 
         /// Adds every route to an application. A path that exists answers other methods with 405 and says which it has.
-        pub(crate) fn configure(config: &mut ServiceConfig) {
+        pub(crate) fn $configure(config: &mut ServiceConfig) {
             $({
                 let methods = [$(stringify!($method)),+];
                 config.service(
                     web::resource($path)
+                        .app_data(Pattern($path))
                         $(.route(route(&Method::$method).to($handler)))+
                         .default_service(web::to(move || {
                             let error = ApiError::MethodNotAllowed { allow: allow(&methods) };
@@ -57,6 +72,8 @@ macro_rules! routes {
 }
 
 routes! {
+    /// Every route of the API.
+    ROUTES, configure
     "/" { GET Anyone health::index }
     "/livez" { GET Anyone health::livez }
     "/readyz" { GET Anyone health::readyz }
@@ -68,6 +85,14 @@ routes! {
     "/v1/api-keys/{key_id}" { GET Key api_keys::get_api_key, PATCH Key api_keys::update_api_key }
     "/v1/accounts" { POST Operator accounts::create_account, GET Key accounts::list_accounts }
     "/v1/accounts/{account_id}" { GET Key accounts::get_account, PATCH Operator accounts::update_account }
+}
+
+routes! {
+    /// Every route for whoever runs the service: they listen elsewhere, where the API's clients do not get to.
+    METRICS_ROUTES, configure_metrics
+    "/metrics" { GET Anyone metrics::scrape }
+    "/livez" { GET Anyone health::livez }
+    "/readyz" { GET Anyone health::readyz }
 }
 
 /// A route for a method; one for GET answers HEAD too, as RFC 9110 asks.

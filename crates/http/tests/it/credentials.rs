@@ -110,6 +110,7 @@ async fn every_refusal_looks_the_same() {
             [
                 "cache-control",
                 "content-type",
+                "traceresponse",
                 "www-authenticate",
                 "x-content-type-options",
                 "x-request-id"

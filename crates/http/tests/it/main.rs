@@ -1,4 +1,4 @@
-//! Every route and every status code of the contract, on the memory store, without a socket.
+//! Every route and every status code of the contract, on the memory store, without a socket but for what only one shows.
 
 #![expect(
     clippy::unwrap_used,
@@ -12,5 +12,8 @@ mod api_keys;
 mod bodies;
 mod coverage;
 mod credentials;
+mod draining;
+mod metrics;
 mod service;
 mod support;
+mod traces;

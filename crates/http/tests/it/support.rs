@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::body::MessageBody;
+use actix_web::dev::ServiceResponse;
 use actix_web::http::Method;
 use actix_web::http::header::HeaderMap;
 use actix_web::test::{TestRequest, call_service, init_service};
 use leadr_auth_domain::{Pepper, Timestamp, generate_api_key};
-use leadr_auth_http::{HttpConfig, State, app};
+use leadr_auth_http::{HttpConfig, State, app, metrics_app};
 use leadr_auth_memory::Memory;
 use leadr_auth_memory::system::{ManualClock, SeededEntropy};
 use leadr_auth_ports::Stores;
@@ -99,6 +100,7 @@ pub(crate) fn service(stores: Stores, clock: Arc<ManualClock>) -> Service {
 
 impl Api {
     pub(crate) async fn new() -> Self {
+        crate::traces::keep();
         let clock = Arc::new(ManualClock::new(start()));
         let service = service(stores(), Arc::clone(&clock));
         let operator = generate_api_key([200; 32]);
@@ -150,13 +152,31 @@ impl Api {
         (text("id"), text("key"))
     }
 
-    pub(crate) async fn send(&self, request: TestRequest) -> Answer {
+    /// A process's HTTP face. What it counts is its own.
+    pub(crate) fn state(&self) -> State {
         let config = HttpConfig {
             body_timeout: Duration::from_millis(200),
             instance: 7,
         };
-        let app = init_service(app(State::new(self.service.clone(), config))).await;
-        let response = call_service(&app, request.to_request()).await;
+        State::new(self.service.clone(), config)
+    }
+
+    pub(crate) async fn send(&self, request: TestRequest) -> Answer {
+        Self::send_to(&self.state(), request).await
+    }
+
+    pub(crate) async fn send_to(state: &State, request: TestRequest) -> Answer {
+        let app = init_service(app(state.clone())).await;
+        Self::read(call_service(&app, request.to_request()).await).await
+    }
+
+    /// Asks what only those who run the service may.
+    pub(crate) async fn send_inside(state: &State, request: TestRequest) -> Answer {
+        let app = init_service(metrics_app(state.clone())).await;
+        Self::read(call_service(&app, request.to_request()).await).await
+    }
+
+    async fn read(response: ServiceResponse<impl MessageBody + 'static>) -> Answer {
         let status = response.status().as_u16();
         let headers = response.headers().clone();
         let body = response.into_body();
@@ -166,6 +186,7 @@ impl Api {
         assert_eq!(headers.get("cache-control").unwrap(), "no-store");
         assert_eq!(headers.get("x-content-type-options").unwrap(), "nosniff");
         assert!(headers.contains_key("x-request-id"));
+        assert!(headers.contains_key("traceresponse"));
         assert_eq!(headers.contains_key("www-authenticate"), status == 401);
         assert_eq!(headers.contains_key("retry-after"), status == 503);
         assert_ne!(status, 500, "{text}");

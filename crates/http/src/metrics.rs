@@ -1,0 +1,254 @@
+//! What a monitoring system reads: counted requests, and the numbers of the [`Service`], as the text that Prometheus takes.
+//!
+//! Labels are made of words that stand in this program and of status codes, never of what a client sent. So no key can get
+//! into them, and no client can make a new time series. `docs/metrics.md` lists every metric, and a test compares it with
+//! what is shown.
+//!
+//! To add a metric about requests: a field of [`RequestMetrics`]. About anything else: a number in the service's
+//! `Statistics`, and its line in [`Scrape`].
+
+use std::fmt;
+use std::time::Duration;
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpResponse, web};
+use leadr_auth_domain::Verdict;
+use leadr_auth_service::Service;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeGaugeValue, EncodeLabelSet, EncodeMetric as _, text,
+};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::State;
+use crate::error::ApiError;
+
+/// The text that [`scrape`] answers with. Prometheus knows by it that counters end in `_total`.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// From a health check's time to that of a client that has long gone, in seconds.
+const BUCKETS: [f64; 16] = [
+    0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0,
+];
+
+/// Everything that is shown.
+pub(crate) struct Metrics {
+    registry: Registry,
+    requests: RequestMetrics,
+}
+
+impl Metrics {
+    pub(crate) fn new(service: Service) -> Self {
+        let mut registry = Registry::with_prefix("leadr_auth");
+        let requests = RequestMetrics::register(&mut registry);
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "What this is", build);
+        registry.register_collector(Box::new(Scrape(service)));
+        Self { registry, requests }
+    }
+
+    pub(crate) fn requests(&self) -> &RequestMetrics {
+        &self.requests
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    method: &'static str,
+    route: &'static str,
+    status: u16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabel {
+    route: &'static str,
+}
+
+/// Requests that were answered.
+pub(crate) struct RequestMetrics {
+    requests: Family<RequestLabels, Counter>,
+    durations: Family<RouteLabel, Histogram>,
+}
+
+impl RequestMetrics {
+    fn register(registry: &mut Registry) -> Self {
+        let requests = Family::default();
+        registry.register(
+            "http_requests",
+            "Requests that were answered",
+            requests.clone(),
+        );
+        let durations = Family::new_with_constructor((|| Histogram::new(BUCKETS)) as fn() -> _);
+        registry.register_with_unit(
+            "http_request_duration",
+            "From the request's head to the answer's",
+            Unit::Seconds,
+            durations.clone(),
+        );
+        Self {
+            requests,
+            durations,
+        }
+    }
+
+    /// Counts an answer. `method` and `route` are words of this program's; a client's own do not live as long.
+    pub(crate) fn count(
+        &self,
+        method: &'static str,
+        route: &'static str,
+        status: StatusCode,
+        duration: Duration,
+    ) {
+        let labels = RequestLabels {
+            method,
+            route,
+            status: status.as_u16(),
+        };
+        self.requests.get_or_create(&labels).inc();
+        self.durations
+            .get_or_create(&RouteLabel { route })
+            .observe(duration.as_secs_f64());
+    }
+}
+
+/// Asks the service for its numbers whenever they are to be shown.
+struct Scrape(Service);
+
+impl fmt::Debug for Scrape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Scrape").finish_non_exhaustive()
+    }
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let statistics = self.0.statistics();
+        let encoder = &mut encoder;
+        let verdicts = statistics.verifications.iter();
+        counters(
+            encoder,
+            "verifications",
+            "Presented keys, by what came of them.",
+            "verdict",
+            verdicts
+                .map(|&(verdict, count)| (word(verdict), count))
+                .chain([("unavailable", statistics.undecided)]),
+        )?;
+
+        let store = statistics.store;
+        let name = "store_connections_max";
+        gauge(
+            encoder,
+            name,
+            "The most connections to the store.",
+            store.max,
+        )?;
+        let name = "store_connections_open";
+        gauge(encoder, name, "Open connections to the store.", store.open)?;
+        let name = "store_connections_in_use";
+        gauge(
+            encoder,
+            name,
+            "Open connections that are in use.",
+            store.in_use,
+        )?;
+        let name = "store_connections_awaited";
+        gauge(
+            encoder,
+            name,
+            "Callers that wait for a connection.",
+            store.waiting,
+        )?;
+
+        let usage = statistics.usage;
+        let name = "usage_notes_waiting";
+        gauge(
+            encoder,
+            name,
+            "Uses of keys that are not yet written down.",
+            usage.waiting,
+        )?;
+        let help = "How long the oldest of them has been waiting.";
+        let lag = ConstGauge::new(usage.lag.as_secs_f64());
+        let name = "usage_flush_lag";
+        lag.encode(encoder.encode_descriptor(
+            name,
+            help,
+            Some(&Unit::Seconds),
+            MetricType::Gauge,
+        )?)?;
+        counters(
+            encoder,
+            "usage_flushes",
+            "How often uses were to be written down, by what came of it.",
+            "result",
+            [("written", usage.flushes), ("failed", usage.failures)],
+        )?;
+        let lost = encoder.encode_descriptor(
+            "usage_lost",
+            "Uses that could not be written down at the end.",
+            None,
+            MetricType::Counter,
+        )?;
+        ConstCounter::new(usage.lost).encode(lost)?;
+
+        let ready = u32::from(self.0.readiness().is_ready());
+        gauge(
+            encoder,
+            "ready",
+            "1 between the end of start-up and the beginning of shutdown, else 0.",
+            ready,
+        )
+    }
+}
+
+fn gauge(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    value: impl EncodeGaugeValue,
+) -> fmt::Result {
+    ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)
+}
+
+fn counters(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    label: &str,
+    counts: impl IntoIterator<Item = (&'static str, u64)>,
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (value, count) in counts {
+        let labels = [(label, value)];
+        ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+/// The word for a verdict.
+fn word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Valid => "valid",
+        Verdict::Unknown => "unknown",
+        Verdict::Deleted => "deleted",
+        Verdict::Revoked => "revoked",
+        Verdict::Expired => "expired",
+        Verdict::AccountDeleted => "account_deleted",
+        Verdict::AccountSuspended => "account_suspended",
+    }
+}
+
+/// All metrics, as text.
+pub(crate) async fn scrape(state: web::Data<State>) -> Result<HttpResponse, ApiError> {
+    let mut text = String::new();
+    text::encode(&mut text, &state.metrics.registry).map_err(ApiError::internal)?;
+    Ok(HttpResponse::Ok().content_type(OPEN_METRICS).body(text))
+}

@@ -1,0 +1,231 @@
+//! What monitoring reads: that it is right, that it is documented, and that no client writes into it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use leadr_auth_http::State;
+use leadr_auth_http::routes::METRICS_ROUTES;
+use leadr_auth_service::Phase;
+
+use crate::support::{Api, NOBODY};
+
+const DOCS: &str = include_str!("../../../../docs/metrics.md");
+
+async fn scrape(state: &State) -> String {
+    let request = Api::request("GET", "/metrics", None);
+    let answer = Api::send_inside(state, request).await.expect(200);
+    assert_eq!(
+        answer.header("content-type"),
+        "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    );
+    answer.text
+}
+
+/// The value of a series, written as it is shown.
+#[track_caller]
+fn value(text: &str, series: &str) -> u64 {
+    written(text, series).parse().unwrap()
+}
+
+#[track_caller]
+fn written<'a>(text: &'a str, series: &str) -> &'a str {
+    text.lines()
+        .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))
+        .unwrap_or_else(|| panic!("no {series} in\n{text}"))
+}
+
+/// Every series, without its value.
+fn series(text: &str) -> BTreeSet<&str> {
+    text.lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| line.rsplit_once(' ').unwrap().0)
+        .collect()
+}
+
+/// Name, type and labels of every metric that is shown.
+fn shown(text: &str) -> BTreeSet<(String, String, BTreeSet<String>)> {
+    let mut types = BTreeMap::new();
+    for line in text.lines() {
+        if let Some(line) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = line.split_once(' ').unwrap();
+            assert_eq!(types.insert(name, kind), None, "{name} is declared twice");
+        }
+    }
+    let mut shown: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
+    for series in series(text) {
+        let (sample, labels) = series.split_once('{').unwrap_or((series, ""));
+        let (&name, &kind) = ["", "_total", "_info", "_bucket", "_sum", "_count"]
+            .into_iter()
+            .find_map(|suffix| types.get_key_value(sample.strip_suffix(suffix)?))
+            .unwrap_or_else(|| panic!("{sample} has no type"));
+        let name = if kind == "histogram" { name } else { sample };
+        let labels = labels
+            .trim_end_matches('}')
+            .split(',')
+            .filter_map(|label| Some(label.split_once('=')?.0.to_owned()))
+            .filter(|label| label != "le");
+        shown
+            .entry((name.to_owned(), kind.to_owned()))
+            .or_default()
+            .extend(labels);
+    }
+    let flat = |((name, kind), labels)| (name, kind, labels);
+    shown.into_iter().map(flat).collect()
+}
+
+/// Name, type and labels of every row of the table in the docs.
+fn documented() -> BTreeSet<(String, String, BTreeSet<String>)> {
+    DOCS.lines()
+        .filter(|line| line.starts_with("| `"))
+        .map(|line| {
+            let cells: Vec<_> = line.trim_matches('|').split('|').map(str::trim).collect();
+            assert_eq!(cells.len(), 4, "{line}");
+            let words = |cell: &str| -> BTreeSet<String> {
+                cell.split('`')
+                    .skip(1)
+                    .step_by(2)
+                    .map(str::to_owned)
+                    .collect()
+            };
+            let name = words(cells[0]).pop_first().unwrap();
+            (name, cells[1].to_owned(), words(cells[2]))
+        })
+        .collect()
+}
+
+#[actix_web::test]
+async fn the_docs_list_what_is_shown_and_nothing_else() {
+    let api = Api::new().await;
+    let state = api.state();
+    Api::send_to(&state, Api::request("GET", "/livez", None)).await;
+    let text = scrape(&state).await;
+    assert_eq!(documented(), shown(&text));
+    assert!(text.ends_with("# EOF\n"));
+    assert!(
+        text.lines()
+            .all(|line| !line.starts_with("# HELP") || line.ends_with('.'))
+    );
+    // An alert on a metric that does not exist never fires.
+    let names: BTreeSet<_> = documented().into_iter().map(|(name, ..)| name).collect();
+    for word in DOCS.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
+        let name = ["_bucket", "_sum", "_count"]
+            .iter()
+            .find_map(|suffix| word.strip_suffix(suffix))
+            .unwrap_or(word);
+        assert!(
+            !name.starts_with("leadr_auth_") || names.contains(name),
+            "{word}"
+        );
+    }
+}
+
+#[actix_web::test]
+async fn requests_and_verdicts_are_counted() {
+    let api = Api::new().await;
+    let state = api.state();
+    let before = scrape(&state).await;
+    let path = api.key_of_one();
+    let stranger = leadr_auth_domain::generate_api_key([99; 32]);
+    for key in [&api.one.key, &api.one.key, stranger.expose()] {
+        Api::send_to(&state, Api::request("GET", &path, Some(key))).await;
+    }
+    Api::send_to(&state, Api::request("PUT", &path, None)).await;
+    Api::send_to(&state, Api::request("HEAD", "/nowhere", None)).await;
+    let text = scrape(&state).await;
+    let route = r#"route="/v1/api-keys/{key_id}""#;
+    for (method, route, status, count) in [
+        ("GET", route, 200, 2),
+        ("GET", route, 401, 1),
+        ("PUT", route, 405, 1),
+        ("HEAD", r#"route="unknown""#, 404, 1),
+        ("GET", r#"route="/metrics""#, 200, 1),
+    ] {
+        let labels = format!(r#"{{method="{method}",{route},status="{status}"}}"#);
+        let series = format!("leadr_auth_http_requests_total{labels}");
+        assert_eq!(value(&text, &series), count, "{series}");
+    }
+    let duration = "leadr_auth_http_request_duration_seconds";
+    assert_eq!(value(&text, &format!("{duration}_count{{{route}}}")), 4);
+    let bucket = format!(r#"{duration}_bucket{{le="10.0",{route}}}"#);
+    assert_eq!(value(&text, &bucket), 4);
+    let gained = |verdict: &str| {
+        let series = format!(r#"leadr_auth_verifications_total{{verdict="{verdict}"}}"#);
+        value(&text, &series) - value(&before, &series)
+    };
+    assert_eq!((gained("valid"), gained("unknown")), (2, 1));
+    assert_eq!(value(&text, "leadr_auth_usage_notes_waiting"), 2);
+    let lag = written(&text, "leadr_auth_usage_flush_lag_seconds");
+    assert!(lag.parse::<f64>().unwrap() > 0.0, "{lag}");
+}
+
+#[actix_web::test]
+async fn ready_is_told_as_it_is() {
+    let api = Api::new().await;
+    let state = api.state();
+    assert_eq!(value(&scrape(&state).await, "leadr_auth_ready"), 1);
+    api.service.readiness().set(Phase::Stopping);
+    assert_eq!(value(&scrape(&state).await, "leadr_auth_ready"), 0);
+    let ready = Api::request("GET", "/readyz", None);
+    Api::send_inside(&state, ready)
+        .await
+        .expect_error(503, "not_ready", "Not ready");
+}
+
+#[actix_web::test]
+async fn no_client_writes_a_label() {
+    let api = Api::new().await;
+    let state = api.state();
+    let round = async |n: u8| {
+        let key = leadr_auth_domain::generate_api_key([n; 32]);
+        let key = key.expose();
+        for path in [
+            format!("/{key}"),
+            format!("/v1/api-keys/{key}"),
+            format!("/v1/accounts/{key}?key={key}"),
+            format!("/docs/{key}"),
+            format!("/v1/api-keys/{NOBODY}/{n}"),
+        ] {
+            for method in ["GET", "HEAD", "OPTIONS", key, &format!("BREW{n}")] {
+                let request = Api::request(method, &path, Some(key))
+                    .insert_header(("x-request-id", key))
+                    .insert_header(("user-agent", key));
+                Api::send_to(&state, request).await;
+            }
+        }
+        let text = scrape(&state).await;
+        assert!(!text.contains("ldr_"), "{text}");
+        assert!(!text.contains("BREW"), "{text}");
+        series(&text).len()
+    };
+    // A scrape is itself counted when it is over.
+    scrape(&state).await;
+    let first = round(1).await;
+    for n in 2..10 {
+        assert_eq!(round(n).await, first, "the client made a series");
+    }
+}
+
+#[actix_web::test]
+async fn each_listener_has_its_own_routes() {
+    let api = Api::new().await;
+    let state = api.state();
+    let metrics = || Api::request("GET", "/metrics", Some(&api.operator));
+    Api::send_to(&state, metrics())
+        .await
+        .expect_error(404, "not_found", "Not Found");
+    for path in ["/", "/v1/api-keys", "/docs", "/openapi.json", "/metrics/"] {
+        let request = Api::request("GET", path, Some(&api.operator));
+        Api::send_inside(&state, request)
+            .await
+            .expect_error(404, "not_found", "Not Found");
+    }
+    for route in METRICS_ROUTES {
+        for method in ["GET", "HEAD"] {
+            let request = Api::request(method, route.path, None);
+            Api::send_inside(&state, request).await.expect(200);
+        }
+        let request = Api::request("POST", route.path, None);
+        let answer = Api::send_inside(&state, request).await;
+        let answer = answer.expect_error(405, "method_not_allowed", "Method Not Allowed");
+        assert_eq!(answer.header("allow"), "GET, HEAD");
+    }
+}
