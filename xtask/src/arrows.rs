@@ -36,15 +36,18 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("diesel*", &["postgres", "sqlite"]),
     ("mockall", &["ports"]),
     ("prometheus-client", &["http"]),
+    ("rcgen", &["postgres"]),
     // In the app for the operating system's randomness.
     ("ring", &["app", "domain"]),
-    ("tokio-postgres", &["postgres"]),
+    ("rustls*", &["app", "postgres"]),
+    ("tokio-postgres*", &["postgres"]),
+    ("tokio-rustls", &["postgres"]),
     ("tracing-subscriber", &["app"]),
     ("utoipa", &["http"]),
 ];
 
 /// Crates that are nobody's unless asked for: they must stay behind a feature.
-const OPTIONAL: &[&str] = &["mockall"];
+const OPTIONAL: &[&str] = &["mockall", "rcgen"];
 
 /// A crate of the workspace, as `cargo metadata` describes it.
 #[derive(Debug)]
@@ -197,7 +200,7 @@ mod tests {
         "leadr-auth-ports: leadr-auth-domain async-trait mockall? tokio?",
         "leadr-auth-service: leadr-auth-domain leadr-auth-ports tokio",
         "leadr-auth-memory: leadr-auth-domain leadr-auth-ports",
-        "leadr-auth-postgres: leadr-auth-ports diesel diesel-async diesel_migrations deadpool tokio-postgres",
+        "leadr-auth-postgres: leadr-auth-ports diesel diesel-async diesel_migrations deadpool tokio-postgres rustls rcgen?",
         "leadr-auth-http: leadr-auth-domain leadr-auth-service actix-web prometheus-client utoipa",
         "leadr-auth-app: leadr-auth-domain leadr-auth-http leadr-auth-memory leadr-auth-ports \
          leadr-auth-postgres leadr-auth-service actix-web anyhow clap ring tracing-subscriber",
@@ -253,6 +256,8 @@ mod tests {
             "leadr-auth-app: diesel-async",
             "leadr-auth-service: deadpool-runtime",
             "leadr-auth-memory: tokio-postgres",
+            "leadr-auth-sqlite: tokio-postgres-rustls",
+            "leadr-auth-app: rustls-native-certs",
             "leadr-auth-service: actix-web",
             "leadr-auth-app: utoipa",
             "leadr-auth-http: clap",

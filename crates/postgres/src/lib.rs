@@ -4,14 +4,15 @@
 //! that make the tables. It must never know of HTTP, of a use case, of a clock or of a plain key: time comes in as
 //! values, and what is stored of a key is its hash.
 //!
-//! - `pool`: the configuration, how a connection is made, and how one is lent out
+//! - `connect`: what a URL says, TLS included, and how a connection is made of it
+//! - `pool`: the configuration, what all connections have in common, and how one is lent out
 //! - `schema`: the tables, generated from `migrations/postgres`
 //! - `rows`: what a row looks like, and the plain functions between rows and domain types
 //! - `keys`, `accounts`, `usage`, `secrets`, `transfer`, `health`: the ports, a file each
 //! - `diagnosis`: what the server says of itself, for a person
 //! - `error`: what each failure of the database means to a caller
 //! - [`migrate`]: brings a database up to date
-//! - `testing` (feature `testing`): a database of a test's own, and a proxy that fails on command
+//! - `testing` (feature `testing`): a database of a test's own, a proxy that fails on command, and one that speaks TLS
 //!
 //! # How to add a method
 //!
@@ -28,9 +29,12 @@
 //!   of the database the first request per connection may fail.
 //! - A connection whose work was cut short is closed, never reused: a reconnect for each cancelled request, and nobody
 //!   ever waits for somebody else's answer, or holds somebody else's locks.
-//! - No TLS yet: a URL that demands it is refused, rather than served in the clear.
+//! - TLS is verified or not spoken: where `sslmode` demands it, the chain and the host name are checked, also where libpq would
+//!   look at neither, and where it does not, none is tried. Encryption towards nobody in particular protects from nobody in
+//!   particular. The price: a server with a certificate of its own making needs `sslrootcert`.
 
 mod accounts;
+mod connect;
 mod diagnosis;
 mod error;
 mod health;
@@ -53,8 +57,9 @@ use std::sync::Arc;
 
 use leadr_auth_ports::Stores;
 
+pub use connect::UrlFault;
 pub use diagnosis::ServerSettings;
-pub use pool::{PostgresConfig, UrlFault};
+pub use pool::PostgresConfig;
 
 /// A PostgreSQL database and the pool of connections to it. Clones share the pool.
 #[derive(Clone, Debug)]

@@ -23,11 +23,11 @@ use diesel_migrations::{
 };
 use leadr_auth_ports::BoxError;
 use tokio::sync::oneshot;
-use tokio_postgres::error::SqlState;
 
 use crate::{
     PostgresConfig, UrlFault,
-    pool::{self, CONNECT_TIMEOUT, ConnectFault},
+    connect::{self, ConnectFault, Target},
+    pool::CONNECT_TIMEOUT,
 };
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/postgres");
@@ -131,13 +131,13 @@ async fn on_own_thread<T: Send + 'static>(
     config: &PostgresConfig,
     work: fn(&mut Connection) -> Result<T, BoxError>,
 ) -> Result<T, MigrateError> {
-    let config = connection_config(config).map_err(|fault| MigrateError::Failed(fault.into()))?;
+    let target = target(config).map_err(|fault| MigrateError::Failed(fault.into()))?;
     let (answer, answered) = oneshot::channel();
     thread::Builder::new()
         .name("migrate".to_owned())
         .spawn(move || {
             // Nobody listens any more where the caller gave up; the migration is completed all the same.
-            let _ = answer.send(under_lock(&config, work));
+            let _ = answer.send(under_lock(&target, work));
         })
         .map_err(|error| MigrateError::Unavailable(error.into()))?;
     answered
@@ -145,16 +145,17 @@ async fn on_own_thread<T: Send + 'static>(
         .unwrap_or_else(|_| Err(MigrateError::Failed("the migration panicked".into())))
 }
 
-fn connection_config(config: &PostgresConfig) -> Result<tokio_postgres::Config, UrlFault> {
-    let mut parsed = pool::parse(&config.url)?;
-    parsed
+fn target(config: &PostgresConfig) -> Result<Target, UrlFault> {
+    let mut target = connect::target(&config.url)?;
+    target
+        .config
         .application_name("leadr-auth migrate")
         .connect_timeout(CONNECT_TIMEOUT);
-    Ok(parsed)
+    Ok(target)
 }
 
 fn under_lock<T>(
-    config: &tokio_postgres::Config,
+    target: &Target,
     work: fn(&mut Connection) -> Result<T, BoxError>,
 ) -> Result<T, MigrateError> {
     // The wrapper blocks this thread on the runtime's handle, so somebody else has to drive the connection: the worker.
@@ -164,7 +165,7 @@ fn under_lock<T>(
         .build()
         .map_err(|error| MigrateError::Unavailable(error.into()))?;
     let connection = runtime
-        .block_on(async { tokio::time::timeout(2 * CONNECT_TIMEOUT, pool::connect(config)).await })
+        .block_on(async { tokio::time::timeout(2 * CONNECT_TIMEOUT, target.connect()).await })
         .map_err(|_| MigrateError::Unavailable("connecting took too long".into()))?
         .map_err(of_connect)?;
     // The wrapper uses the runtime that it is made in.
@@ -212,20 +213,10 @@ fn unknown(connection: &mut Connection) -> Result<Option<String>, BoxError> {
 }
 
 fn of_connect(fault: ConnectFault) -> MigrateError {
-    let refused = match &fault {
-        ConnectFault::Refused(error) => error.code(),
-        ConnectFault::Lost(_) => None,
-    };
-    match refused {
-        // Without a code nobody answered. With one of these somebody did, and will say something else later.
-        None
-        | Some(
-            &SqlState::CANNOT_CONNECT_NOW
-            | &SqlState::ADMIN_SHUTDOWN
-            | &SqlState::CRASH_SHUTDOWN
-            | &SqlState::TOO_MANY_CONNECTIONS,
-        ) => MigrateError::Unavailable(fault.into()),
-        Some(_) => MigrateError::Failed(fault.into()),
+    if fault.may_pass() {
+        MigrateError::Unavailable(fault.into())
+    } else {
+        MigrateError::Failed(fault.into())
     }
 }
 

@@ -1,4 +1,4 @@
-//! The configuration, how a connection is made, and how one is lent out.
+//! The configuration, what all connections have in common, and how one is lent out.
 
 use std::{
     collections::HashMap,
@@ -18,9 +18,11 @@ use diesel_async::{
 };
 use leadr_auth_ports::{StoreError, StoreLoad};
 use tokio::runtime;
-use tokio_postgres::{Config, NoTls, config::SslMode};
 
-use crate::error;
+use crate::{
+    connect::{self, Target, UrlFault},
+    error,
+};
 
 /// How long connecting may take where nobody waits for it with a request.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -34,6 +36,10 @@ type Manager = AsyncDieselConnectionManager<AsyncPgConnection>;
 #[derive(Clone)]
 pub struct PostgresConfig {
     /// `postgres://user:password@host:port/database`. It holds a password: neither `Debug` nor any error shows it.
+    ///
+    /// Its parameter `sslmode` is `disable` or `prefer`, which both speak no TLS, as without one; or `require`, `verify-ca`
+    /// or `verify-full`, which all demand it, from a server whose certificate is for the URL's host and comes from one of
+    /// the authorities that `sslrootcert` names: a file in PEM, or `system` for the system's, as without one.
     pub url: String,
     /// The most connections open at once for each asynchronous runtime that uses the database; at least one. See
     /// `Pool` for why each has its own.
@@ -57,7 +63,7 @@ impl PostgresConfig {
 
     /// Is this a URL that can be connected to, as far as can be told without trying?
     pub fn check_url(url: &str) -> Result<(), UrlFault> {
-        parse(url).map(drop)
+        connect::target(url).map(drop)
     }
 }
 
@@ -72,97 +78,6 @@ impl fmt::Debug for PostgresConfig {
     }
 }
 
-/// Why a URL is not acceptable. Nothing of the URL is in here, since there may be a password in any part of a mistyped
-/// one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UrlFault {
-    /// It is not the URL of a PostgreSQL database.
-    Malformed,
-    /// It names no host.
-    NoHost,
-    /// It demands TLS.
-    TlsUnsupported,
-}
-
-impl fmt::Display for UrlFault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Malformed => "not a URL as postgres://user:password@host:port/database",
-            Self::NoHost => "a PostgreSQL URL without a host",
-            Self::TlsUnsupported => "TLS to PostgreSQL is not supported yet",
-        })
-    }
-}
-
-impl std::error::Error for UrlFault {}
-
-/// Reads a URL. Its faults are named, never quoted.
-pub(crate) fn parse(url: &str) -> Result<Config, UrlFault> {
-    let Ok(config) = url.parse::<Config>() else {
-        // The parser knows neither of `verify-ca` and `verify-full`, but whoever wrote them wants to hear about TLS.
-        return Err(if url.contains("sslmode=verify-") {
-            UrlFault::TlsUnsupported
-        } else {
-            UrlFault::Malformed
-        });
-    };
-    if config.get_ssl_mode() == SslMode::Require {
-        return Err(UrlFault::TlsUnsupported);
-    }
-    if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
-        return Err(UrlFault::NoHost);
-    }
-    Ok(config)
-}
-
-/// Connects, without TLS. The error says what the network or the server said, which is neither URL nor password.
-pub(crate) async fn connect(config: &Config) -> Result<AsyncPgConnection, ConnectFault> {
-    let (client, connection) = config.connect(NoTls).await.map_err(ConnectFault::Refused)?;
-    AsyncPgConnection::try_from_client_and_connection(client, connection)
-        .await
-        .map_err(ConnectFault::Lost)
-}
-
-/// Why there is no connection.
-#[derive(Debug)]
-pub(crate) enum ConnectFault {
-    /// The server was not reached, or did not let us in.
-    Refused(tokio_postgres::Error),
-    /// It let us in, and then went away.
-    Lost(ConnectionError),
-}
-
-impl fmt::Display for ConnectFault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Refused(_) => "the database was not reached, or refused the connection",
-            Self::Lost(_) => "the database closed a new connection",
-        })
-    }
-}
-
-impl std::error::Error for ConnectFault {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Refused(source) => Some(source),
-            Self::Lost(source) => Some(source),
-        }
-    }
-}
-
-impl From<ConnectFault> for ConnectionError {
-    /// Diesel's error has room for a text only, so the whole chain of causes goes into it.
-    fn from(fault: ConnectFault) -> Self {
-        let mut text = fault.to_string();
-        let mut cause = std::error::Error::source(&fault);
-        while let Some(error) = cause {
-            text = format!("{text}: {error}");
-            cause = error.source();
-        }
-        Self::BadConnection(text)
-    }
-}
-
 /// The most that one statement may take that reads much.
 fn reading_timeout(statement: Duration) -> Duration {
     statement.max(Duration::from_mins(1))
@@ -170,24 +85,24 @@ fn reading_timeout(statement: Duration) -> Duration {
 
 /// What connections of one kind have in common.
 struct Setup {
-    config: Config,
+    target: Target,
     settings: String,
 }
 
 impl Setup {
     /// For the pool.
-    fn new(config: Config, lookup: Duration, statement: Duration) -> Self {
+    fn new(target: Target, lookup: Duration, statement: Duration) -> Self {
         // Between two statements of a transaction there is nothing but a pure function, so an idle transaction is a lost
         // one.
-        Self::of("leadr-auth", config, lookup, statement, statement)
+        Self::of("leadr-auth", target, lookup, statement, statement)
     }
 
     /// For somebody who reads a lot in one transaction, and does slow things with it meanwhile.
-    fn for_reading(config: Config, statement: Duration) -> Self {
+    fn for_reading(target: Target, statement: Duration) -> Self {
         let statement = reading_timeout(statement);
         Self::of(
             "leadr-auth snapshot",
-            config,
+            target,
             CONNECT_TIMEOUT,
             statement,
             READER_PATIENCE,
@@ -196,12 +111,13 @@ impl Setup {
 
     fn of(
         name: &str,
-        mut config: Config,
+        mut target: Target,
         connect: Duration,
         statement: Duration,
         idle: Duration,
     ) -> Self {
-        config
+        target
+            .config
             .application_name(name)
             .connect_timeout(connect)
             // A peer that has vanished is noticed while nothing is being sent …
@@ -220,11 +136,11 @@ impl Setup {
              SET idle_in_transaction_session_timeout = {idle}",
             statement / 2
         );
-        Self { config, settings }
+        Self { target, settings }
     }
 
     async fn connect(&self) -> ConnectionResult<AsyncPgConnection> {
-        let mut connection = connect(&self.config).await?;
+        let mut connection = self.target.connect().await?;
         connection
             .batch_execute(&self.settings)
             .await
@@ -258,7 +174,7 @@ impl Pool {
             lookup_timeout,
             statement_timeout,
         } = config;
-        let target = parse(&url)?;
+        let target = connect::target(&url)?;
         let reading = Setup::for_reading(target.clone(), statement_timeout);
         let setup = Arc::new(Setup::new(target, lookup_timeout, statement_timeout));
         Ok(Self(Arc::new(Shared {
@@ -446,47 +362,6 @@ impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(object) = self.0.take() {
             drop(Object::take(object));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn urls_are_judged_and_never_quoted() {
-        let cases = [
-            ("postgres://me:hunter2@localhost/db", Ok(())),
-            (
-                "postgresql://me:hunter2@localhost:1/db?sslmode=prefer",
-                Ok(()),
-            ),
-            (
-                "postgres://me:hunter2@h/db?sslmode=require",
-                Err(UrlFault::TlsUnsupported),
-            ),
-            (
-                "postgres://me:hunter2@h/db?sslmode=verify-ca",
-                Err(UrlFault::TlsUnsupported),
-            ),
-            (
-                "host=h password=hunter2 sslmode=verify-full",
-                Err(UrlFault::TlsUnsupported),
-            ),
-            ("postgres://me:hunter2@h:port/db", Err(UrlFault::Malformed)),
-            ("mysql://me:hunter2@h/db", Err(UrlFault::Malformed)),
-            ("user=me password=hunter2", Err(UrlFault::NoHost)),
-            ("", Err(UrlFault::NoHost)),
-        ];
-        for (url, expected) in cases {
-            let judged = PostgresConfig::check_url(url);
-            assert_eq!(judged, expected, "{url}");
-            if let Err(fault) = judged {
-                assert!(!format!("{fault} {fault:?}").contains("hunter2"));
-            }
-            let config = PostgresConfig::new(url);
-            assert!(!format!("{config:?}").contains("hunter2"));
         }
     }
 }

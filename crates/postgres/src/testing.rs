@@ -1,4 +1,4 @@
-//! A database of a test's own, and a proxy that fails on command. For tests of this crate and of others.
+//! A database of a test's own, and proxies before it: one that fails on command, and one that speaks TLS. For tests of this crate and of others.
 //!
 //! `TEST_DATABASE_URL` names a server, by a user who may create databases there. Nothing is touched on it but databases
 //! that were made here.
@@ -12,6 +12,7 @@
 
 mod chaos;
 mod plans;
+mod tls;
 
 use std::{
     sync::atomic::{AtomicU32, Ordering},
@@ -22,8 +23,8 @@ use std::{
 use leadr_auth_ports::Stores;
 use tokio_postgres::{Client, NoTls};
 
-pub use self::chaos::ChaosProxy;
-use crate::{Postgres, PostgresConfig, migrate};
+pub use self::{chaos::ChaosProxy, tls::TlsProxy};
+use crate::{Postgres, PostgresConfig, connect, migrate};
 
 /// The variable that names the server.
 const SERVER: &str = "TEST_DATABASE_URL";
@@ -150,6 +151,16 @@ async fn client(url: &str) -> Client {
     // Ends when the client is dropped.
     tokio::spawn(connection);
     client
+}
+
+/// Host and port of a URL, for a proxy.
+fn address(url: &str) -> String {
+    let config = connect::target(url).expect("a valid URL").config;
+    let Some(tokio_postgres::config::Host::Tcp(host)) = config.get_hosts().first() else {
+        panic!("the proxies forward TCP only");
+    };
+    let port = config.get_ports().first().copied().unwrap_or(5432);
+    format!("{host}:{port}")
 }
 
 /// The same URL with another database.

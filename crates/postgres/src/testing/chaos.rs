@@ -12,8 +12,6 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-use crate::pool;
-
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Line {
     Open,
@@ -32,14 +30,9 @@ pub struct ChaosProxy {
 impl ChaosProxy {
     /// Starts one in front of the database of this URL, on a port of its own.
     pub async fn start(url: &str) -> Self {
-        let config = pool::parse(url).expect("a valid URL");
-        let Some(tokio_postgres::config::Host::Tcp(host)) = config.get_hosts().first() else {
-            panic!("the proxy forwards TCP only");
-        };
-        let port = config.get_ports().first().copied().unwrap_or(5432);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let mut proxy = Self {
-            target: format!("{host}:{port}").into(),
+            target: super::address(url).into(),
             address: listener.local_addr().expect("a bound port"),
             line: watch::channel(Line::Open).0,
             forwarder: None,

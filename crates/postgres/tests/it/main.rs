@@ -13,6 +13,7 @@ mod migrations;
 mod outage;
 mod plans;
 mod schema;
+mod tls;
 mod transfer;
 
 use leadr_auth_ports::Stores;
