@@ -3,24 +3,39 @@
 use std::io::{self, Write};
 
 use leadr_auth_domain::redact_keys;
+use leadr_auth_http::REQUEST_SPAN;
+use tracing::Metadata;
+use tracing_subscriber::filter::{FilterExt as _, FilterFn};
 use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::{EnvFilter, fmt};
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, fmt, registry};
 
 use crate::config::{LogConfig, LogFormat};
 
 /// Sends the log to standard error. The second call in a process changes nothing.
 pub fn init(config: &LogConfig) {
-    let filter = EnvFilter::new(&config.filter);
-    let builder = fmt().with_env_filter(filter).with_writer(RedactedStderr);
+    let logged = EnvFilter::new(&config.filter).and(FilterFn::new(is_for_the_log));
+    let lines = fmt::layer().with_writer(RedactedStderr);
     // An error says that there is a log already, as in tests that start several applications.
     let _ = match config.format {
-        LogFormat::Json => builder
-            .json()
-            .flatten_event(true)
-            .with_current_span(false)
+        LogFormat::Json => registry()
+            .with(
+                lines
+                    .json()
+                    .flatten_event(true)
+                    .with_current_span(false)
+                    .with_span_list(false)
+                    .with_filter(logged),
+            )
             .try_init(),
-        LogFormat::Text => builder.try_init(),
+        LogFormat::Text => registry().with(lines.with_filter(logged)).try_init(),
     };
+}
+
+/// The span of a request is for tracing systems: its line has the same, once.
+fn is_for_the_log(metadata: &Metadata<'_>) -> bool {
+    metadata.target() != REQUEST_SPAN
 }
 
 /// Standard error behind a last net: whatever reached the log, by whatever way, a key in it is cut down to its prefix.
