@@ -292,12 +292,14 @@ impl TransferStore for Transfer {
 }
 
 /// The transaction whose view of the database does not change. Nothing can be written in it, whatever is asked.
-const BEGIN: &str = "SET TIME ZONE 'UTC'; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
 /// One transaction on a connection of its own, which ends with it.
 ///
 /// It may be one on a database that the reference implementation wrote and that was never migrated, and must not be
 /// changed. So it asks the catalogue first what is there, and selects accordingly.
+///
+/// Reads and writes of others go on meanwhile. A migration that alters a table which has been read waits until it ends.
 struct View {
     connection: AsyncPgConnection,
     patience: Duration,
@@ -358,7 +360,7 @@ struct Reading {
 
 impl Reading {
     /// Each column is cast to what the adapter reads: a status may be an enum or a text, and an instant without a time zone
-    /// is one of UTC, which is the session's.
+    /// is one of UTC, which Diesel makes every session's.
     fn of(table: &'static str, wanted: &Wanted, there: &[Column]) -> Result<Self, StoreError> {
         let mut columns = Vec::with_capacity(wanted.len());
         for (name, sql_type, instead) in wanted {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use leadr_auth_domain::{AccountRole, AccountStatus, ApiKeyStatus, Timestamp};
 use leadr_auth_ports::{
     ImportConflict, ImportMode, ImportOutcome, Rows, Totals, TransferStore,
-    contract::fixtures::{account, fields, key},
+    contract::fixtures::{account, at, fields, key},
 };
 use leadr_auth_postgres::testing::TestDatabase;
 use tokio_postgres::Client;
@@ -174,7 +174,7 @@ async fn snapshots(client: &Client) -> i64 {
     count.await.unwrap().get(0)
 }
 
-/// A snapshot takes no connection of the pool, cannot write, and leaves nothing open.
+/// A snapshot takes no connection of the pool, and leaves none open.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_has_a_connection_of_its_own() {
     let database = TestDatabase::create().await;
@@ -292,6 +292,33 @@ async fn a_call_of_several_statements_is_one_import() {
         }
     }
     assert_eq!(stores.keys.count_active(owner.id).await.unwrap(), 2000);
+}
+
+/// A deleted account takes no name, also where it is in the same call and there already.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_account_is_in_nobodys_way() {
+    let database = TestDatabase::create().await;
+    let stores = database.stores();
+    let mut gone = account(1);
+    gone.soft_delete(at(9));
+    for there in [&gone, &account(2)] {
+        stores.accounts.create(there).await.unwrap();
+    }
+    let mut heir = account(3);
+    heir.name = gone.name.clone();
+    heir.slug = account(2).slug;
+    let outcomes = stores
+        .transfer
+        .import_accounts(&[gone, heir], ImportMode::Commit)
+        .await
+        .unwrap();
+    assert_eq!(
+        outcomes,
+        [
+            ImportOutcome::Present,
+            ImportOutcome::Conflict(ImportConflict::SlugTaken)
+        ]
+    );
 }
 
 /// An import that fails has done nothing.
