@@ -1,5 +1,6 @@
 //! `cargo xtask test`: every test of the workspace, on a real database. None is skipped for want of one.
 
+use crate::apt;
 use crate::postgres::Database;
 use crate::sh::{self, Failure, Outcome};
 
@@ -19,6 +20,10 @@ pub(crate) fn command(arguments: &[String]) -> Outcome {
 
 /// Runs them all; further arguments go to `cargo test`.
 pub(crate) fn run(database: &Database, arguments: &[String]) -> Outcome {
+    if sh::find("curl").is_none() {
+        let reason = "the commands of docs/operations.md are run as they stand there";
+        apt::install("curl", reason, "install curl")?;
+    }
     let mut cargo = sh::cargo(["test", "--workspace", "--all-features", "--locked"]);
     sh::run(database.lend(cargo.args(arguments)))
 }

@@ -12,6 +12,7 @@
 
 mod chaos;
 mod plans;
+mod reference;
 mod tls;
 
 use std::{
@@ -23,7 +24,11 @@ use std::{
 use leadr_auth_ports::Stores;
 use tokio_postgres::{Client, NoTls};
 
-pub use self::{chaos::ChaosProxy, tls::TlsProxy};
+pub use self::{
+    chaos::ChaosProxy,
+    reference::{REFERENCE_KEY, REFERENCE_SECRET, reference},
+    tls::TlsProxy,
+};
 use crate::{Postgres, PostgresConfig, connect, migrate};
 
 /// The variable that names the server.

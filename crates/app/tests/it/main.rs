@@ -7,5 +7,6 @@
 )]
 
 mod binary;
+mod operations;
 mod secrets;
 mod support;

@@ -7,11 +7,9 @@ use leadr_auth_ports::{
     ImportConflict, ImportMode, ImportOutcome, Rows, Totals, TransferStore,
     contract::fixtures::{account, at, fields, key},
 };
-use leadr_auth_postgres::testing::TestDatabase;
+use leadr_auth_postgres::testing::{TestDatabase, reference};
 use tokio_postgres::Client;
 use uuid::Uuid;
-
-use crate::adoption::reference;
 
 /// All that is said about a database: its catalogue, and every row.
 async fn everything(client: &Client) -> Vec<String> {
