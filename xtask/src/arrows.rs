@@ -32,8 +32,9 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("anyhow", &["app"]),
     ("base64", &["domain"]),
     ("clap", &["app"]),
-    ("deadpool*", &["postgres", "sqlite"]),
+    ("deadpool*", &["postgres"]),
     ("diesel*", &["postgres", "sqlite"]),
+    ("libsqlite3-sys", &["sqlite"]),
     ("mockall", &["ports"]),
     // In the app for the operating system's randomness.
     ("ring", &["app", "domain"]),
@@ -197,6 +198,7 @@ mod tests {
         "leadr-auth-service: leadr-auth-domain leadr-auth-ports tokio",
         "leadr-auth-memory: leadr-auth-domain leadr-auth-ports",
         "leadr-auth-postgres: leadr-auth-ports diesel diesel-async diesel_migrations deadpool tokio-postgres",
+        "leadr-auth-sqlite: leadr-auth-ports diesel diesel_migrations libsqlite3-sys",
         "leadr-auth-http: leadr-auth-domain leadr-auth-service actix-web utoipa",
         "leadr-auth-app: leadr-auth-domain leadr-auth-http leadr-auth-memory leadr-auth-ports \
          leadr-auth-postgres leadr-auth-service actix-web anyhow clap ring tracing-subscriber",
@@ -252,6 +254,8 @@ mod tests {
             "leadr-auth-app: diesel-async",
             "leadr-auth-service: deadpool-runtime",
             "leadr-auth-memory: tokio-postgres",
+            "leadr-auth-sqlite: deadpool",
+            "leadr-auth-app: libsqlite3-sys",
             "leadr-auth-service: actix-web",
             "leadr-auth-app: utoipa",
             "leadr-auth-http: clap",
