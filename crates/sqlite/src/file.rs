@@ -761,4 +761,22 @@ mod tests {
         let odd = Path::new(OsStr::from_bytes(b"/\xff"));
         assert_eq!(uri(odd, "ro"), "file:/%FF?mode=ro");
     }
+
+    /// Also where the name was taken while the copy was being made.
+    #[test]
+    fn a_copy_does_not_take_a_name_that_is_taken() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("copy.db");
+        let scratch = Scratch::beside(&path).unwrap();
+        let other = Scratch::beside(&path).unwrap();
+        assert_ne!(scratch.0, other.0);
+        fs::write(&path, "precious").unwrap();
+        let refused = scratch.keep_as(&path).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+        fs::remove_file(&path).unwrap();
+        scratch.keep_as(&path).unwrap();
+        drop((scratch, other));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
 }

@@ -649,7 +649,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_panic_is_rolled_back_and_harms_nobody_else() {
-        let (_folder, pool) = start(|_| ()).await;
+        let (_folder, pool) = start(|config| config.readers = 1).await;
         let release = hold(&pool).await;
         let before = create(&pool, account(1));
         until(|| pool.load().waiting == 1).await;

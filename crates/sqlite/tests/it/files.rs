@@ -125,6 +125,25 @@ async fn what_is_not_ours_is_left_as_it_is() {
     assert!(matches!(refused(&scratch).fault, OpenFault::Foreign));
 }
 
+/// Even to bring another program's log ahead into its file would be a change.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_of_what_is_not_ours_is_left_as_it_is() {
+    let (theirs, scratch) = (Scratch::new(), Scratch::new());
+    let mut open = theirs.raw();
+    open.batch_execute("PRAGMA journal_mode = WAL; CREATE TABLE songs (name TEXT)")
+        .unwrap();
+    let names = ["keys.db", "keys.db-wal"];
+    // As after a crash.
+    for name in names {
+        fs::copy(theirs.folder().join(name), scratch.folder().join(name)).unwrap();
+    }
+    let content = || names.map(|name| fs::read(scratch.folder().join(name)).unwrap());
+    let before = content();
+    assert!(matches!(refused(&scratch).fault, OpenFault::Foreign));
+    assert!(before == content(), "the file or its log has changed");
+    drop(open);
+}
+
 /// A database with a hundred keys.
 async fn filled() -> Scratch {
     let scratch = Scratch::new();

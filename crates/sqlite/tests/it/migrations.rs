@@ -36,7 +36,7 @@ async fn migrations_run_revert_and_run_again() {
 /// On a runtime of one thread too, where nothing may block.
 #[tokio::test(flavor = "current_thread")]
 async fn processes_that_start_together_migrate_once() {
-    for _ in 0..5 {
+    for _ in 0..20 {
         let scratch = Scratch::new();
         let opened: Vec<_> = (0..3)
             .map(|_| {

@@ -206,6 +206,18 @@ async fn a_writer_that_does_not_end_is_unavailable_and_reads_go_on() {
     stores.keys.create(&key(1, &owner)).await.unwrap();
 }
 
+/// A snapshot is of when it was asked for, not of when it was first read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_is_taken_at_once() {
+    let scratch = Scratch::new();
+    let stores = scratch.open().await.stores();
+    let mut snapshot = stores.transfer.snapshot().await.unwrap();
+    stores.accounts.create(&account(1)).await.unwrap();
+    assert!(snapshot.accounts(None, 10).await.unwrap().is_empty());
+    let mut later = stores.transfer.snapshot().await.unwrap();
+    assert_eq!(later.accounts(None, 10).await.unwrap(), [account(1)]);
+}
+
 /// Names the name, whichever index SQLite looks at first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_name_is_named_first_whatever_the_order_of_the_indexes() {
