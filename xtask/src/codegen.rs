@@ -9,8 +9,9 @@ use std::process::{Command, Stdio};
 use crate::postgres::Database;
 use crate::sh::{self, Failure, Outcome};
 
-/// The tables as Diesel sees them.
-const SCHEMA: &str = "crates/postgres/src/schema.rs";
+/// The tables as Diesel sees them, in each kind of database.
+const POSTGRES_SCHEMA: &str = "crates/postgres/src/schema.rs";
+const SQLITE_SCHEMA: &str = "crates/sqlite/src/schema.rs";
 /// The description of the HTTP API.
 const OPENAPI: &str = "docs/openapi.json";
 
@@ -35,26 +36,39 @@ pub(crate) fn command(arguments: &[String]) -> Outcome {
 /// Writes or checks every generated file.
 pub(crate) fn run(database: &Database, mode: Mode) -> Outcome {
     let stale = [
-        ensure_contents(SCHEMA, &schema(database)?, mode)?,
+        schemas(database, mode)?,
         ensure_contents(OPENAPI, &openapi()?, mode)?,
     ];
     report(&stale.concat())
 }
 
-/// Checks `schema.rs` alone, for `migrate check`.
-pub(crate) fn check_schema(database: &Database) -> Outcome {
-    report(&ensure_contents(SCHEMA, &schema(database)?, Mode::Check)?)
+/// Checks the tables alone, for `migrate check`.
+pub(crate) fn check_schemas(database: &Database) -> Outcome {
+    report(&schemas(database, Mode::Check)?)
 }
 
-/// The example of the PostgreSQL crate that knows the migrations, called with one action.
-pub(crate) fn schema_tool(action: &str) -> Command {
+fn schemas(database: &Database, mode: Mode) -> Outcome<Vec<&'static str>> {
+    let postgres = sh::output(database.lend(&mut postgres_tool("print")))?;
+    let sqlite = sh::output(&mut sqlite_tool("print"))?;
+    let stale = [
+        ensure_contents(POSTGRES_SCHEMA, &format(&postgres)?, mode)?,
+        ensure_contents(SQLITE_SCHEMA, &format(&sqlite)?, mode)?,
+    ];
+    Ok(stale.concat())
+}
+
+/// The example of the PostgreSQL crate that knows its migrations, called with one action.
+pub(crate) fn postgres_tool(action: &str) -> Command {
     let mut cargo = sh::cargo(["run", "--quiet", "--locked", "-p", "leadr-auth-postgres"]);
     cargo.args(["--features", "testing", "--example", "schema", "--", action]);
     cargo
 }
 
-fn schema(database: &Database) -> Outcome<String> {
-    format(&sh::output(database.lend(&mut schema_tool("print")))?)
+/// The same of the SQLite crate. It needs no server.
+pub(crate) fn sqlite_tool(action: &str) -> Command {
+    let mut cargo = sh::cargo(["run", "--quiet", "--locked", "-p", "leadr-auth-sqlite"]);
+    cargo.args(["--example", "schema", "--", action]);
+    cargo
 }
 
 fn openapi() -> Outcome<String> {

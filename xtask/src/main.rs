@@ -61,7 +61,8 @@ const COMMANDS: &[Entry] = &[
     Entry {
         name: "migrate",
         arguments: "new <verb_noun> | run | revert | redo | check",
-        summary: "make a migration, apply or undo them on DATABASE_URL, or check them on a throwaway database",
+        summary: "make a migration for each kind of database, apply or undo those for PostgreSQL on DATABASE_URL, or check \
+                  all of them on throwaway databases",
         run: migrate::command,
     },
     Entry {

@@ -7,7 +7,8 @@ use crate::env;
 use crate::postgres::Database;
 use crate::sh::{self, Failure, Outcome};
 
-const FOLDER: &str = "migrations/postgres";
+/// One for each kind of database. A migration is made in all of them: what one has, the others need too.
+const FOLDERS: [&str; 2] = ["migrations/postgres", "migrations/sqlite"];
 
 /// `migrate new <verb_noun> | run | revert | redo | check`
 pub(crate) fn command(arguments: &[String]) -> Outcome {
@@ -22,20 +23,21 @@ pub(crate) fn command(arguments: &[String]) -> Outcome {
     }
 }
 
-/// Every migration applied, undone and applied again, and `schema.rs` equal to what the database then holds.
+/// Every migration applied, undone and applied again, and each `schema.rs` equal to what its database then holds.
 pub(crate) fn check(database: &Database) -> Outcome {
-    sh::run(database.lend(&mut codegen::schema_tool("check")))?;
-    codegen::check_schema(database)
+    sh::run(database.lend(&mut codegen::postgres_tool("check")))?;
+    sh::run(&mut codegen::sqlite_tool("check"))?;
+    codegen::check_schemas(database)
 }
 
-/// These change a database that is there to stay, so the caller has to name it.
+/// A PostgreSQL; a file of SQLite is brought up to date by the program itself. These change a database that is there to stay, so the caller has to name it.
 fn on_the_callers_database(action: &str) -> Outcome {
     if env::var("DATABASE_URL").is_none() {
         return Err(Failure::new(format!(
             "migrate {action} works on the database in DATABASE_URL, which is not set"
         )));
     }
-    sh::run(&mut codegen::schema_tool(action))
+    sh::run(&mut codegen::postgres_tool(action))
 }
 
 fn new(name: &str) -> Outcome {
@@ -44,9 +46,16 @@ fn new(name: &str) -> Outcome {
             "`{name}`: a migration is named verb_noun, in lower case letters, digits and `_`, starting with a letter"
         )));
     }
-    let folder = format!("{FOLDER}/{}_{name}", timestamp(env::unix_seconds()));
-    let path = sh::root().join(&folder);
-    fs::create_dir_all(&path).map_err(Failure::when(&folder))?;
+    let version = timestamp(env::unix_seconds());
+    for folder in FOLDERS {
+        write_templates(&format!("{folder}/{version}_{name}"))?;
+    }
+    Ok(())
+}
+
+fn write_templates(folder: &str) -> Outcome {
+    let path = sh::root().join(folder);
+    fs::create_dir_all(&path).map_err(Failure::when(folder))?;
     let files = [
         (
             "up.sql",

@@ -74,7 +74,7 @@ const SYMPTOMS: [(&str, Symptom); 13] = [
     ("locking protocol", Symptom::Busy),
     ("database or disk is full", Symptom::Full),
     ("attempt to write a readonly database", Symptom::ReadOnly),
-    ("unable to open database file", Symptom::Closed),
+    ("unable to open database", Symptom::Closed),
     // As above, where it is opening that fails.
     ("unable to open the database file", Symptom::Closed),
     ("disk i/o error", Symptom::Device),
@@ -238,6 +238,77 @@ impl From<Stop> for UpdateAccountError {
             Stop::Rule(Violation::Name) => Self::NameTaken,
             Stop::Rule(Violation::Slug) => Self::SlugTaken,
             stop => Self::Store(stop.into_store()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use diesel::{Connection as _, SqliteConnection, connection::SimpleConnection as _};
+
+    use super::*;
+
+    fn said(connection: &mut SqliteConnection, query: &str) -> Symptom {
+        symptom(&connection.batch_execute(query).unwrap_err())
+    }
+
+    #[test]
+    fn sqlite_says_what_we_take_it_to_say() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("a.db");
+        let open = || SqliteConnection::establish(path.to_str().unwrap()).unwrap();
+        let (mut one, mut two) = (open(), open());
+        one.batch_execute("CREATE TABLE t (a); BEGIN IMMEDIATE")
+            .unwrap();
+        assert_eq!(said(&mut two, "BEGIN IMMEDIATE"), Symptom::Busy);
+        assert_eq!(
+            said(&mut one, "INSERT INTO u VALUES (1)"),
+            Symptom::Unmigrated
+        );
+        assert_eq!(said(&mut one, "SELECT b FROM t"), Symptom::Unmigrated);
+        one.batch_execute("COMMIT; PRAGMA max_page_count = 2")
+            .unwrap();
+        assert_eq!(
+            said(&mut one, "INSERT INTO t VALUES (zeroblob(9000))"),
+            Symptom::Full
+        );
+        one.batch_execute("PRAGMA query_only = ON").unwrap();
+        assert_eq!(
+            said(&mut one, "INSERT INTO t VALUES (1)"),
+            Symptom::ReadOnly
+        );
+        assert_eq!(said(&mut one, "SELEKT"), Symptom::Other);
+        assert_eq!(
+            said(&mut one, "ATTACH '/nowhere/at/all.db' AS other"),
+            Symptom::Closed
+        );
+
+        let nowhere = SqliteConnection::establish("/nowhere/at/all.db")
+            .err()
+            .unwrap();
+        assert_eq!(symptom_of_connecting(&nowhere), Symptom::Closed);
+        let text = folder.path().join("text");
+        std::fs::write(&text, "no database, but a text of some length".repeat(30)).unwrap();
+        let mut text = SqliteConnection::establish(text.to_str().unwrap()).unwrap();
+        assert_eq!(said(&mut text, "SELECT * FROM t"), Symptom::Foreign);
+    }
+
+    /// Those that cannot be provoked here, in the words of SQLite's source.
+    #[test]
+    fn what_passes_is_unavailable_and_what_does_not_is_internal() {
+        for (words, passes) in [
+            ("disk I/O error", true),
+            ("database table is locked: accounts", true),
+            ("locking protocol", true),
+            ("unable to open database file", true),
+            ("attempt to write a readonly database", true),
+            ("database disk image is malformed", false),
+            ("file is not a database", false),
+            ("datatype mismatch", false),
+        ] {
+            let error =
+                Error::DatabaseError(DatabaseErrorKind::Unknown, Box::new(words.to_owned()));
+            assert_eq!(of_query(error).is_retryable(), passes, "{words}");
         }
     }
 }

@@ -142,7 +142,7 @@ impl fmt::Display for OpenError {
             OpenFault::ReadOnly(_) => write!(
                 f,
                 "the database {path} cannot be written: give the user of this program the right to read and write the \
-                 file and its folder"
+                 file, those beside it whose names begin with its own, and their folder"
             ),
             OpenFault::Full(_) => {
                 write!(f, "there is no room for the database {path}: make some")
@@ -332,8 +332,11 @@ fn open_resolved(
         claim(&mut connection)?;
     }
     keep_a_log_ahead(&mut connection, config.busy_timeout)?;
-    // Nothing is written, but whoever may not write does not get that far.
-    connection.batch_execute("BEGIN IMMEDIATE; ROLLBACK")?;
+    // Writes what is there, and takes it back: whoever may not write does not get that far. To begin is not enough, since
+    // SQLite then begins to read.
+    connection.batch_execute(&format!(
+        "BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID}; ROLLBACK"
+    ))?;
     check_length(&mut connection, path)?;
     if let Some(version) = migrate::unknown(&mut connection)? {
         return Err(OpenFault::Newer(version));
@@ -347,11 +350,12 @@ fn find_or_make(path: &Path, if_missing: IfMissing) -> Result<(), OpenFault> {
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         Err(error) => return Err(error.into()),
     };
-    if metadata.as_ref().is_some_and(|found| !found.is_file()) {
-        return Err(OpenFault::NotAFile);
-    }
-    if metadata.as_ref().is_some_and(|found| found.len() > 0) {
-        return Ok(());
+    match &metadata {
+        Some(found) if !found.is_file() => return Err(OpenFault::NotAFile),
+        // Which SQLite takes for an empty one.
+        Some(found) if found.len() == 1 => return Err(OpenFault::Foreign),
+        Some(found) if found.len() > 0 => return Ok(()),
+        Some(_) | None => {}
     }
     // SQLite would take the log for a leftover, and delete it.
     if length(&beside(path, "-wal"))? > 0 {
@@ -756,5 +760,23 @@ mod tests {
         );
         let odd = Path::new(OsStr::from_bytes(b"/\xff"));
         assert_eq!(uri(odd, "ro"), "file:/%FF?mode=ro");
+    }
+
+    /// Also where the name was taken while the copy was being made.
+    #[test]
+    fn a_copy_does_not_take_a_name_that_is_taken() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("copy.db");
+        let scratch = Scratch::beside(&path).unwrap();
+        let other = Scratch::beside(&path).unwrap();
+        assert_ne!(scratch.0, other.0);
+        fs::write(&path, "precious").unwrap();
+        let refused = scratch.keep_as(&path).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+        fs::remove_file(&path).unwrap();
+        scratch.keep_as(&path).unwrap();
+        drop((scratch, other));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

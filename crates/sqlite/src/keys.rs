@@ -210,3 +210,70 @@ impl KeyRepository for Keys {
         u64::try_from(count).map_err(StoreError::internal)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use diesel::{connection::SimpleConnection as _, debug_query};
+    use leadr_auth_ports::contract::fixtures::account;
+
+    use super::*;
+
+    #[derive(QueryableByName)]
+    struct Step {
+        #[diesel(sql_type = diesel::sql_types::Text)]
+        detail: String,
+    }
+
+    /// How SQLite runs a query on empty tables: it goes by the indexes alone.
+    fn plan(query: &str) -> String {
+        let mut connection = SqliteConnection::establish(":memory:").unwrap();
+        connection
+            .batch_execute(include_str!(
+                "../../../migrations/sqlite/20261122000001_create_accounts_and_keys/up.sql"
+            ))
+            .unwrap();
+        let (query, _) = query.split_once(" -- binds").unwrap();
+        #[expect(clippy::disallowed_methods, reason = "Diesel has no words for it")]
+        let steps = diesel::sql_query(format!("EXPLAIN QUERY PLAN {query}"));
+        let steps: Vec<Step> = steps.load(&mut connection).unwrap();
+        let lines: Vec<_> = steps.into_iter().map(|step| step.detail).collect();
+        lines.join("\n")
+    }
+
+    #[test]
+    fn a_lookup_goes_by_its_index() {
+        let plan = plan(&debug_query::<Sqlite, _>(&find_query("ldr_a")).to_string());
+        assert!(
+            plan.contains("SEARCH api_keys USING INDEX ix_api_keys_key_prefix"),
+            "{plan}"
+        );
+        assert!(!plan.contains("SCAN"), "{plan}");
+    }
+
+    #[test]
+    fn a_list_comes_sorted_from_its_index() {
+        let all = KeyFilter::of(account(1).id);
+        let filters = [
+            all,
+            KeyFilter {
+                status: Some(ApiKeyStatus::Active),
+                ..all
+            },
+            KeyFilter {
+                active_only: true,
+                ..all
+            },
+        ];
+        for filter in filters {
+            let plan = plan(&debug_query::<Sqlite, _>(&list_query(filter)).to_string());
+            assert!(
+                plan.contains("SEARCH api_keys USING INDEX api_keys_live_by_account"),
+                "{plan}"
+            );
+            assert!(
+                !plan.contains("SCAN") && !plan.contains("TEMP B-TREE"),
+                "{plan}"
+            );
+        }
+    }
+}

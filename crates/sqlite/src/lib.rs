@@ -20,7 +20,7 @@
 //! 3. Write the query in Diesel's language, in the file of its port. A read is one statement, run by `Pool::read`; a write is
 //!    a function of a connection, run as a unit by `Pool::write`. Both go to another thread, so they own what they need.
 //! 4. Where the caller decides in between, compare and swap, as `keys` does.
-//! 5. What the caller decides about is a [`Violation`](error::Violation); the rest is `error::of_query`.
+//! 5. What the caller decides about is an `error::Violation`; the rest is `error::of_query`.
 //!
 //! # Decisions, and their price
 //!

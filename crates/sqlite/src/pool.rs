@@ -515,3 +515,277 @@ impl fmt::Debug for Pool {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use diesel::{prelude::*, result::Error};
+    use leadr_auth_domain::Account;
+    use leadr_auth_ports::{
+        AccountRepository as _, CreateAccountError, Rows, contract::fixtures::account,
+    };
+    use tempfile::TempDir;
+    use tokio::task::JoinHandle;
+
+    use super::*;
+    use crate::{IfMissing, Sqlite, accounts::Accounts, migrate, rows, schema};
+
+    async fn start(change: impl FnOnce(&mut SqliteConfig)) -> (TempDir, Pool) {
+        let folder = TempDir::new().unwrap();
+        let mut config = SqliteConfig::new(folder.path().join("keys.db"));
+        change(&mut config);
+        let sqlite = Sqlite::open(config, IfMissing::Create).unwrap();
+        migrate::run(&sqlite).await.unwrap();
+        (folder, sqlite.pool)
+    }
+
+    fn insert(connection: &mut SqliteConnection, account: &Account) -> QueryResult<usize> {
+        diesel::insert_into(schema::accounts::table)
+            .values(rows::account_row(account))
+            .execute(connection)
+    }
+
+    /// Keeps the writer busy until it is sent something.
+    async fn hold(pool: &Pool) -> mpsc::Sender<()> {
+        let (release, released) = mpsc::channel::<()>();
+        let (enter, entered) = oneshot::channel();
+        let pool = pool.clone();
+        tokio::spawn(async move {
+            let held = pool.write_much(move |_| {
+                let _ = enter.send(());
+                let _ = released.recv();
+                Ok::<(), ()>(())
+            });
+            drop(held.await);
+        });
+        entered.await.unwrap();
+        release
+    }
+
+    fn create(pool: &Pool, account: Account) -> JoinHandle<Result<(), CreateAccountError>> {
+        let accounts = Accounts(pool.clone());
+        tokio::spawn(async move { accounts.create(&account).await })
+    }
+
+    async fn until(done: impl Fn() -> bool) {
+        for _ in 0..500 {
+            if done() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("it never came");
+    }
+
+    async fn is_stored(pool: &Pool, account: &Account) -> bool {
+        let found = Accounts(pool.clone())
+            .get(account.id, Rows::WithDeleted)
+            .await;
+        found.unwrap().is_some()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_is_waiting_is_committed_at_once_and_a_failure_stays_its_own() {
+        let (_folder, pool) = start(|_| ()).await;
+        create(&pool, account(1)).await.unwrap().unwrap();
+        let release = hold(&pool).await;
+        let before = pool.0.gauge.commits.load(Ordering::Relaxed);
+        let mut created = Vec::new();
+        for n in 2..18 {
+            let mut account = account(n);
+            if n == 9 {
+                // Breaks two rules.
+                account.name = super::tests::account(1).name;
+                account.slug = super::tests::account(1).slug;
+            }
+            created.push((n, create(&pool, account)));
+            until(|| pool.load().waiting == created.len()).await;
+        }
+        release.send(()).unwrap();
+        for (n, created) in created {
+            match created.await.unwrap() {
+                Ok(()) => assert_ne!(n, 9),
+                Err(CreateAccountError::NameTaken) => assert_eq!(n, 9),
+                Err(error) => panic!("{n}: {error:?}"),
+            }
+            assert_eq!(is_stored(&pool, &account(n)).await, n != 9, "{n}");
+        }
+        let commits = pool.0.gauge.commits.load(Ordering::Relaxed) - before;
+        assert_eq!(
+            commits, 1,
+            "the one that held the writer, and all the others"
+        );
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn nobody_is_answered_before_the_commit() {
+        let (_folder, pool) = start(|_| ()).await;
+        let first = hold(&pool).await;
+        let created = create(&pool, account(1));
+        until(|| pool.load().waiting == 1).await;
+        // Is in the group too, and ends it when it is let go.
+        let (release, released) = mpsc::channel::<()>();
+        let (enter, entered) = oneshot::channel();
+        let last = pool.write(move |_| {
+            let _ = enter.send(());
+            let _ = released.recv();
+            Ok::<(), ()>(())
+        });
+        let watched = async {
+            until(|| pool.load().waiting == 2).await;
+            first.send(()).unwrap();
+            entered.await.unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert!(!created.is_finished(), "answered before the commit");
+            assert!(!is_stored(&pool, &account(1)).await);
+            release.send(()).unwrap();
+        };
+        let (last, ()) = tokio::join!(last, watched);
+        last.unwrap().unwrap();
+        created.await.unwrap().unwrap();
+        assert!(is_stored(&pool, &account(1)).await);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_panic_is_rolled_back_and_harms_nobody_else() {
+        let (_folder, pool) = start(|config| config.readers = 1).await;
+        let release = hold(&pool).await;
+        let before = create(&pool, account(1));
+        until(|| pool.load().waiting == 1).await;
+        let panics = pool.write::<(), ()>(|connection| {
+            insert(connection, &account(2)).unwrap();
+            std::panic::resume_unwind(Box::new("a panic that prints nothing"))
+        });
+        let others = async {
+            until(|| pool.load().waiting == 2).await;
+            let after = create(&pool, account(3));
+            until(|| pool.load().waiting == 3).await;
+            release.send(()).unwrap();
+            before.await.unwrap().unwrap();
+            after.await.unwrap().unwrap();
+        };
+        let (panicked, ()) = tokio::join!(panics, others);
+        assert!(
+            matches!(panicked, Err(StoreError::Internal(_))),
+            "{panicked:?}"
+        );
+        for (n, stored) in [(1, true), (2, false), (3, true)] {
+            assert_eq!(is_stored(&pool, &account(n)).await, stored, "{n}");
+        }
+        let read = pool
+            .read::<()>(|_| std::panic::resume_unwind(Box::new("another one")))
+            .await;
+        assert!(matches!(read, Err(StoreError::Internal(_))), "{read:?}");
+        assert!(is_stored(&pool, &account(1)).await);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_has_not_begun_in_time_is_never_done() {
+        let (_folder, pool) = start(|config| {
+            config.statement_timeout = Duration::from_millis(100);
+        })
+        .await;
+        let release = hold(&pool).await;
+        let late = create(&pool, account(1)).await.unwrap();
+        assert!(
+            matches!(
+                late,
+                Err(CreateAccountError::Store(StoreError::Unavailable(_)))
+            ),
+            "{late:?}"
+        );
+        let gone = create(&pool, account(2));
+        until(|| pool.load().waiting == 2).await;
+        gone.abort();
+        assert!(gone.await.unwrap_err().is_cancelled());
+        release.send(()).unwrap();
+        until(|| pool.load().in_use == 0 && pool.load().waiting == 0).await;
+        assert!(!is_stored(&pool, &account(1)).await);
+        assert!(!is_stored(&pool, &account(2)).await);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_has_begun_is_done_also_for_who_has_gone_away() {
+        let (_folder, pool) = start(|_| ()).await;
+        let (release, released) = mpsc::channel::<()>();
+        let (enter, entered) = oneshot::channel();
+        let theirs = pool.clone();
+        let gone = tokio::spawn(async move {
+            let begun = theirs.write(move |connection| {
+                insert(connection, &account(1))?;
+                let _ = enter.send(());
+                let _ = released.recv();
+                insert(connection, &account(2))
+            });
+            drop(begun.await);
+        });
+        entered.await.unwrap();
+        gone.abort();
+        assert!(gone.await.unwrap_err().is_cancelled());
+        release.send(()).unwrap();
+        until(|| pool.load().in_use == 0).await;
+        assert!(is_stored(&pool, &account(1)).await && is_stored(&pool, &account(2)).await);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_full_disk_loses_nothing_that_was_acknowledged() {
+        let (_folder, pool) = start(|_| ()).await;
+        let limit = |pages: u32| {
+            pool.write(move |connection| {
+                connection.batch_execute(&format!("PRAGMA max_page_count = {pages}"))
+            })
+        };
+        limit(20).await.unwrap().unwrap();
+        let mut stored = Vec::new();
+        let refused = loop {
+            let n = u8::try_from(stored.len()).unwrap();
+            let mut account = account(n);
+            account.name = leadr_auth_domain::AccountName::from_store(format!("{n} ").repeat(500));
+            match create(&pool, account.clone()).await.unwrap() {
+                Ok(()) => stored.push(account),
+                Err(error) => break error,
+            }
+        };
+        assert!(
+            matches!(
+                refused,
+                CreateAccountError::Store(StoreError::Unavailable(_))
+            ),
+            "{refused:?}"
+        );
+        assert!(!stored.is_empty());
+        limit(u32::MAX / 2).await.unwrap().unwrap();
+        create(&pool, account(255)).await.unwrap().unwrap();
+        for account in &stored {
+            assert!(is_stored(&pool, account).await);
+        }
+    }
+
+    /// The first failure takes the transaction with it; those that were in it hear so, and those that were not go on.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_lost_transaction_is_told_to_all_that_were_in_it() {
+        let (_folder, pool) = start(|_| ()).await;
+        let release = hold(&pool).await;
+        let before = create(&pool, account(1));
+        until(|| pool.load().waiting == 1).await;
+        let loses = pool.write(|connection| {
+            // As SQLite itself does where the disk fails.
+            connection.batch_execute("ROLLBACK")?;
+            Err::<(), _>(Error::RollbackTransaction)
+        });
+        let others = async {
+            until(|| pool.load().waiting == 2).await;
+            let after = create(&pool, account(3));
+            until(|| pool.load().waiting == 3).await;
+            // The holder is one of those whose transaction is lost.
+            drop(release);
+            assert!(before.await.unwrap().is_err());
+            after.await.unwrap().unwrap();
+        };
+        let (lost, ()) = tokio::join!(loses, others);
+        assert_eq!(lost.unwrap(), Err(Error::RollbackTransaction));
+        assert!(!is_stored(&pool, &account(1)).await);
+        assert!(is_stored(&pool, &account(3)).await);
+    }
+}

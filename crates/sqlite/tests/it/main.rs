@@ -2,10 +2,13 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
     reason = "the helpers of tests are tests, which the lints do not see"
 )]
 
+mod backups;
+mod files;
+mod migrations;
+mod races;
 mod support;
 
 mod contract {

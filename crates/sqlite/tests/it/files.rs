@@ -1,0 +1,339 @@
+//! What may lie where the database is looked for, and what becomes of it.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{Seek as _, SeekFrom, Write as _},
+    os::unix::{
+        fs::{MetadataExt as _, PermissionsExt as _},
+        process::CommandExt as _,
+    },
+    path::Path,
+    process::Command,
+};
+
+use diesel::connection::SimpleConnection as _;
+use leadr_auth_ports::{
+    KeyFilter, StoreError,
+    contract::fixtures::{account, key},
+};
+use leadr_auth_sqlite::{IfMissing, LockError, OpenError, OpenFault, ServerLock, Sqlite, migrate};
+
+use crate::support::{Scratch, raw};
+
+fn refused(scratch: &Scratch) -> OpenError {
+    let error = Sqlite::open(scratch.config(), IfMissing::Create).unwrap_err();
+    assert!(error.to_string().contains("keys.db"), "{error}");
+    error
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_but_the_owner_reads_it() {
+    let scratch = Scratch::new();
+    let _lock = ServerLock::acquire(&scratch.path()).unwrap();
+    let sqlite = scratch.open().await;
+    sqlite.stores().accounts.create(&account(1)).await.unwrap();
+    let names = scratch.names();
+    assert_eq!(
+        names,
+        ["keys.db", "keys.db-shm", "keys.db-wal", "keys.db.lock"]
+    );
+    for name in names {
+        assert_eq!(mode(&scratch.folder().join(&name)), 0o600, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_made_unless_it_is_wanted() {
+    let scratch = Scratch::new();
+    let fail = || {
+        Sqlite::open(scratch.config(), IfMissing::Fail)
+            .unwrap_err()
+            .fault
+    };
+    assert!(matches!(fail(), OpenFault::Missing));
+    assert!(scratch.names().is_empty());
+    fs::write(scratch.path(), "").unwrap();
+    assert!(matches!(fail(), OpenFault::Missing));
+    // An empty file is as good as none.
+    let sqlite = scratch.open().await;
+    assert!(migrate::at_head(&sqlite).await.unwrap());
+    Sqlite::open(scratch.config(), IfMissing::Fail).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_is_not_made_and_not_opened() {
+    let scratch = Scratch::new();
+    let mut config = scratch.config();
+    config.path = scratch.folder().join("nowhere").join("keys.db");
+    let error = Sqlite::open(config.clone(), IfMissing::Create).unwrap_err();
+    assert!(matches!(error.fault, OpenFault::NoFolder), "{error:?}");
+    config.path = scratch.folder().to_owned();
+    let error = Sqlite::open(config.clone(), IfMissing::Create).unwrap_err();
+    assert!(matches!(error.fault, OpenFault::NotAFile), "{error:?}");
+    fs::write(scratch.path(), "").unwrap();
+    config.path = scratch.path().join("keys.db");
+    let error = Sqlite::open(config, IfMissing::Create).unwrap_err();
+    assert!(matches!(error.fault, OpenFault::NoFolder), "{error:?}");
+}
+
+/// A path is a path, whatever it looks like to SQLite.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_name_is_a_name() {
+    let scratch = Scratch::new();
+    for name in [":memory:", "file:x?mode=memory", "a b%41#ä.db"] {
+        let mut config = scratch.config();
+        config.path = scratch.folder().join(name);
+        let sqlite = Sqlite::open(config, IfMissing::Create).unwrap();
+        migrate::run(&sqlite).await.unwrap();
+        drop(sqlite);
+        assert!(fs::metadata(scratch.folder().join(name)).unwrap().len() > 0);
+    }
+    assert_eq!(scratch.names().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_ours_is_left_as_it_is() {
+    for journal in ["DELETE", "WAL"] {
+        let scratch = Scratch::new();
+        raw(&scratch.path())
+            .batch_execute(&format!(
+                "PRAGMA journal_mode = {journal}; CREATE TABLE songs (name TEXT); INSERT INTO songs VALUES ('x')"
+            ))
+            .unwrap();
+        let before = fs::read(scratch.path()).unwrap();
+        assert!(matches!(refused(&scratch).fault, OpenFault::Foreign));
+        assert_eq!(fs::read(scratch.path()).unwrap(), before);
+    }
+    for content in ["not a database at all, but a text", "x", &"y".repeat(9000)] {
+        let scratch = Scratch::new();
+        fs::write(scratch.path(), content).unwrap();
+        assert!(
+            matches!(refused(&scratch).fault, OpenFault::Foreign),
+            "{content}"
+        );
+        assert_eq!(fs::read(scratch.path()).unwrap(), content.as_bytes());
+        assert_eq!(scratch.names(), ["keys.db"]);
+    }
+    let scratch = Scratch::new();
+    raw(&scratch.path())
+        .batch_execute("PRAGMA application_id = 7")
+        .unwrap();
+    assert!(matches!(refused(&scratch).fault, OpenFault::Foreign));
+}
+
+/// Even to bring another program's log ahead into its file would be a change.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_of_what_is_not_ours_is_left_as_it_is() {
+    let (theirs, scratch) = (Scratch::new(), Scratch::new());
+    let mut open = theirs.raw();
+    open.batch_execute("PRAGMA journal_mode = WAL; CREATE TABLE songs (name TEXT)")
+        .unwrap();
+    let names = ["keys.db", "keys.db-wal"];
+    // As after a crash.
+    for name in names {
+        fs::copy(theirs.folder().join(name), scratch.folder().join(name)).unwrap();
+    }
+    let content = || names.map(|name| fs::read(scratch.folder().join(name)).unwrap());
+    let before = content();
+    assert!(matches!(refused(&scratch).fault, OpenFault::Foreign));
+    assert!(before == content(), "the file or its log has changed");
+    drop(open);
+}
+
+/// A database with a hundred keys.
+async fn filled() -> Scratch {
+    let scratch = Scratch::new();
+    let stores = scratch.open().await.stores();
+    let owner = account(1);
+    stores.accounts.create(&owner).await.unwrap();
+    let keys: Vec<_> = (0..100).map(|n| key(n, &owner)).collect();
+    stores
+        .transfer
+        .import_keys(&keys, leadr_auth_ports::ImportMode::Commit)
+        .await
+        .unwrap();
+    scratch
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_was_cut_off_is_noticed() {
+    let scratch = filled().await;
+    let whole = fs::metadata(scratch.path()).unwrap().len();
+    for length in [whole - 4096, whole - 1, 4096, 100, 50] {
+        OpenOptions::new()
+            .write(true)
+            .open(scratch.path())
+            .unwrap()
+            .set_len(length)
+            .unwrap();
+        let error = refused(&scratch);
+        assert!(
+            matches!(error.fault, OpenFault::Corrupt(_)),
+            "{length}: {error:?}"
+        );
+    }
+}
+
+/// With a log ahead SQLite goes by what that says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_was_cut_off_is_noticed_behind_its_log() {
+    let scratch = filled().await;
+    let other = Scratch::new();
+    let sqlite = Sqlite::open(scratch.config(), IfMissing::Fail).unwrap();
+    sqlite.stores().accounts.create(&account(2)).await.unwrap();
+    for name in ["keys.db", "keys.db-wal"] {
+        fs::copy(scratch.folder().join(name), other.folder().join(name)).unwrap();
+    }
+    drop(Sqlite::open(other.config(), IfMissing::Fail).unwrap());
+    for name in ["keys.db", "keys.db-wal"] {
+        fs::copy(scratch.folder().join(name), other.folder().join(name)).unwrap();
+    }
+    OpenOptions::new()
+        .write(true)
+        .open(other.path())
+        .unwrap()
+        .set_len(4096)
+        .unwrap();
+    let error = refused(&other);
+    assert!(matches!(error.fault, OpenFault::Corrupt(_)), "{error:?}");
+}
+
+/// Or SQLite would delete the log, and all that is in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_without_its_file_is_kept() {
+    let scratch = Scratch::new();
+    let log = scratch.folder().join("keys.db-wal");
+    fs::write(&log, "what was written").unwrap();
+    assert!(matches!(refused(&scratch).fault, OpenFault::Corrupt(_)));
+    fs::write(scratch.path(), "").unwrap();
+    assert!(matches!(refused(&scratch).fault, OpenFault::Corrupt(_)));
+    assert_eq!(fs::read(&log).unwrap(), b"what was written");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_page_is_internal_and_found_by_the_check() {
+    let scratch = filled().await;
+    let sqlite = scratch.open().await;
+    assert_eq!(sqlite.integrity().await.unwrap(), [""; 0]);
+    drop(sqlite);
+    let mut file = OpenOptions::new().write(true).open(scratch.path()).unwrap();
+    // Every page but those that hold the schema.
+    let pages = fs::metadata(scratch.path()).unwrap().len() / 4096;
+    for page in 3..pages {
+        file.seek(SeekFrom::Start(page * 4096)).unwrap();
+        file.write_all(&[0xAA; 512]).unwrap();
+    }
+    drop(file);
+    let sqlite = Sqlite::open(scratch.config(), IfMissing::Fail).unwrap();
+    let listed = sqlite
+        .stores()
+        .keys
+        .list(KeyFilter::of(account(1).id))
+        .await;
+    assert!(matches!(listed, Err(StoreError::Internal(_))), "{listed:?}");
+    assert!(!sqlite.integrity().await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reference_to_nothing_is_found_by_the_check() {
+    let scratch = filled().await;
+    scratch
+        .raw()
+        .batch_execute("PRAGMA foreign_keys = OFF; DELETE FROM accounts")
+        .unwrap();
+    let found = scratch.open().await.integrity().await.unwrap();
+    assert_eq!(found.len(), 100);
+    assert!(
+        found[0].contains("of api_keys refers to a row of accounts"),
+        "{found:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_newer_schema_is_left_to_the_program_that_made_it() {
+    let scratch = Scratch::new();
+    let sqlite = scratch.open().await;
+    scratch
+        .raw()
+        .batch_execute("INSERT INTO __diesel_schema_migrations (version) VALUES ('29990101000000')")
+        .unwrap();
+    for error in [
+        migrate::run(&sqlite).await.unwrap_err(),
+        migrate::revert_last(&sqlite).await.unwrap_err(),
+    ] {
+        assert!(
+            matches!(error, migrate::MigrateError::Newer(_)),
+            "{error:?}"
+        );
+    }
+    let error = refused(&scratch);
+    assert!(matches!(error.fault, OpenFault::Newer(_)), "{error:?}");
+    assert!(error.to_string().contains("29990101000000"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_server_is_kept_away() {
+    let scratch = Scratch::new();
+    let lock = ServerLock::acquire(&scratch.path()).unwrap();
+    // By another name of the same place.
+    let other = scratch.folder().join(".").join("keys.db");
+    let error = ServerLock::acquire(&other).unwrap_err();
+    assert!(matches!(error, LockError::Held(_)), "{error:?}");
+    assert!(
+        error.to_string().contains("another leadr-auth server"),
+        "{error}"
+    );
+    drop(lock);
+    let _lock = ServerLock::acquire(&other).unwrap();
+    let nowhere = ServerLock::acquire(Path::new("/nowhere/keys.db")).unwrap_err();
+    assert!(matches!(nowhere, LockError::Failed(..)), "{nowhere:?}");
+}
+
+/// Modes do not bind root, so where that runs the tests this one runs itself again as nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_may_not_be_written_is_said_to_be_so() {
+    const NAME: &str = "files::what_may_not_be_written_is_said_to_be_so";
+    const NOBODY: u32 = 65534;
+    let scratch = Scratch::new();
+    if fs::metadata(scratch.folder()).unwrap().uid() == 0 {
+        let test = scratch.folder().join("test");
+        fs::copy(std::env::current_exe().unwrap(), &test).unwrap();
+        for path in [scratch.folder(), &test] {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let status = Command::new(&test)
+            .args(["--exact", NAME, "--quiet"])
+            .current_dir("/")
+            .uid(NOBODY)
+            .gid(NOBODY)
+            .status()
+            .unwrap();
+        assert!(status.success(), "failed as nobody");
+        return;
+    }
+    drop(scratch.open().await);
+    let allow = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    allow(&scratch.path(), 0o400);
+    let error = refused(&scratch);
+    assert!(matches!(error.fault, OpenFault::ReadOnly(_)), "{error:?}");
+    allow(&scratch.path(), 0o000);
+    let error = refused(&scratch);
+    assert!(matches!(error.fault, OpenFault::ReadOnly(_)), "{error:?}");
+    allow(&scratch.path(), 0o600);
+    allow(scratch.folder(), 0o500);
+    let error = refused(&scratch);
+    assert!(matches!(error.fault, OpenFault::ReadOnly(_)), "{error:?}");
+    let lock = ServerLock::acquire(&scratch.path()).unwrap_err();
+    assert!(matches!(lock, LockError::Failed(..)), "{lock:?}");
+    allow(scratch.folder(), 0o700);
+    for name in scratch.names() {
+        allow(&scratch.folder().join(name), 0o600);
+    }
+    drop(scratch.open().await);
+}
