@@ -25,6 +25,7 @@ mod migrate;
 mod node;
 mod postgres;
 mod process;
+mod rolling;
 mod sh;
 mod test;
 mod tidy;
@@ -98,6 +99,12 @@ const COMMANDS: &[Entry] = &[
         summary: "kill the server while it writes, again and again, and look for what was acknowledged; \
                   --sabotage loses some of it on purpose, which has to be found",
         run: crash::command,
+    },
+    Entry {
+        name: "rolling",
+        arguments: "[--restarts <n>] [--dev]",
+        summary: "restart the nodes behind haproxy one after the other, under load, and count failed requests",
+        run: rolling::command,
     },
     Entry {
         name: "help",
