@@ -10,6 +10,7 @@
     reason = "these are tests, helpers included: what does not hold ends them"
 )]
 
+mod backup;
 mod file;
 mod lifecycle;
 mod nodes;
