@@ -1,0 +1,10 @@
+//! The binary on stores that last: from one to the other and back, and on a disk that has no room.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "these are tests, helpers included: what does not hold ends them"
+)]
+
+mod round_trip;
+mod support;
