@@ -6,5 +6,7 @@
     reason = "these are tests, helpers included: what does not hold ends them"
 )]
 
+#[cfg(target_os = "linux")]
+mod full_disk;
 mod round_trip;
 mod support;
