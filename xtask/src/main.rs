@@ -102,8 +102,9 @@ const COMMANDS: &[Entry] = &[
     },
     Entry {
         name: "rolling",
-        arguments: "[--restarts <n>] [--dev]",
-        summary: "restart the nodes behind haproxy one after the other, under load, and count failed requests",
+        arguments: "[--restarts <n>] [--grace <seconds>] [--dev]",
+        summary: "restart the nodes behind haproxy one after the other, under load, and count failed requests; \
+                  with --grace 0 the nodes give no warning, and some fail",
         run: rolling::command,
     },
     Entry {

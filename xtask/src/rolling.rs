@@ -27,7 +27,7 @@ const CREATE_EVERY: u64 = 10;
 /// What a client waits between two requests.
 const PAUSE: Duration = Duration::from_millis(6);
 /// How long a node goes on serving after it has been asked to stop, in seconds. The balancer asks every tenth of a second.
-const GRACE: &str = "2";
+const GRACE: usize = 2;
 const END_TIMEOUT: Duration = Duration::from_mins(1);
 const UP_TIMEOUT: Duration = Duration::from_secs(30);
 /// How many failures are described; the rest is counted.
@@ -35,7 +35,7 @@ const DESCRIBED: usize = 20;
 /// How many restarts `ci` does.
 const SHORT: usize = 2;
 
-/// `rolling [--restarts <n>] [--dev]`
+/// `rolling [--restarts <n>] [--grace <seconds>] [--dev]`
 pub(crate) fn command(arguments: &[String]) -> Outcome {
     run(&Options::parse(arguments)?)
 }
@@ -44,6 +44,7 @@ pub(crate) fn command(arguments: &[String]) -> Outcome {
 pub(crate) fn short() -> Outcome {
     run(&Options {
         restarts: SHORT,
+        grace: GRACE,
         profile: Profile::Dev,
     })
 }
@@ -51,6 +52,7 @@ pub(crate) fn short() -> Outcome {
 #[derive(Debug, PartialEq, Eq)]
 struct Options {
     restarts: usize,
+    grace: usize,
     profile: Profile,
 }
 
@@ -58,16 +60,14 @@ impl Options {
     fn parse(arguments: &[String]) -> Outcome<Self> {
         let mut options = Self {
             restarts: 50,
+            grace: GRACE,
             profile: Profile::Release,
         };
         let mut words = arguments.iter().map(String::as_str);
         while let Some(word) = words.next() {
             match word {
-                "--restarts" => {
-                    let number = words.next().and_then(|word| word.parse().ok());
-                    options.restarts =
-                        number.ok_or_else(|| Failure::usage("--restarts takes a whole number"))?;
-                }
+                "--restarts" => options.restarts = number(word, words.next())?,
+                "--grace" => options.grace = number(word, words.next())?,
                 "--dev" => options.profile = Profile::Dev,
                 _ => return Err(Failure::usage(format!("rolling does not know `{word}`"))),
             }
@@ -76,12 +76,18 @@ impl Options {
     }
 }
 
+fn number(option: &str, value: Option<&str>) -> Outcome<usize> {
+    value
+        .and_then(|value| value.parse().ok())
+        .ok_or_else(|| Failure::usage(format!("{option} takes a whole number")))
+}
+
 fn run(options: &Options) -> Outcome {
     ensure_haproxy()?;
     let binaries = postgres::find_or_install_binaries()?;
     let program = node::build(options.profile)?;
     let database = Server::start(&binaries, postgres::FAST, &[])?;
-    let mut cluster = Cluster::start(&program, &database)?;
+    let mut cluster = Cluster::start(&program, &database, options.grace)?;
     let key = tenant_key(cluster.balancer.port, &cluster.operator)?;
 
     let stop = AtomicBool::new(false);
@@ -152,7 +158,7 @@ struct Cluster {
 }
 
 impl Cluster {
-    fn start(program: &Path, database: &Server) -> Outcome<Self> {
+    fn start(program: &Path, database: &Server, grace: usize) -> Outcome<Self> {
         let operator = load::key_of(&load::random()?);
         let secret = load::hex(&load::random()?);
         let mut nodes = Vec::new();
@@ -162,7 +168,7 @@ impl Cluster {
                 ("API_KEY_SECRET", secret.clone()),
                 ("SUPERADMIN_API_KEY", operator.clone()),
                 ("RUST_LOG", "warn".to_owned()),
-                ("SHUTDOWN_GRACE_SECONDS", GRACE.to_owned()),
+                ("SHUTDOWN_GRACE_SECONDS", grace.to_string()),
                 // A busy machine is slow, and that is not what is looked for here.
                 ("DATABASE_TIMEOUT_MS", "5000".to_owned()),
             ];
@@ -394,11 +400,12 @@ mod tests {
 
     #[test]
     fn options_are_read() {
-        let options = Options::parse(&words("--restarts 3 --dev")).unwrap();
+        let options = Options::parse(&words("--restarts 3 --grace 0 --dev")).unwrap();
         assert_eq!(
             options,
             Options {
                 restarts: 3,
+                grace: 0,
                 profile: Profile::Dev
             }
         );
