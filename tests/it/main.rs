@@ -10,6 +10,8 @@
     reason = "these are tests, helpers included: what does not hold ends them"
 )]
 
+mod backup;
+mod file;
 mod lifecycle;
 mod nodes;
 mod outage;

@@ -10,7 +10,9 @@ use crate::support::System;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_that_start_together_on_an_empty_database_all_serve() {
     let database = TestDatabase::create_empty().await;
-    let nodes: Vec<_> = (0..3).map(|_| System::start(database.url(), &[])).collect();
+    let start = || System::start(database.url(), &[]);
+    let (one, two, three) = tokio::join!(start(), start(), start());
+    let nodes = [one, two, three];
     for node in &nodes {
         node.ready_within(Duration::from_secs(30)).await;
     }

@@ -29,7 +29,7 @@ async fn it_starts_without_its_database_and_serves_when_that_arrives() {
     let database = TestDatabase::create_empty().await;
     let mut proxy = ChaosProxy::start(database.url()).await;
     proxy.cut().await;
-    let system = System::start(&proxy.url(database.url()), &DEFAULT_TIMEOUT);
+    let system = System::start(&proxy.url(database.url()), &DEFAULT_TIMEOUT).await;
     system.get("/livez", None).await.expect(200);
     let unready = system.get("/readyz", None).await;
     assert!(unready.headers.contains_key("retry-after"));
@@ -54,7 +54,7 @@ async fn it_starts_without_its_database_and_serves_when_that_arrives() {
 async fn a_database_that_goes_away_and_comes_back() {
     let database = TestDatabase::create_empty().await;
     let mut proxy = ChaosProxy::start(database.url()).await;
-    let system = System::start(&proxy.url(database.url()), &DEFAULT_TIMEOUT);
+    let system = System::start(&proxy.url(database.url()), &DEFAULT_TIMEOUT).await;
     system.ready_within(Duration::from_secs(30)).await;
     let account = system.account("Acme", "acme").await;
     let (path, key) = system.key(&account, "K").await;
@@ -89,7 +89,8 @@ async fn a_database_that_goes_away_and_comes_back() {
 async fn no_valid_key_is_refused_while_the_database_comes_and_goes() {
     let database = TestDatabase::create_empty().await;
     let mut proxy = ChaosProxy::start(database.url()).await;
-    let system = std::sync::Arc::new(System::start(&proxy.url(database.url()), &DEFAULT_TIMEOUT));
+    let system =
+        std::sync::Arc::new(System::start(&proxy.url(database.url()), &DEFAULT_TIMEOUT).await);
     system.ready_within(Duration::from_secs(30)).await;
     let account = system.account("Acme", "acme").await;
     let (path, key) = system.key(&account, "K").await;

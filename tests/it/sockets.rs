@@ -38,7 +38,7 @@ fn head(system: &System, rest: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_that_does_not_arrive_is_answered_and_cut_off() {
-    let system = System::start("memory:", &[("BODY_TIMEOUT_MS", "300")]);
+    let system = System::start("memory:", &[("BODY_TIMEOUT_MS", "300")]).await;
     system.ready_within(Duration::from_secs(30)).await;
     let started = Instant::now();
     let head = head(&system, "Content-Length: 1000");

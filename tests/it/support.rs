@@ -1,6 +1,7 @@
 //! A running application, and a client to talk to it.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use leadr_auth_app::config::Sources;
@@ -30,6 +31,14 @@ macro_rules! on_every_store {
                 }
 
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn sqlite() {
+                    let folder = crate::support::Folder::new();
+                    let system = System::on(&folder.url()).await;
+                    case(&system).await;
+                    system.stop().await;
+                }
+
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn postgres() {
                     let database = TestDatabase::create_empty().await;
                     let system = System::on(database.url()).await;
@@ -44,7 +53,34 @@ macro_rules! on_every_store {
 pub(crate) use on_every_store;
 
 /// The secret of every system here, so that several can share a database.
-const SECRET: &str = "a secret for tests, of 32 bytes and more";
+pub(crate) const SECRET: &str = "a secret for tests, of 32 bytes and more";
+
+/// A folder of a test's own with a database file in it, gone with this value.
+pub(crate) struct Folder(tempfile::TempDir);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Where the database is.
+    pub(crate) fn database(&self) -> PathBuf {
+        self.path("leadr-auth.db")
+    }
+
+    /// The same, as a setting.
+    pub(crate) fn url(&self) -> String {
+        sqlite_url(&self.database())
+    }
+}
+
+pub(crate) fn sqlite_url(path: &Path) -> String {
+    format!("sqlite:{}", path.display())
+}
 
 pub(crate) struct System {
     pub(crate) address: SocketAddr,
@@ -88,13 +124,13 @@ impl System {
 
     /// Starts on a store that is there, and waits until it is ready.
     pub(crate) async fn on(database_url: &str) -> Self {
-        let system = Self::start(database_url, &[]);
+        let system = Self::start(database_url, &[]).await;
         system.ready_within(Duration::from_secs(30)).await;
         system
     }
 
     /// Starts, whether or not the store is there.
-    pub(crate) fn start(database_url: &str, settings: &[(&'static str, &str)]) -> Self {
+    pub(crate) async fn start(database_url: &str, settings: &[(&'static str, &str)]) -> Self {
         let operator: PlainKey = generate_api_key([250; 32]);
         let mut environment = vec![
             ("DATABASE_URL", database_url),
@@ -115,7 +151,7 @@ impl System {
             ..Sources::default()
         };
         let config = Config::read(&sources, &OsEntropy::new()).unwrap();
-        let application = Application::build(config).unwrap();
+        let application = Application::build(config).await.unwrap();
         let address = application.address();
         let (stop, stopped) = oneshot::channel::<()>();
         let running = tokio::spawn(async move {

@@ -15,7 +15,7 @@ use crate::load::{self, Client, Measured, Script, Spread};
 use crate::postgres::{self, Server};
 use crate::process::{self, Background};
 use crate::sh::{self, Failure, Outcome};
-use crate::{apt, env};
+use crate::{apt, env, node};
 
 const ROUNDS: usize = 3;
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -187,23 +187,12 @@ impl Programs {
         let release = ["build", "--release", "--locked", "-p"];
         sh::run(sh::cargo(release).arg("leadr-auth-app"))?;
         sh::run(sh::cargo(release).args(["leadr-auth-http", "--example", "floor"]))?;
-        let folder = target_folder()?.join("release");
+        let folder = node::target_folder()?.join("release");
         Ok(Self {
             server: folder.join("leadr-auth"),
             floor: folder.join("examples/floor"),
         })
     }
-}
-
-/// Where cargo puts what it builds, whichever way that was chosen.
-fn target_folder() -> Outcome<PathBuf> {
-    let mut cargo = sh::cargo(["metadata", "--format-version", "1", "--no-deps", "--locked"]);
-    let text = sh::output(&mut cargo)?;
-    let metadata: Value = serde_json::from_str(&text).map_err(Failure::when("cargo metadata"))?;
-    let folder = metadata.get("target_directory").and_then(Value::as_str);
-    folder
-        .map(PathBuf::from)
-        .ok_or_else(|| Failure::new("cargo metadata: no target_directory"))
 }
 
 /// The running servers, and what is needed to load them.

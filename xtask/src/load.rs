@@ -1,20 +1,15 @@
-//! What the benchmark is made of: keys, a small HTTP client, scripts for `wrk` and the reading of its results.
+//! What the benchmark is made of: keys, a client, scripts for `wrk` and the reading of its results.
 
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::http::{Connection, KEY_HEADER, Said};
 use crate::sh::{Failure, Outcome};
-
-/// Where the key goes in a request.
-const KEY_HEADER: &str = "leadr-api-key";
-const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Bytes from the operating system.
 pub(crate) fn random() -> Outcome<[u8; 32]> {
@@ -57,12 +52,12 @@ pub(crate) struct Client<'a> {
 impl Client<'_> {
     /// The status of a GET, or `None` if nobody answers.
     pub(crate) fn status(&self, path: &str) -> Option<u16> {
-        self.send("GET", path, "").ok().map(|(status, _)| status)
+        self.send("GET", path, None).ok().map(|(status, _)| status)
     }
 
     /// Posts JSON; the answer has to be 201, and is JSON too.
     pub(crate) fn post(&self, path: &str, body: &Value) -> Outcome<Value> {
-        let (status, answer) = self.send("POST", path, &body.to_string())?;
+        let (status, answer) = self.send("POST", path, Some(body))?;
         if status != 201 {
             return Err(Failure::new(format!(
                 "POST {path} answered {status}: {answer}"
@@ -71,39 +66,16 @@ impl Client<'_> {
         serde_json::from_str(&answer).map_err(Failure::when(format!("the answer to POST {path}")))
     }
 
-    fn send(&self, method: &str, path: &str, body: &str) -> Outcome<(u16, String)> {
-        let failed = Failure::when(format!("{method} {path}"));
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
-        let mut stream =
-            TcpStream::connect_timeout(&address, TIMEOUT).map_err(Failure::when(path))?;
-        stream
-            .set_read_timeout(Some(TIMEOUT))
-            .map_err(Failure::when(path))?;
-        let credential = self
-            .key
-            .map(|key| format!("{KEY_HEADER}: {key}\r\n"))
-            .unwrap_or_default();
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{credential}\
-             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        stream.write_all(request.as_bytes()).map_err(&failed)?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).map_err(&failed)?;
-        parse_answer(&answer).ok_or_else(|| Failure::new(format!("{method} {path}: not HTTP")))
+    fn send(&self, method: &str, path: &str, body: Option<&Value>) -> Outcome<(u16, String)> {
+        let said = Said {
+            key: self.key,
+            body,
+        };
+        let answer = Connection::to(self.port)
+            .send(method, path, said)
+            .map_err(Failure::when(format!("{method} {path}")))?;
+        Ok((answer.status, answer.body))
     }
-}
-
-fn parse_answer(answer: &str) -> Option<(u16, String)> {
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    let status = head
-        .strip_prefix("HTTP/1.1 ")?
-        .split(' ')
-        .next()?
-        .parse()
-        .ok()?;
-    Some((status, body.to_owned()))
 }
 
 /// A text field of an answer.
@@ -230,13 +202,6 @@ mod tests {
         );
         assert_eq!(hex(&[0, 15, 255]), "000fff");
         assert_ne!(random().unwrap(), random().unwrap());
-    }
-
-    #[test]
-    fn answers_are_read() {
-        let answer = "HTTP/1.1 201 Created\r\ncontent-length: 2\r\n\r\n{}";
-        assert_eq!(parse_answer(answer), Some((201, "{}".to_owned())));
-        assert_eq!(parse_answer("SSH-2.0"), None);
     }
 
     #[test]

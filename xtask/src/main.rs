@@ -11,16 +11,21 @@
 mod apt;
 mod arrows;
 mod bench;
+mod chance;
 mod ci;
 mod codegen;
+mod crash;
 mod deploy;
 mod env;
+mod http;
 mod load;
 mod manifest;
 mod markdown;
 mod migrate;
+mod node;
 mod postgres;
 mod process;
+mod rolling;
 mod sh;
 mod test;
 mod tidy;
@@ -88,6 +93,20 @@ const COMMANDS: &[Entry] = &[
         arguments: "[--seconds <n>] [--connections <n>] [--json]",
         summary: "measure the release build on a durable PostgreSQL, against a bare actix-web server",
         run: bench::command,
+    },
+    Entry {
+        name: "crash",
+        arguments: "[--cycles <n>] [--store sqlite|postgres] [--seed <n>] [--dev] [--sabotage]",
+        summary: "kill the server while it writes, again and again, and look for what was acknowledged; \
+                  --sabotage loses some of it on purpose, which has to be found",
+        run: crash::command,
+    },
+    Entry {
+        name: "rolling",
+        arguments: "[--restarts <n>] [--grace <seconds>] [--dev]",
+        summary: "restart the nodes behind haproxy one after the other, under load, and count failed requests; \
+                  with --grace 0 the nodes give no warning, and some fail",
+        run: rolling::command,
     },
     Entry {
         name: "help",

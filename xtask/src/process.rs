@@ -66,6 +66,13 @@ impl Background {
         }
     }
 
+    /// How it ended, if it has.
+    pub(crate) fn ended(&mut self) -> Outcome<Option<ExitStatus>> {
+        self.child
+            .try_wait()
+            .map_err(Failure::when(self.name.as_str()))
+    }
+
     /// Waits for its end, which somebody else must bring about.
     pub(crate) fn wait(&mut self) -> io::Result<ExitStatus> {
         self.child.wait()

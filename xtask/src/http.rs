@@ -1,0 +1,203 @@
+//! A small HTTP client for servers on this machine: one connection, kept open, and one request at a time on it.
+//!
+//! It never repeats a request. What it reports is what happened once.
+
+use std::io::{self, BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// Where the key goes in a request.
+pub(crate) const KEY_HEADER: &str = "leadr-api-key";
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection to a port of 127.0.0.1, opened when it is needed.
+pub(crate) struct Connection {
+    address: SocketAddr,
+    stream: Option<BufReader<TcpStream>>,
+}
+
+/// A whole answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    /// The body as JSON; `Null` where it is none.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_default()
+    }
+}
+
+/// What a request says besides its method and its path.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Said<'a> {
+    pub(crate) key: Option<&'a str>,
+    pub(crate) body: Option<&'a Value>,
+}
+
+impl Connection {
+    pub(crate) fn to(port: u16) -> Self {
+        Self {
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+            stream: None,
+        }
+    }
+
+    /// Sends a request and waits for the whole answer. After an error nobody can tell whether the request was heard; the
+    /// connection is closed then, and the next request opens another.
+    pub(crate) fn send(&mut self, method: &str, path: &str, said: Said<'_>) -> io::Result<Answer> {
+        let mut stream = match self.stream.take() {
+            Some(stream) => stream,
+            None => self.open()?,
+        };
+        let body = said.body.map(Value::to_string).unwrap_or_default();
+        let credential = said
+            .key
+            .map(|key| format!("{KEY_HEADER}: {key}\r\n"))
+            .unwrap_or_default();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\n{credential}content-type: application/json\r\n\
+             content-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.get_mut().write_all(request.as_bytes())?;
+        let (answer, stays) = read_answer(&mut stream)?;
+        if stays {
+            self.stream = Some(stream);
+        }
+        Ok(answer)
+    }
+
+    fn open(&self) -> io::Result<BufReader<TcpStream>> {
+        let stream = TcpStream::connect_timeout(&self.address, TIMEOUT)?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_write_timeout(Some(TIMEOUT))?;
+        stream.set_nodelay(true)?;
+        Ok(BufReader::new(stream))
+    }
+}
+
+fn malformed(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+/// The answer, and whether the connection stays open.
+fn read_answer(stream: &mut impl io::BufRead) -> io::Result<(Answer, bool)> {
+    let status = line(stream)?
+        .strip_prefix("HTTP/1.1 ")
+        .and_then(|rest| rest.split(' ').next()?.parse().ok())
+        .ok_or_else(|| malformed("the answer is not HTTP"))?;
+    let (mut length, mut chunked, mut stays) = (None, false, true);
+    loop {
+        let line = line(stream)?;
+        if line.is_empty() {
+            break;
+        }
+        let (name, value) = line
+            .split_once(':')
+            .ok_or_else(|| malformed("a header without a colon"))?;
+        let value = value.trim();
+        match name.to_ascii_lowercase().as_str() {
+            "content-length" => length = value.parse().ok(),
+            "transfer-encoding" => chunked = value.eq_ignore_ascii_case("chunked"),
+            "connection" => stays = !value.eq_ignore_ascii_case("close"),
+            _ => {}
+        }
+    }
+    let mut body = Vec::new();
+    match (chunked, length) {
+        (true, _) => read_chunks(stream, &mut body)?,
+        (false, Some(length)) => read_exactly(stream, length, &mut body)?,
+        (false, None) => {
+            stream.read_to_end(&mut body)?;
+            stays = false;
+        }
+    }
+    let body = String::from_utf8(body).map_err(|_| malformed("the answer is not UTF-8"))?;
+    Ok((Answer { status, body }, stays))
+}
+
+fn read_chunks(stream: &mut impl io::BufRead, body: &mut Vec<u8>) -> io::Result<()> {
+    loop {
+        let size = line(stream)?;
+        let size = u64::from_str_radix(size.split(';').next().unwrap_or_default().trim(), 16)
+            .map_err(|_| malformed("a chunk without a size"))?;
+        read_exactly(stream, size, body)?;
+        line(stream)?;
+        if size == 0 {
+            return Ok(());
+        }
+    }
+}
+
+fn read_exactly(stream: &mut impl io::BufRead, length: u64, body: &mut Vec<u8>) -> io::Result<()> {
+    let read = stream.take(length).read_to_end(body)?;
+    if u64::try_from(read).is_ok_and(|read| read == length) {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
+/// A line without its end. An end of the stream before it is an error.
+fn line(stream: &mut impl io::BufRead) -> io::Result<String> {
+    let mut line = String::new();
+    stream.read_line(&mut line)?;
+    line.strip_suffix('\n')
+        .map(|line| line.trim_end_matches('\r').to_owned())
+        .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> io::Result<(u16, String, bool)> {
+        let (answer, stays) = read_answer(&mut text.as_bytes())?;
+        Ok((answer.status, answer.body, stays))
+    }
+
+    #[test]
+    fn answers_are_read_to_their_end() {
+        for (text, expected) in [
+            (
+                "HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\n{}HTTP/1.1 500",
+                (201, "{}", true),
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 1\r\n\r\nx",
+                (200, "x", false),
+            ),
+            (
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n",
+                (200, "abcde", true),
+            ),
+            (
+                "HTTP/1.1 503 No\r\n\r\nall of it",
+                (503, "all of it", false),
+            ),
+        ] {
+            let (status, body, stays) = read(text).unwrap();
+            assert_eq!((status, body.as_str(), stays), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn half_an_answer_is_none() {
+        for text in [
+            "",
+            "SSH-2.0\r\n\r\n",
+            "HTTP/1.1 200",
+            "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nx",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n",
+        ] {
+            assert!(read(text).is_err(), "{text}");
+        }
+    }
+}

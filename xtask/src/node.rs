@@ -1,0 +1,194 @@
+//! The product as a process: built, started, killed or asked to end.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::http::{Connection, Said};
+use crate::process::{self, Background};
+use crate::sh::{self, Failure, Outcome};
+use crate::{env, postgres};
+
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(5);
+
+/// Which build to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// Built in seconds where tests have been built: for the short forms.
+    Dev,
+    /// What is shipped.
+    Release,
+}
+
+/// Builds the product, and answers where it is.
+pub(crate) fn build(profile: Profile) -> Outcome<PathBuf> {
+    let mut cargo = sh::cargo(["build", "--locked", "-p", "leadr-auth-app"]);
+    let folder = match profile {
+        Profile::Dev => "debug",
+        Profile::Release => {
+            cargo.arg("--release");
+            "release"
+        }
+    };
+    sh::run(&mut cargo)?;
+    Ok(target_folder()?.join(folder).join("leadr-auth"))
+}
+
+/// Where cargo puts what it builds, whichever way that was chosen.
+pub(crate) fn target_folder() -> Outcome<PathBuf> {
+    let mut cargo = sh::cargo(["metadata", "--format-version", "1", "--no-deps", "--locked"]);
+    let text = sh::output(&mut cargo)?;
+    let metadata: Value = serde_json::from_str(&text).map_err(Failure::when("cargo metadata"))?;
+    let folder = metadata.get("target_directory").and_then(Value::as_str);
+    folder
+        .map(PathBuf::from)
+        .ok_or_else(|| Failure::new("cargo metadata: no target_directory"))
+}
+
+/// A folder of one run, open to its owner only. It goes with this value, unless it is kept.
+pub(crate) struct Scratch {
+    path: PathBuf,
+    keep: bool,
+}
+
+impl Scratch {
+    pub(crate) fn new(name: &str) -> Outcome<Self> {
+        use std::os::unix::fs::DirBuilderExt as _;
+        let path = std::env::temp_dir().join(format!("leadr-auth-{name}-{}", std::process::id()));
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .map_err(Failure::when(path.display()))?;
+        Ok(Self { path, keep: false })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Leaves it, for somebody to look at.
+    pub(crate) fn keep(&mut self) {
+        self.keep = true;
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if !self.keep {
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+/// How to start one node, again and again.
+pub(crate) struct Plan {
+    pub(crate) name: String,
+    pub(crate) program: PathBuf,
+    pub(crate) port: u16,
+    pub(crate) settings: Vec<(&'static str, String)>,
+    /// Where it runs and where its log goes.
+    pub(crate) folder: PathBuf,
+}
+
+impl Plan {
+    /// On a port that is free now.
+    pub(crate) fn new(
+        name: &str,
+        program: &Path,
+        folder: &Path,
+        settings: Vec<(&'static str, String)>,
+    ) -> Outcome<Self> {
+        Ok(Self {
+            name: name.to_owned(),
+            program: program.to_owned(),
+            port: postgres::free_port()?,
+            settings,
+            folder: folder.to_owned(),
+        })
+    }
+
+    /// The program with nothing of the caller's environment, which may hold settings of its own.
+    pub(crate) fn command(&self, subcommand: &str) -> Command {
+        let mut command = process::tethered("KILL", &[], &self.program);
+        command
+            .env_clear()
+            .env("PATH", env::path())
+            .env("LISTEN", format!("127.0.0.1:{}", self.port))
+            .envs(self.settings.iter().map(|(name, value)| (name, value)))
+            .current_dir(&self.folder)
+            .arg(subcommand);
+        command
+    }
+
+    /// Starts it and waits until it is ready.
+    pub(crate) fn start(&self) -> Outcome<Node> {
+        let log = self.folder.join(format!("{}.log", self.name));
+        let begun = Instant::now();
+        let process = Background::start(&self.name, &mut self.command("serve"), &log)?;
+        let mut node = Node {
+            process,
+            ready_after: Duration::ZERO,
+        };
+        node.wait_until_ready(self.port, begun).map_err(|failure| {
+            Failure::new(format!(
+                "{}; its log ends with{}",
+                failure.message,
+                process::tail(&log)
+            ))
+        })?;
+        Ok(node)
+    }
+}
+
+/// A running node.
+pub(crate) struct Node {
+    process: Background,
+    /// How long it took from its start until it was ready.
+    pub(crate) ready_after: Duration,
+}
+
+impl Node {
+    fn wait_until_ready(&mut self, port: u16, begun: Instant) -> Outcome {
+        while begun.elapsed() < READY_TIMEOUT {
+            self.process.still_runs()?;
+            let answer = Connection::to(port).send("GET", "/readyz", Said::default());
+            if answer.is_ok_and(|answer| answer.status == 200) {
+                self.ready_after = begun.elapsed();
+                return Ok(());
+            }
+            thread::sleep(POLL);
+        }
+        Err(Failure::new(format!(
+            "not ready after {} s",
+            READY_TIMEOUT.as_secs()
+        )))
+    }
+
+    /// Ends it as a power switch would, as far as the process is concerned: nothing of it runs any more.
+    pub(crate) fn kill(self) {
+        drop(self.process);
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub(crate) fn terminate(mut self, within: Duration) -> Outcome<ExitStatus> {
+        // The shell's own `kill`: a bare Debian has no program of that name.
+        let kill = format!("kill -TERM {}", self.process.id());
+        sh::run(sh::command("sh").args(["-c", &kill]))?;
+        let asked = Instant::now();
+        while asked.elapsed() < within {
+            if let Some(status) = self.process.ended()? {
+                return Ok(status);
+            }
+            thread::sleep(POLL);
+        }
+        Err(Failure::new(format!(
+            "still running {} s after SIGTERM",
+            within.as_secs()
+        )))
+    }
+}
