@@ -259,7 +259,7 @@ mod tests {
             "leadr-auth-service: deadpool-runtime",
             "leadr-auth-memory: tokio-postgres",
             "leadr-auth-sqlite: tokio-postgres-rustls",
-            "leadr-auth-app: rustls-native-certs",
+            "leadr-auth-service: rustls-native-certs",
             "leadr-auth-sqlite: deadpool",
             "leadr-auth-app: libsqlite3-sys",
             "leadr-auth-service: actix-web",

@@ -239,19 +239,8 @@ async fn bring_file_up_to_date(database: &Database, migrate: bool) -> anyhow::Re
 impl Start {
     /// Brings the store into shape, however long it is away, and then says that the process is ready.
     async fn run(self, service: Service, tell: impl Fn(Event)) -> anyhow::Result<()> {
-        let mut wait = Waiting::default();
-        while self.migrate {
-            match self.database.migrate().await {
-                Ok(applied) if applied.is_empty() => break,
-                Ok(applied) => {
-                    tracing::info!(?applied, "brought the database's schema up to date");
-                    break;
-                }
-                Err(error) if error.is_retryable() => wait.for_store(&error).await,
-                Err(error) => {
-                    return Err(error).context("cannot bring the database's schema up to date");
-                }
-            }
+        if self.migrate {
+            self.migrate().await?;
         }
         let mut wait = Waiting::default();
         let operator = loop {
@@ -265,6 +254,24 @@ impl Start {
         tracing::info!("ready");
         tell(Event::Ready(operator));
         Ok(())
+    }
+
+    async fn migrate(&self) -> anyhow::Result<()> {
+        let mut wait = Waiting::default();
+        loop {
+            match self.database.migrate().await {
+                Ok(applied) => {
+                    if !applied.is_empty() {
+                        tracing::info!(?applied, "brought the database's schema up to date");
+                    }
+                    return Ok(());
+                }
+                Err(error) if error.is_retryable() => wait.for_store(&error).await,
+                Err(error) => {
+                    return Err(error).context("cannot bring the database's schema up to date");
+                }
+            }
+        }
     }
 }
 

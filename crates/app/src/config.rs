@@ -481,16 +481,15 @@ impl Reader<'_> {
                 Some(SecretConfig::Kept(self.data_dir().join(SECRET_FILE)))
             }
             (None, None, Some(StoreConfig::Memory)) => {
-                match secret_file::random(entropy).map(|secret| Pepper::new(&secret)) {
-                    Ok(Ok(pepper)) => Some(SecretConfig::Random(pepper)),
-                    Ok(Err(_)) | Err(_) => {
-                        self.fault(
-                            text,
-                            "is not set, and there are no random bytes to make one of",
-                        );
-                        None
-                    }
+                let random = secret_file::random(entropy);
+                let pepper = random.ok().and_then(|text| Pepper::new(&text).ok());
+                if pepper.is_none() {
+                    self.fault(
+                        text,
+                        "is not set, and there are no random bytes to make one of",
+                    );
                 }
+                pepper.map(SecretConfig::Random)
             }
             (None, None, Some(StoreConfig::Postgres(_)) | None) => None,
         }
@@ -510,35 +509,32 @@ impl Reader<'_> {
         }
     }
 
-    /// Both files or neither. That they can be read is seen at start, and at every SIGHUP.
-    fn tls(&mut self) -> Option<Option<TlsConfig>> {
+    /// Both files or neither. That they can be read is seen at start, and at every SIGHUP. `None` also where one is missing,
+    /// which is a fault.
+    fn tls(&mut self) -> Option<TlsConfig> {
         let path = |said: Option<&str>| said.map(PathBuf::from);
         match (
             path(self.sources.said("TLS_CERT")),
             path(self.sources.said("TLS_KEY")),
         ) {
-            (None, None) => Some(None),
-            (Some(certificate), Some(key)) => Some(Some(TlsConfig { certificate, key })),
-            (Some(_), None) => {
-                self.fault("TLS_KEY", "is not set, and TLS_CERT is");
-                None
-            }
-            (None, Some(_)) => {
-                self.fault("TLS_CERT", "is not set, and TLS_KEY is");
-                None
-            }
+            (None, None) => {}
+            (Some(certificate), Some(key)) => return Some(TlsConfig { certificate, key }),
+            (Some(_), None) => self.fault("TLS_KEY", "is not set, and TLS_CERT is"),
+            (None, Some(_)) => self.fault("TLS_CERT", "is not set, and TLS_KEY is"),
         }
+        None
     }
 
-    fn metrics_listen(&mut self) -> Option<Option<SocketAddr>> {
-        self.parsed(
-            "METRICS_LISTEN",
-            |text| match text {
-                "off" => Some(None),
-                address => address.parse().ok().map(Some),
-            },
-            "off, or an address and port such as 127.0.0.1:9464",
-        )
+    /// `None` where there are to be none, and where the address is faulty.
+    fn metrics_listen(&mut self) -> Option<SocketAddr> {
+        match self.sources.said("METRICS_LISTEN") {
+            None | Some("off") => None,
+            Some(_) => self.parsed(
+                "METRICS_LISTEN",
+                |text| text.parse().ok(),
+                "off, or an address and port such as 127.0.0.1:9464",
+            ),
+        }
     }
 
     /// `None` where none is configured, or a faulty one.
@@ -626,8 +622,8 @@ impl Config {
         let config = || {
             Some(Self {
                 listen: listen?,
-                tls: tls?,
-                metrics_listen: metrics_listen?,
+                tls,
+                metrics_listen,
                 store: store?,
                 data_dir: reader.data_dir(),
                 secret: secret?,
