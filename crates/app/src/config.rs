@@ -481,16 +481,15 @@ impl Reader<'_> {
                 Some(SecretConfig::Kept(self.data_dir().join(SECRET_FILE)))
             }
             (None, None, Some(StoreConfig::Memory)) => {
-                match secret_file::random(entropy).map(|secret| Pepper::new(&secret)) {
-                    Ok(Ok(pepper)) => Some(SecretConfig::Random(pepper)),
-                    Ok(Err(_)) | Err(_) => {
-                        self.fault(
-                            text,
-                            "is not set, and there are no random bytes to make one of",
-                        );
-                        None
-                    }
+                let made = secret_file::random(entropy).map(|secret| Pepper::new(&secret));
+                if let Ok(Ok(pepper)) = made {
+                    return Some(SecretConfig::Random(pepper));
                 }
+                self.fault(
+                    text,
+                    "is not set, and there are no random bytes to make one of",
+                );
+                None
             }
             (None, None, Some(StoreConfig::Postgres(_)) | None) => None,
         }
@@ -501,7 +500,14 @@ impl Reader<'_> {
         let said = ["API_KEY_SECRET", "API_KEY_SECRET_FILE"]
             .iter()
             .any(|name| self.sources.said(name).is_some());
-        if secret.is_none() && !said && matches!(store, Some(StoreConfig::Postgres(_)) | None) {
+        // Also where the rest of the URL is at fault, so that everything is told at once.
+        let outlives = matches!(store, Some(StoreConfig::Postgres(_)))
+            || (store.is_none()
+                && self
+                    .sources
+                    .said("DATABASE_URL")
+                    .is_some_and(|url| url.starts_with("postgres")));
+        if secret.is_none() && !said && outlives {
             self.fault(
                 "API_KEY_SECRET",
                 "is not set; keys that outlive the process need a secret that does \
@@ -511,6 +517,10 @@ impl Reader<'_> {
     }
 
     /// Both files or neither. That they can be read is seen at start, and at every SIGHUP.
+    #[expect(
+        clippy::option_option,
+        reason = "a faulty setting and one that is not set are told apart"
+    )]
     fn tls(&mut self) -> Option<Option<TlsConfig>> {
         let path = |said: Option<&str>| said.map(PathBuf::from);
         match (
@@ -530,6 +540,10 @@ impl Reader<'_> {
         }
     }
 
+    #[expect(
+        clippy::option_option,
+        reason = "a faulty setting and one that is not set are told apart"
+    )]
     fn metrics_listen(&mut self) -> Option<Option<SocketAddr>> {
         self.parsed(
             "METRICS_LISTEN",
