@@ -73,9 +73,13 @@ impl Application {
         entropy
             .fill(&mut instance)
             .context("cannot start without random bytes")?;
+        // What can be wrong before anything is made comes first.
         let certificate = config.tls.clone().map(Certificate::read).transpose()?;
+        let (listener, address) = bind(config.listen)?;
+        let metrics = config.metrics_listen.map(bind).transpose()?;
 
         let storage = config.storage();
+        storage.check_kept_secret()?;
         let database = storage.open(IfMissing::Create)?;
         let lock = match &database {
             Database::Sqlite(_, sqlite) => Some(ServerLock::acquire(&sqlite.path)?),
@@ -99,10 +103,8 @@ impl Application {
         };
         let service = Service::new(stores, Arc::new(SystemClock), entropy, pepper);
         let state = State::new(service.clone(), http);
-        let (listener, address) = bind(config.listen)?;
-        let metrics = config
-            .metrics_listen
-            .map(|address| metrics_server(state.clone(), address))
+        let metrics = metrics
+            .map(|(listener, address)| metrics_server(state.clone(), listener, address))
             .transpose()?;
         let server = HttpServer::new(move || leadr_auth_http::app(state.clone()))
             .workers(config.workers)
@@ -210,14 +212,17 @@ fn bind(address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
 }
 
 /// Served apart from the requests, so that a proxy in front of those cannot let strangers in by mistake.
-fn metrics_server(state: State, address: SocketAddr) -> anyhow::Result<(Server, SocketAddr)> {
-    let (listener, bound) = bind(address)?;
+fn metrics_server(
+    state: State,
+    listener: TcpListener,
+    address: SocketAddr,
+) -> anyhow::Result<(Server, SocketAddr)> {
     let server = HttpServer::new(move || leadr_auth_http::metrics_app(state.clone()))
         .workers(1)
         .client_request_timeout(HEAD_TIMEOUT)
         .disable_signals()
         .listen(listener)?;
-    Ok((server.run(), bound))
+    Ok((server.run(), address))
 }
 
 async fn bring_file_up_to_date(database: &Database, migrate: bool) -> anyhow::Result<()> {
@@ -237,10 +242,27 @@ async fn bring_file_up_to_date(database: &Database, migrate: bool) -> anyhow::Re
 }
 
 impl Start {
+    async fn bring_up_to_date(&self) -> anyhow::Result<()> {
+        let mut wait = Waiting::default();
+        loop {
+            match self.database.migrate().await {
+                Ok(applied) if applied.is_empty() => return Ok(()),
+                Ok(applied) => {
+                    tracing::info!(?applied, "brought the database's schema up to date");
+                    return Ok(());
+                }
+                Err(error) if error.is_retryable() => wait.for_store(&error).await,
+                Err(error) => {
+                    return Err(error).context("cannot bring the database's schema up to date");
+                }
+            }
+        }
+    }
+
     /// Brings the store into shape, however long it is away, and then says that the process is ready.
     async fn run(self, service: Service, tell: impl Fn(Event)) -> anyhow::Result<()> {
         if self.migrate {
-            self.migrate().await?;
+            self.bring_up_to_date().await?;
         }
         let mut wait = Waiting::default();
         let operator = loop {
@@ -254,24 +276,6 @@ impl Start {
         tracing::info!("ready");
         tell(Event::Ready(operator));
         Ok(())
-    }
-
-    async fn migrate(&self) -> anyhow::Result<()> {
-        let mut wait = Waiting::default();
-        loop {
-            match self.database.migrate().await {
-                Ok(applied) => {
-                    if !applied.is_empty() {
-                        tracing::info!(?applied, "brought the database's schema up to date");
-                    }
-                    return Ok(());
-                }
-                Err(error) if error.is_retryable() => wait.for_store(&error).await,
-                Err(error) => {
-                    return Err(error).context("cannot bring the database's schema up to date");
-                }
-            }
-        }
     }
 }
 

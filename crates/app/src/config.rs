@@ -500,7 +500,14 @@ impl Reader<'_> {
         let said = ["API_KEY_SECRET", "API_KEY_SECRET_FILE"]
             .iter()
             .any(|name| self.sources.said(name).is_some());
-        if secret.is_none() && !said && matches!(store, Some(StoreConfig::Postgres(_)) | None) {
+        // Also where the rest of the URL is at fault, so that everything is told at once.
+        let outlives = matches!(store, Some(StoreConfig::Postgres(_)))
+            || (store.is_none()
+                && self
+                    .sources
+                    .said("DATABASE_URL")
+                    .is_some_and(|url| url.starts_with("postgres")));
+        if secret.is_none() && !said && outlives {
             self.fault(
                 "API_KEY_SECRET",
                 "is not set; keys that outlive the process need a secret that does \

@@ -2,9 +2,9 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use leadr_auth_domain::{Pepper, WeakPepper};
@@ -103,28 +103,20 @@ pub fn make(path: &Path, entropy: &dyn Entropy) -> Result<(), MakeSecretError> {
 }
 
 fn write_new(path: &Path, secret: &str) -> io::Result<()> {
-    let unfinished = path.with_extension(format!("unfinished-{}", std::process::id()));
-    let written = write_and_link(&unfinished, path, secret);
-    let removed = fs::remove_file(&unfinished);
-    written.and(removed)?;
-    if let Some(folder) = path.parent() {
-        // The name is on the disk only when the folder is.
-        fs::File::open(folder)?.sync_all()?;
-    }
-    Ok(())
-}
-
-fn write_and_link(unfinished: &Path, path: &Path, secret: &str) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(unfinished)?;
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    // Of mode 0600, and under a name that nobody has: a number of this process would not do, since in a container every
+    // process has the same, and one that was killed may have left its file.
+    let mut file = tempfile::Builder::new()
+        .prefix(".secret-")
+        .tempfile_in(folder)?;
     file.write_all(format!("{secret}\n").as_bytes())?;
-    file.sync_all()?;
-    // Other than a rename, a link fails where the name is taken.
-    fs::hard_link(unfinished, path)
+    file.as_file().sync_all()?;
+    file.persist_noclobber(path).map_err(|error| error.error)?;
+    // The name is on the disk only when the folder is.
+    fs::File::open(folder)?.sync_all()
 }
 
 /// 32 random bytes as 64 hexadecimal digits.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use leadr_auth_domain::Pepper;
 use leadr_auth_memory::Memory;
-use leadr_auth_ports::{Entropy, Stores};
+use leadr_auth_ports::{Entropy, StoreError, Stores};
 use leadr_auth_postgres::{Postgres, PostgresConfig};
 use leadr_auth_sqlite::{IfMissing, Sqlite, SqliteConfig};
 
@@ -81,22 +81,56 @@ pub fn prepare_data_dir(path: &Path) -> Result<(), DataDirError> {
     check_data_dir(path)
 }
 
+/// Could the data directory be made? Makes nothing that can be seen or that stays.
+pub fn could_make_data_dir(path: &Path) -> Result<(), DataDirError> {
+    let there = path
+        .ancestors()
+        .map(|folder| {
+            if folder.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                folder
+            }
+        })
+        .find(|folder| fs::symlink_metadata(folder).is_ok())
+        .unwrap_or(Path::new("/"));
+    tempfile::tempfile_in(there)
+        .map(drop)
+        .map_err(|error| DataDirError::Io(path.to_owned(), error))
+}
+
 /// Is the data directory nobody else's business?
 pub fn check_data_dir(path: &Path) -> Result<(), DataDirError> {
-    let others =
-        secret_file::for_others(path).map_err(|error| DataDirError::Io(path.to_owned(), error))?;
+    let io = |error| DataDirError::Io(path.to_owned(), error);
+    if !fs::metadata(path).map_err(io)?.is_dir() {
+        return Err(DataDirError::NotADirectory(path.to_owned()));
+    }
+    let others = secret_file::for_others(path).map_err(io)?;
     if others != 0 {
         return Err(DataDirError::OpenToOthers(path.to_owned(), others));
     }
     Ok(())
 }
 
+fn kept_secret(path: &Path) -> anyhow::Result<Pepper> {
+    let shown = path.display();
+    let named = || format!("the secret {shown}");
+    if secret_file::for_others(path).with_context(named)? != 0 {
+        bail!("the secret {shown} can be used by others than its owner: chmod 600 {shown}");
+    }
+    Ok(secret_file::read(path).with_context(named)?.0)
+}
+
 impl StorageConfig {
     /// Is anything kept in the data directory?
     pub fn uses_data_dir(&self) -> bool {
-        let kept = matches!(self.secret, Some(SecretConfig::Kept(_)));
+        matches!(self.secret, Some(SecretConfig::Kept(_))) || self.keeps_database()
+    }
+
+    /// Is the database in the data directory?
+    fn keeps_database(&self) -> bool {
         let file = self.data_dir.join(DATABASE_FILE);
-        kept || matches!(&self.store, StoreConfig::Sqlite(sqlite) if sqlite.path == file)
+        matches!(&self.store, StoreConfig::Sqlite(sqlite) if sqlite.path == file)
     }
 
     /// Opens the database. With `IfMissing::Create` an SQLite file and the data directory are made where they are missing;
@@ -105,9 +139,19 @@ impl StorageConfig {
         if self.uses_data_dir() {
             match if_missing {
                 IfMissing::Create => prepare_data_dir(&self.data_dir)?,
-                IfMissing::Fail if self.data_dir.exists() => check_data_dir(&self.data_dir)?,
-                // What is missing is named when it is opened.
-                IfMissing::Fail => {}
+                IfMissing::Fail => match check_data_dir(&self.data_dir) {
+                    // Only the secret may be meant to be there, and that is asked for later.
+                    Err(DataDirError::Io(..)) if !self.keeps_database() => {}
+                    Err(DataDirError::Io(path, error))
+                        if error.kind() == io::ErrorKind::NotFound =>
+                    {
+                        bail!(
+                            "there is no data directory {}: look at the path, or start the server, which makes one",
+                            path.display()
+                        )
+                    }
+                    checked => checked?,
+                },
             }
         }
         Ok(match &self.store {
@@ -121,8 +165,20 @@ impl StorageConfig {
         })
     }
 
+    /// Where a server that starts makes a secret, if it does: where none is kept, and no key can be stored under another.
+    pub async fn is_secret_to_be_made(&self, stores: &Stores) -> Result<Option<&Path>, StoreError> {
+        let path = match &self.secret {
+            Some(SecretConfig::Kept(path)) if !path.exists() => path,
+            _ => return Ok(None),
+        };
+        // A first start that was killed may have made a key and not come to registering the secret.
+        let is_used =
+            stores.secrets.registered().await?.is_some() || !stores.accounts.is_empty().await?;
+        Ok((!is_used).then_some(path))
+    }
+
     /// The secret under which the keys of `stores` are hashed. With `entropy` one is made where none is kept and none is
-    /// registered.
+    /// registered and no account is there.
     pub async fn pepper(
         &self,
         stores: &Stores,
@@ -137,7 +193,7 @@ impl StorageConfig {
         };
         let shown = path.display();
         if !path.exists() {
-            if stores.secrets.registered().await?.is_some() {
+            if self.is_secret_to_be_made(stores).await?.is_none() {
                 bail!(
                     "the secret of the stored keys is missing: {shown} is not there. Put it back from your copy, or set \
                      API_KEY_SECRET; without it no stored key works, so none is made in its place"
@@ -150,13 +206,15 @@ impl StorageConfig {
             };
             secret_file::make(path, entropy)?;
         }
-        let others =
-            secret_file::for_others(path).with_context(|| format!("the secret {shown}"))?;
-        if others != 0 {
-            bail!("the secret {shown} can be read by others than its owner: chmod 600 {shown}");
+        kept_secret(path)
+    }
+
+    /// Sees whether the secret that is kept, if one is, can be used: before anything is made that is of no use without it.
+    pub fn check_kept_secret(&self) -> anyhow::Result<()> {
+        match &self.secret {
+            Some(SecretConfig::Kept(path)) if path.exists() => kept_secret(path).map(drop),
+            Some(_) | None => Ok(()),
         }
-        let (pepper, _) = secret_file::read(path).with_context(|| format!("the secret {shown}"))?;
-        Ok(pepper)
     }
 }
 
@@ -207,11 +265,20 @@ pub enum MigrateError {
 }
 
 impl MigrateError {
-    /// May the same call succeed later?
+    /// May the same call succeed later, of itself? A file is there or it is not.
     pub const fn is_retryable(&self) -> bool {
         matches!(
             self,
             Self::Postgres(leadr_auth_postgres::migrate::MigrateError::Unavailable(_))
+        )
+    }
+
+    /// Is it only that the database cannot be asked now?
+    pub const fn is_unavailable(&self) -> bool {
+        matches!(
+            self,
+            Self::Postgres(leadr_auth_postgres::migrate::MigrateError::Unavailable(_))
+                | Self::Sqlite(leadr_auth_sqlite::migrate::MigrateError::Unavailable(_))
         )
     }
 }

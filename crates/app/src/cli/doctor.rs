@@ -1,23 +1,27 @@
 //! `doctor`: what would keep a server from being ready, and what is not as it should be.
 
+use std::fs;
 use std::io;
-use std::net::TcpListener;
+use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{ArgMatches, Command};
 use leadr_auth_domain::Timestamp;
-use leadr_auth_ports::{Clock as _, Stores};
-use leadr_auth_postgres::ServerSettings;
+use leadr_auth_memory::Memory;
+use leadr_auth_ports::{Clock as _, StoreError, Stores};
+use leadr_auth_postgres::{Postgres, ServerSettings};
 use leadr_auth_service::{Chain, KeyFilter};
-use leadr_auth_sqlite::{IfMissing, ServerLock};
+use leadr_auth_sqlite::{IfMissing, LockError, ServerLock, Sqlite};
 use serde_json::{Value, json};
+use tokio::net::TcpSocket;
 
 use super::output::Shown;
 use super::{exit, json_flag, output, setting_flags, sources};
 use crate::config::{Config, SecretConfig, StorageConfig, StoreConfig};
 use crate::secret_file::{self, Strength};
-use crate::storage::{Database, check_data_dir};
+use crate::storage::{Database, check_data_dir, could_make_data_dir};
 use crate::system::{OsEntropy, SystemClock};
 use crate::tls::Certificate;
 
@@ -133,16 +137,18 @@ async fn examine(config: &Config, findings: &mut Findings) {
             Err(error) => findings.fail("certificate", &error.into()),
         }
     }
-    examine_data_dir(&storage, findings);
-    let is_served = examine_database(config, &storage, findings).await;
+    // Whatever keeps the directory from being used, keeps what is in it.
+    if examine_data_dir(&storage, findings) {
+        examine_database(config, &storage, findings).await;
+    }
     for (check, address) in [
         ("listen", Some(config.listen)),
         ("metrics", config.metrics_listen),
     ] {
         let Some(address) = address else { continue };
-        match TcpListener::bind(address) {
-            Ok(_) => findings.add(check, Status::Ok, format!("{address} is free")),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_served => {
+        match is_free(address) {
+            Ok(()) => findings.add(check, Status::Ok, format!("{address} is free")),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_served(&storage) => {
                 findings.add(check, Status::Ok, format!("{address} is in use, and a server runs on the database"));
             }
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => findings.add(
@@ -155,18 +161,47 @@ async fn examine(config: &Config, findings: &mut Findings) {
     }
 }
 
-fn examine_data_dir(storage: &StorageConfig, findings: &mut Findings) {
+/// Can a server listen there? Other than listening, this does not keep one that starts just now from doing so.
+fn is_free(address: SocketAddr) -> io::Result<()> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)
+}
+
+/// Does a server run on the database? Asked only where its address is taken, since whoever asks is in the way of one that
+/// starts just now.
+fn is_served(storage: &StorageConfig) -> bool {
+    match &storage.store {
+        StoreConfig::Sqlite(sqlite) => {
+            sqlite.path.exists()
+                && matches!(ServerLock::acquire(&sqlite.path), Err(LockError::Held(_)))
+        }
+        StoreConfig::Memory | StoreConfig::Postgres(_) => false,
+    }
+}
+
+/// Answers whether what is in it can be looked at.
+fn examine_data_dir(storage: &StorageConfig, findings: &mut Findings) -> bool {
     if !storage.uses_data_dir() {
-        return;
+        return true;
     }
     let path = storage.data_dir.display();
-    if !storage.data_dir.exists() {
-        findings.add(
-            "data directory",
-            Status::Ok,
-            format!("{path} is made when a server first starts"),
-        );
-        return;
+    if fs::symlink_metadata(&storage.data_dir).is_err() {
+        match could_make_data_dir(&storage.data_dir) {
+            Ok(()) => findings.add(
+                "data directory",
+                Status::Ok,
+                format!("{path} is made when a server first starts"),
+            ),
+            Err(error) => {
+                findings.fail("data directory", &error.into());
+                return false;
+            }
+        }
+        return true;
     }
     match check_data_dir(&storage.data_dir) {
         Ok(()) => findings.add(
@@ -174,32 +209,39 @@ fn examine_data_dir(storage: &StorageConfig, findings: &mut Findings) {
             Status::Ok,
             format!("{path} is its owner's only"),
         ),
-        Err(error) => findings.fail("data directory", &error.into()),
+        Err(error) => {
+            findings.fail("data directory", &error.into());
+            return false;
+        }
     }
+    true
 }
 
-/// Answers whether a server is known to run on it.
-async fn examine_database(
-    config: &Config,
-    storage: &StorageConfig,
-    findings: &mut Findings,
-) -> bool {
+async fn examine_database(config: &Config, storage: &StorageConfig, findings: &mut Findings) {
     if let StoreConfig::Sqlite(sqlite) = &storage.store
         && !sqlite.path.exists()
     {
         let path = sqlite.path.display();
+        let folder = sqlite.path.parent().unwrap_or(Path::new("/"));
+        // The data directory is made, and no other.
+        if folder != storage.data_dir && !folder.as_os_str().is_empty() && !folder.is_dir() {
+            let what = format!("the folder of {path} is not there: make it");
+            return findings.add("database", Status::Failure, what);
+        }
         findings.add(
             "database",
             Status::Ok,
             format!("{path} is made when a server first starts"),
         );
-        return false;
+        // A secret may be there all the same, and has to be a good one.
+        examine_secret(storage, &Memory::new().stores(), findings).await;
+        return;
     }
     let database = match storage.open(IfMissing::Fail) {
         Ok(database) => database,
         Err(error) => {
             findings.fail("database", &error);
-            return false;
+            return;
         }
     };
     match database.pending_migrations().await {
@@ -216,11 +258,11 @@ async fn examine_database(
             let pending = pending.join(", ");
             findings.add("schema", status, format!("lacks {pending}; {by}"));
             // The other checks would only say so again.
-            return false;
+            return;
         }
         Err(error) => {
             findings.fail("schema", &error.into());
-            return false;
+            return;
         }
     }
     let stores = database.stores();
@@ -236,69 +278,79 @@ async fn examine_database(
         }
         Err(error) => {
             findings.fail("database", &error.into());
-            return false;
+            return;
         }
     }
     examine_secret(storage, &stores, findings).await;
     examine_operator(&stores, findings).await;
     match &database {
-        Database::Memory(_) => false,
-        Database::Sqlite(sqlite, file) => {
-            match sqlite.integrity().await {
-                Ok(faults) if faults.is_empty() => findings.add("integrity", Status::Ok, "sound"),
-                Ok(faults) => findings.add("integrity", Status::Failure, faults.join("; ")),
-                Err(error) => findings.fail("integrity", &error.into()),
-            }
-            if let Ok(others) = secret_file::for_others(&file.path)
-                && others != 0
-            {
-                let path = file.path.display();
+        Database::Memory(_) => {}
+        Database::Sqlite(sqlite, file) => examine_file(sqlite, &file.path, findings).await,
+        Database::Postgres(postgres, _) => examine_server(postgres, findings).await,
+    }
+}
+
+async fn examine_file(sqlite: &Sqlite, path: &Path, findings: &mut Findings) {
+    match sqlite.integrity().await {
+        Ok(faults) if faults.is_empty() => findings.add("integrity", Status::Ok, "sound"),
+        Ok(faults) => findings.add("integrity", Status::Failure, faults.join("; ")),
+        Err(error) => findings.fail("integrity", &error.into()),
+    }
+    if let Ok(others) = secret_file::for_others(path)
+        && others != 0
+    {
+        let path = path.display();
+        findings.add(
+            "database file",
+            Status::Warning,
+            format!("{path} can be used by others than its owner ({others:03o}): chmod 600 {path}"),
+        );
+    }
+    match sqlite.newest_write().await {
+        Ok(newest) => examine_clock(newest, SystemClock.now(), true, findings),
+        Err(error) => findings.fail("clock", &error.into()),
+    }
+}
+
+async fn examine_server(postgres: &Postgres, findings: &mut Findings) {
+    match postgres.clock().await {
+        Ok(theirs) => examine_clock(Some(theirs), SystemClock.now(), false, findings),
+        Err(error) => findings.fail("clock", &error.into()),
+    }
+    match postgres.settings().await {
+        Ok(settings) => {
+            let risks = durability_risks(&settings);
+            if risks.is_empty() {
                 findings.add(
-                    "database file",
+                    "durability",
+                    Status::Ok,
+                    format!("PostgreSQL {}", settings.server_version),
+                );
+            } else {
+                findings.add(
+                    "durability",
                     Status::Warning,
-                    format!("{path} can be used by others than its owner ({others:03o}): chmod 600 {path}"),
+                    format!(
+                        "a crash of the database may lose what was answered: {}",
+                        risks.join(", ")
+                    ),
                 );
             }
-            match sqlite.newest_write().await {
-                Ok(newest) => examine_clock(newest, SystemClock.now(), true, findings),
-                Err(error) => findings.fail("clock", &error.into()),
-            }
-            ServerLock::acquire(&file.path).is_err()
         }
-        Database::Postgres(postgres, _) => {
-            match postgres.clock().await {
-                Ok(theirs) => examine_clock(Some(theirs), SystemClock.now(), false, findings),
-                Err(error) => findings.fail("clock", &error.into()),
-            }
-            match postgres.settings().await {
-                Ok(settings) => {
-                    let risks = durability_risks(&settings);
-                    if risks.is_empty() {
-                        findings.add(
-                            "durability",
-                            Status::Ok,
-                            format!("PostgreSQL {}", settings.server_version),
-                        );
-                    } else {
-                        findings.add(
-                            "durability",
-                            Status::Warning,
-                            format!(
-                                "a crash of the database may lose what was answered: {}",
-                                risks.join(", ")
-                            ),
-                        );
-                    }
-                }
-                Err(error) => findings.fail("durability", &error.into()),
-            }
-            false
-        }
+        Err(error) => findings.fail("durability", &error.into()),
     }
 }
 
 async fn examine_secret(storage: &StorageConfig, stores: &Stores, findings: &mut Findings) {
     let check = "secret";
+    match storage.is_secret_to_be_made(stores).await {
+        Ok(Some(path)) => {
+            let what = format!("{} is made when a server first starts", path.display());
+            return findings.add(check, Status::Ok, what);
+        }
+        Ok(None) => {}
+        Err(error) => return findings.fail(check, &error.into()),
+    }
     let pepper = match storage.pepper(stores, None).await {
         Ok(pepper) => pepper,
         Err(error) => return findings.fail(check, &error),
@@ -335,30 +387,38 @@ async fn examine_secret(storage: &StorageConfig, stores: &Stores, findings: &mut
     }
 }
 
+/// How it stands with the operator's account.
+enum Operator {
+    /// Nobody has an account yet.
+    ToBeMade,
+    /// So many of its keys are not revoked.
+    Keys(usize),
+}
+
 async fn examine_operator(stores: &Stores, findings: &mut Findings) {
     let check = "operator";
     let working = async {
-        let Some(operator) = stores.accounts.find_operator().await? else {
-            return Ok(None);
-        };
-        stores
-            .keys
-            .list(KeyFilter {
-                active_only: true,
-                ..KeyFilter::of(operator.id)
-            })
-            .await
-            .map(Some)
-    };
-    match working.await {
-        Ok(Some(keys)) if !keys.is_empty() => {
-            findings.add(
-                check,
-                Status::Ok,
-                format!("has {} working keys", keys.len()),
-            );
+        if stores.accounts.is_empty().await? {
+            return Ok(Operator::ToBeMade);
         }
-        Ok(_) => findings.add(
+        let Some(operator) = stores.accounts.find_operator().await? else {
+            return Ok(Operator::Keys(0));
+        };
+        let working = KeyFilter {
+            active_only: true,
+            ..KeyFilter::of(operator.id)
+        };
+        Ok(Operator::Keys(stores.keys.list(working).await?.len()))
+    };
+    let working: Result<_, StoreError> = working.await;
+    match working {
+        Ok(Operator::ToBeMade) => {
+            findings.add(check, Status::Ok, "is made when a server first starts");
+        }
+        Ok(Operator::Keys(keys @ 1..)) => {
+            findings.add(check, Status::Ok, format!("has {keys} working keys"));
+        }
+        Ok(Operator::Keys(0)) => findings.add(
             check,
             Status::Warning,
             "nobody has an operator's key: `leadr-auth operator new-key` makes one",

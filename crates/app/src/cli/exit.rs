@@ -6,8 +6,11 @@ use std::io;
 use leadr_auth_ports::StoreError;
 use leadr_auth_service::{AccountError, IssueKeyError, KeyError};
 
+use leadr_auth_sqlite::{OpenError, OpenFault};
+
 use super::Usage;
 use crate::config::ConfigFaults;
+use crate::storage::MigrateError;
 
 /// An exit code and what it means.
 pub(super) struct Meaning {
@@ -83,8 +86,14 @@ fn code_of_cause(cause: &(dyn Error + 'static)) -> Option<u8> {
     if let Some(error) = cause.downcast_ref::<IssueKeyError>() {
         return matches!(error, IssueKeyError::AccountNotFound).then_some(NOT_FOUND);
     }
-    let error = cause.downcast_ref::<StoreError>()?;
-    error.is_retryable().then_some(UNAVAILABLE)
+    let passes = if let Some(error) = cause.downcast_ref::<MigrateError>() {
+        error.is_unavailable()
+    } else if let Some(error) = cause.downcast_ref::<OpenError>() {
+        matches!(error.fault, OpenFault::Unavailable(_))
+    } else {
+        cause.downcast_ref::<StoreError>()?.is_retryable()
+    };
+    passes.then_some(UNAVAILABLE)
 }
 
 /// Did whoever reads our output go away? That is no failure of ours.
@@ -107,6 +116,13 @@ mod tests {
             (anyhow::Error::from(KeyError::NotFound), NOT_FOUND),
             (KeyError::Store(away()).into(), UNAVAILABLE),
             (KeyError::Store(StoreError::internal("odd")).into(), FAILED),
+            (
+                MigrateError::Postgres(leadr_auth_postgres::migrate::MigrateError::Unavailable(
+                    "away".into(),
+                ))
+                .into(),
+                UNAVAILABLE,
+            ),
             (AccountError::SlugTaken.into(), REFUSED),
             (IssueKeyError::AccountNotFound.into(), NOT_FOUND),
             (ConfigFaults(Vec::new()).into(), WRONG_USAGE),

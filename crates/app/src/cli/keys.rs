@@ -15,7 +15,7 @@ use leadr_auth_service::{IssuedKey, KeyFilter, Service};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::output::{Output, Shown, line};
+use super::output::{Output, Shown, json_line, line};
 use super::{Tools, Usage, accounts, exit, operator, output, parsed, text, tool};
 use crate::system::OsEntropy;
 
@@ -187,7 +187,7 @@ fn show_issued(
             fields.insert((*name).to_owned(), value.clone());
         }
     }
-    line(&value.to_string())
+    json_line(&value)
 }
 
 async fn list(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
@@ -208,7 +208,7 @@ async fn list(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
 
 async fn verify(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let key = key_from_standard_input()?;
-    let Tools { service, out } = Tools::open_to_issue(matches).await?;
+    let Tools { service, out } = Tools::open_to_compare(matches).await?;
     let (verdict, record) = service.inspect_key(operator()?, &key).await?;
     let word = word(verdict);
     if out == Output::Human {
@@ -220,15 +220,12 @@ async fn verify(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
             out.one(&record.account)?;
         }
     } else {
-        line(
-            &json!({
-                "valid": verdict == Verdict::Valid,
-                "verdict": word,
-                "key": record.as_ref().map(|record| record.key.json()),
-                "account": record.as_ref().map(|record| record.account.json()),
-            })
-            .to_string(),
-        )?;
+        json_line(&json!({
+            "valid": verdict == Verdict::Valid,
+            "verdict": word,
+            "key": record.as_ref().map(|record| record.key.json()),
+            "account": record.as_ref().map(|record| record.account.json()),
+        }))?;
     }
     Ok(match verdict {
         Verdict::Valid => ExitCode::SUCCESS,
@@ -255,12 +252,14 @@ fn key_from_standard_input() -> anyhow::Result<PlainKey> {
     if input.is_terminal() {
         eprintln!("The key, and Enter:");
     }
-    let mut typed = String::new();
+    let mut typed = Vec::new();
     input
         .lock()
-        .read_line(&mut typed)
+        .read_until(b'\n', &mut typed)
         .context("no key on standard input")?;
-    PlainKey::parse(typed.trim()).map_err(|fault| Usage(format!("standard input: {fault}")).into())
+    // What is no text is no key either, and is told so.
+    PlainKey::parse(String::from_utf8_lossy(&typed).trim())
+        .map_err(|fault| Usage(format!("standard input: {fault}")).into())
 }
 
 pub(super) async fn new_operator_key(matches: &ArgMatches) -> anyhow::Result<ExitCode> {

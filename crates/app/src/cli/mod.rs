@@ -19,7 +19,8 @@ use std::sync::Arc;
 
 use anyhow::bail;
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use leadr_auth_domain::{Access, OperatorAccess};
+use leadr_auth_domain::{Access, OperatorAccess, redact_keys};
+use leadr_auth_ports::Stores;
 use leadr_auth_service::Service;
 use leadr_auth_sqlite::IfMissing;
 
@@ -152,7 +153,10 @@ fn sources(matches: Option<&ArgMatches>) -> Sources {
 /// Does what the command line says, and gives the process's exit code.
 #[expect(clippy::print_stderr, reason = "where a failure is told")]
 pub async fn run() -> ExitCode {
-    let matches = command().get_matches();
+    let matches = match command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(answer) => return told_by_clap(&answer),
+    };
     match dispatch(&matches).await {
         Ok(code) => code,
         Err(error) if exit::is_broken_pipe(&error) => ExitCode::SUCCESS,
@@ -161,6 +165,19 @@ pub async fn run() -> ExitCode {
             ExitCode::from(exit::code_of(&error))
         }
     }
+}
+
+/// Help, the version, or what is wrong with the command line. What was typed is quoted there, and it may have been a key.
+#[expect(clippy::print_stderr, reason = "where a failure is told")]
+fn told_by_clap(answer: &clap::Error) -> ExitCode {
+    let text = answer.render().to_string();
+    if answer.use_stderr() {
+        eprint!("{}", redact_keys(&text));
+        return ExitCode::from(exit::WRONG_USAGE);
+    }
+    // Whoever asked for help may have seen enough of it.
+    let _ = output::line(text.trim_end());
+    ExitCode::SUCCESS
 }
 
 async fn dispatch(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
@@ -216,17 +233,33 @@ struct Tools {
 impl Tools {
     /// Opens what the configuration names, which a server made.
     async fn open(matches: &ArgMatches) -> anyhow::Result<Self> {
+        Ok(Self::open_with_stores(matches).await?.0)
+    }
+
+    async fn open_with_stores(matches: &ArgMatches) -> anyhow::Result<(Self, Stores)> {
         let entropy = Arc::new(OsEntropy::new());
         let storage = Config::read_storage(&sources(Some(matches)), entropy.as_ref(), true)?;
         let database = open_current(&storage).await?;
         let stores = database.stores();
         let pepper = storage.pepper(&stores, None).await?;
-        let service = Service::new(stores, Arc::new(SystemClock), entropy, pepper);
+        let service = Service::new(stores.clone(), Arc::new(SystemClock), entropy, pepper);
         service.check_secret().await?;
-        Ok(Self {
-            service,
-            out: output(matches),
-        })
+        let out = output(matches);
+        Ok((Self { service, out }, stores))
+    }
+
+    /// As [`Tools::open`], for a tool that compares hashes of keys: the secret has to be known to be the store's. To look
+    /// at a key is no occasion to settle which one that is.
+    async fn open_to_compare(matches: &ArgMatches) -> anyhow::Result<Self> {
+        let (tools, stores) = Self::open_with_stores(matches).await?;
+        if stores.secrets.registered().await?.is_none() {
+            bail!(
+                "nobody knows yet whether this secret is the one that the stored keys are hashed under: `leadr-auth serve` \
+                 settles it when it starts"
+            );
+        }
+        tools.service.ensure_secret().await?;
+        Ok(tools)
     }
 
     /// As [`Tools::open`], for a tool that stores hashes of keys: the secret has to be the store's from now on.

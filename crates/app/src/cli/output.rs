@@ -1,5 +1,6 @@
 //! What the tools say: a table for people, JSON for scripts.
 
+use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
 use comfy_table::{ContentArrangement, Table, presets};
@@ -80,8 +81,19 @@ pub(super) fn line(text: &str) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{text}")
 }
 
-fn json_line(value: &Value) -> io::Result<()> {
-    line(&value.to_string())
+/// A value on a line. JSON lets some control characters of old terminals stand as they are, and scripts' output is looked at
+/// by people too.
+pub(super) fn json_line(value: &Value) -> io::Result<()> {
+    let mut text = String::new();
+    for c in value.to_string().chars() {
+        if c.is_control() {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "\\u{:04x}", u32::from(c));
+        } else {
+            text.push(c);
+        }
+    }
+    line(&text)
 }
 
 pub(super) fn instant(at: Option<Timestamp>) -> String {
@@ -178,7 +190,7 @@ impl Shown for ApiKey {
 }
 
 /// A text of a tenant's choosing, for a terminal: rows of the reference implementation may hold what would move its cursor.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { '\u{fffd}' } else { c })
         .collect()

@@ -67,6 +67,18 @@ fn notify(event: &Event) {
 
 /// What a person is told.
 fn describe(event: &Event, base: &str, place: &Place, new_secret: Option<&PathBuf>) -> Vec<String> {
+    let mut texts = Vec::new();
+    if let (Event::Ready(_), Some(path)) = (event, new_secret) {
+        texts.push(format!(
+            "\nA secret was made in {path}. Keep a copy of it apart from the database's: no key works without it.",
+            path = path.display()
+        ));
+    }
+    texts.extend(describe_event(event, base, place));
+    texts
+}
+
+fn describe_event(event: &Event, base: &str, place: &Place) -> Vec<String> {
     match event {
         Event::Listening(_) => vec![format!(
             "leadr-auth {} listens on {base}\n  store: {}{}",
@@ -82,20 +94,12 @@ fn describe(event: &Event, base: &str, place: &Place, new_secret: Option<&PathBu
             vec![format!("  metrics: {}/metrics", base_url(*address, false))]
         }
         Event::Ready(OperatorState::Created(key)) => {
-            let mut texts = Vec::new();
-            if let Some(path) = new_secret {
-                texts.push(format!(
-                    "\nA secret was made in {path}. Keep a copy of it apart from the database's: no key works without it.",
-                    path = path.display()
-                ));
-            }
-            texts.push(format!(
+            vec![format!(
                 "\nThe first operator key, shown this once:\n\n    {key}\n\n\
                  Try it:\n\n    curl -s {base}/v1/accounts -H 'leadr-api-key: {key}'\n\n\
                  The API is described at {base}/docs\n",
                 key = key.expose(),
-            ));
-            texts
+            )]
         }
         Event::Ready(OperatorState::Configured | OperatorState::Existing) => {
             vec!["ready".to_owned()]

@@ -11,16 +11,17 @@ use anyhow::{Context as _, bail};
 use clap::{Arg, ArgMatches, Command};
 use indicatif::{ProgressBar, ProgressStyle};
 use leadr_auth_domain::PepperCheck;
+use leadr_auth_memory::Memory;
 use leadr_auth_ports::{Stores, Totals};
 use leadr_auth_service::transfer::{Exporter, Importer, Record, Summary};
 use leadr_auth_service::{ImportMode, SecretError};
 use leadr_auth_sqlite::IfMissing;
 use serde_json::json;
 
-use super::output::{Output, line};
+use super::output::{Output, json_line, line, printable};
 use super::{Usage, exit, flag, open_current, output, sources, text, tool};
 use crate::archive::{self, Header, MalformedLine};
-use crate::config::{Config, SecretConfig, StorageConfig};
+use crate::config::{Config, SecretConfig, StorageConfig, StoreConfig};
 use crate::storage::Database;
 use crate::system::OsEntropy;
 
@@ -74,8 +75,13 @@ pub(super) async fn export(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         path => {
             let path = Path::new(path);
             let mut options = OpenOptions::new();
-            let file = options.write(true).create_new(true).mode(0o600).open(path);
-            let file = file.with_context(|| format!("cannot write {}", path.display()))?;
+            let file = match options.write(true).create_new(true).mode(0o600).open(path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => bail!(
+                    "{} is there already, and is not overwritten: name another file",
+                    path.display()
+                ),
+                file => file.with_context(|| format!("cannot write {}", path.display()))?,
+            };
             let written = write_file(&mut exporter, file).await;
             if let Err(error) = written {
                 // Half an export is worse than none.
@@ -121,9 +127,14 @@ async fn write_all(exporter: &mut Exporter, out: &mut impl Write) -> anyhow::Res
     }
 }
 
+/// How many records there are to be. A header may say what it likes.
+const fn announced(totals: Totals) -> u64 {
+    totals.accounts.saturating_add(totals.keys)
+}
+
 /// On standard error, and only where that is a terminal.
 fn progress(totals: Totals, what: &'static str) -> ProgressBar {
-    let bar = ProgressBar::new(totals.accounts + totals.keys).with_message(what);
+    let bar = ProgressBar::new(announced(totals)).with_message(what);
     match ProgressStyle::with_template("{bar:40} {pos}/{len} {msg}, {eta} to go") {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
@@ -157,12 +168,34 @@ impl Source {
             return Ok(Self::Store(foreign_database(named)?));
         }
         let path = text(matches, "path")?;
-        if path != "-" {
-            return Ok(Self::File(PathBuf::from(path)));
+        if path == "-" {
+            return Self::spooled(&mut io::stdin().lock()).context("cannot keep standard input");
         }
-        let mut spooled = tempfile::tempfile().context("cannot keep standard input")?;
-        io::copy(&mut io::stdin().lock(), &mut spooled).context("cannot keep standard input")?;
+        let path = PathBuf::from(path);
+        let unreadable = || format!("cannot read {}", path.display());
+        // A pipe has a path too where a shell makes one, as in <(…).
+        let file_type = fs::metadata(&path).with_context(unreadable)?.file_type();
+        if file_type.is_file() || file_type.is_dir() {
+            return Ok(Self::File(path));
+        }
+        let mut file = File::open(&path).with_context(unreadable)?;
+        Self::spooled(&mut file).with_context(unreadable)
+    }
+
+    /// Keeps what can be read once only.
+    fn spooled(from: &mut impl io::Read) -> io::Result<Self> {
+        let mut spooled = tempfile::tempfile()?;
+        io::copy(from, &mut spooled)?;
         Ok(Self::Spooled(spooled))
+    }
+
+    /// What it is called where something is wrong with it.
+    fn shown(&self) -> String {
+        match self {
+            Self::File(path) => path.display().to_string(),
+            Self::Spooled(_) => "standard input".to_owned(),
+            Self::Store(_) => "the other database".to_owned(),
+        }
     }
 
     async fn open(&self) -> anyhow::Result<(Header, Reader)> {
@@ -194,10 +227,11 @@ impl Source {
         };
         let mut lines = BufReader::new(file).lines();
         let first = match lines.next() {
-            Some(first) => first.context("line 1")?,
-            None => bail!("line 1: the file is empty"),
+            Some(first) => first.with_context(|| format!("{}, line 1", self.shown()))?,
+            None => bail!("{}, line 1: there is nothing in it", self.shown()),
         };
-        let header = archive::read_header(&first).context("line 1")?;
+        let header =
+            archive::read_header(&first).with_context(|| format!("{}, line 1", self.shown()))?;
         Ok((header, Reader::Lines { lines, line: 1 }))
     }
 }
@@ -257,6 +291,11 @@ fn foreign_database(named: &str) -> anyhow::Result<Database> {
         secret: None,
         ..storage
     };
+    if let StoreConfig::Memory = elsewhere.store {
+        bail!(Usage(
+            "from: memory: is a server's own, and there is nothing in it for a tool".to_owned()
+        ));
+    }
     elsewhere.open(IfMissing::Fail)
 }
 
@@ -270,9 +309,16 @@ pub(super) async fn import(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let (keep_good, dry_run) = (matches.get_flag("keep-good"), matches.get_flag("dry-run"));
     let storage = Config::read_storage(&sources(Some(matches)), &OsEntropy::new(), false)?;
     let source = Source::of(matches)?;
-    let database = open_destination(&storage, dry_run).await?;
-    let stores = database.stores();
     let (header, _) = source.open().await?;
+    // Where there is no database yet, an empty one tells as well what would come of it, and none is made for nothing.
+    let is_new = matches!(&storage.store, StoreConfig::Sqlite(sqlite) if !sqlite.path.exists());
+    let mut stores = if is_new {
+        Memory::new().stores()
+    } else if dry_run {
+        open_current(&storage).await?.stores()
+    } else {
+        open_destination(&storage).await?.stores()
+    };
     let secret = agree_on_secret(&storage, &stores, header.secret.as_ref()).await?;
     let out = output(matches);
 
@@ -283,8 +329,14 @@ pub(super) async fn import(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     }
     let meant = !dry_run && (keep_good || done.bad.is_empty());
     if meant {
+        if is_new {
+            stores = open_destination(&storage).await?.stores();
+        }
         if let Some(secret) = secret {
-            stores.secrets.register(&secret).await?;
+            let registered = stores.secrets.register(&secret).await?;
+            if registered.expose_hex() != secret.expose_hex() {
+                return Err(SecretError::Mismatch.into());
+            }
         }
         done = pass(&source, &stores, ImportMode::Commit).await?;
     }
@@ -297,10 +349,7 @@ pub(super) async fn import(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
 }
 
 /// An import may be the first thing that happens to a database.
-async fn open_destination(storage: &StorageConfig, dry_run: bool) -> anyhow::Result<Database> {
-    if dry_run {
-        return open_current(storage).await;
-    }
+async fn open_destination(storage: &StorageConfig) -> anyhow::Result<Database> {
     let database = storage.open(IfMissing::Create)?;
     if let Database::Sqlite(..) = database {
         database.migrate().await?;
@@ -347,7 +396,7 @@ async fn pass(source: &Source, stores: &Stores, mode: ImportMode) -> anyhow::Res
         line: fault.line,
         what: fault.what.to_string(),
     }));
-    let announced = header.totals.accounts + header.totals.keys;
+    let announced = announced(header.totals);
     if seen < announced {
         bad.push(Bad {
             line: seen + 2,
@@ -405,20 +454,17 @@ fn report(out: Output, done: &Done, meant: bool) -> anyhow::Result<()> {
             .map(|bad| json!({"line": bad.line, "what": bad.what}))
             .collect();
         let taken = if meant { summary.stored } else { 0 };
-        line(
-            &json!({
-                "imported": taken,
-                "importable": summary.stored,
-                "present": summary.present,
-                "refused": summary.refused,
-                "faults": faults,
-            })
-            .to_string(),
-        )?;
+        json_line(&json!({
+            "imported": taken,
+            "importable": summary.stored,
+            "present": summary.present,
+            "refused": summary.refused,
+            "faults": faults,
+        }))?;
         return Ok(());
     }
     for Bad { line, what } in bad {
-        eprintln!("line {line}: {what}");
+        eprintln!("line {line}: {}", printable(what));
     }
     let Summary {
         stored,

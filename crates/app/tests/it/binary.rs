@@ -1,11 +1,11 @@
 //! Start, first key, signals, exit codes.
 
-use crate::support::{Running, binary};
+use crate::support::{ANYWHERE, Place, Running};
 
-/// What the README promises: no configuration, a key, and a curl line that works when pasted.
+/// For a look at it, nothing needs to be kept: a key, and a curl line that works when pasted.
 #[tokio::test]
-async fn it_starts_with_nothing_and_prints_a_curl_line_that_works() {
-    let mut running = Running::start(&[], &[("LISTEN", "127.0.0.1:0")]);
+async fn in_memory_it_prints_a_curl_line_that_works() {
+    let mut running = Running::start(&[], &[ANYWHERE, ("DATABASE_URL", "memory:")]);
     let base = running.base();
     let line = running.wait_for("curl ");
     let words: Vec<_> = line.split_whitespace().collect();
@@ -33,7 +33,7 @@ async fn it_starts_with_nothing_and_prints_a_curl_line_that_works() {
 #[tokio::test]
 async fn both_signals_end_it_with_exit_code_0() {
     for signal in ["-TERM", "-INT"] {
-        let mut running = Running::start(&["serve"], &[("LISTEN", "127.0.0.1:0")]);
+        let mut running = Running::start(&["serve"], &[ANYWHERE]);
         running.base();
         running.wait_for("curl ");
         let (status, log) = running.end(signal);
@@ -47,7 +47,7 @@ async fn both_signals_end_it_with_exit_code_0() {
 async fn a_request_that_is_underway_is_answered() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-    let mut running = Running::start(&[], &[("LISTEN", "127.0.0.1:0"), ("WORKERS", "1")]);
+    let mut running = Running::start(&[], &[ANYWHERE, ("WORKERS", "1")]);
     let base = running.base();
     let line = running.wait_for("curl ");
     let key = line
@@ -88,9 +88,9 @@ fn wrong_configuration_is_exit_code_2_with_all_faults_and_no_values() {
         ("SUPERADMIN_API_KEY", "hunter5"),
         ("LISTEN", "hunter6"),
     ];
-    let output = binary(&["serve"], &environment).output().unwrap();
-    assert_eq!(output.status.code(), Some(2));
-    let told = String::from_utf8(output.stderr).unwrap();
+    let output = Place::new().run(&["serve"], &environment);
+    assert_eq!(output.code, Some(2));
+    let told = output.err;
     for (name, _) in environment {
         assert!(told.contains(&format!("{name}:")), "{name}: {told}");
     }
@@ -104,8 +104,8 @@ fn wrong_usage_is_exit_code_2() {
         &["dance"],
         &["serve", "--workers"],
     ] {
-        let output = binary(arguments, &[]).output().unwrap();
-        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        let output = Place::new().run(arguments, &[]);
+        assert_eq!(output.code, Some(2), "{arguments:?}");
     }
 }
 
@@ -113,11 +113,9 @@ fn wrong_usage_is_exit_code_2() {
 fn an_address_that_is_taken_is_exit_code_1() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let output = binary(&["serve", "--listen", &address], &[])
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    let told = String::from_utf8(output.stderr).unwrap();
+    let output = Place::new().run(&["serve", "--listen", &address], &[]);
+    assert_eq!(output.code, Some(1));
+    let told = output.err;
     assert!(
         told.contains(&format!("cannot listen on {address}")),
         "{told}"
@@ -127,15 +125,15 @@ fn an_address_that_is_taken_is_exit_code_1() {
 #[test]
 fn help_names_the_settings_and_the_exit_codes() {
     for arguments in [&["--help"][..], &["serve", "--help"]] {
-        let output = binary(arguments, &[]).output().unwrap();
-        assert_eq!(output.status.code(), Some(0));
-        let help = String::from_utf8(output.stdout).unwrap();
+        let output = Place::new().run(arguments, &[]);
+        assert_eq!(output.code, Some(0));
+        let help = output.out;
         for word in ["API_KEY_SECRET", "SUPERADMIN_API_KEY", "Exit codes"] {
             assert!(help.contains(word), "{word}: {help}");
         }
     }
-    let output = binary(&["serve", "--help"], &[]).output().unwrap();
-    let help = String::from_utf8(output.stdout).unwrap();
+    let output = Place::new().run(&["serve", "--help"], &[]);
+    let help = output.out;
     for word in ["DATABASE_URL", "LISTEN", "WORKERS", "POOL_SIZE", "RUST_LOG"] {
         assert!(help.contains(word), "{word}: {help}");
     }
@@ -143,15 +141,13 @@ fn help_names_the_settings_and_the_exit_codes() {
 
 #[test]
 fn migrate_without_a_database_says_so() {
-    let output = binary(&["migrate"], &[("DATABASE_URL", "memory:")])
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(0));
+    let output = Place::new().run(&["migrate"], &[("DATABASE_URL", "memory:")]);
+    assert_eq!(output.code, Some(0));
     // Port 1 refuses: a database that is away is a failure here, not something to wait for.
     let away = [("DATABASE_URL", "postgres://user:hunter2@127.0.0.1:1/db")];
-    let output = binary(&["migrate"], &away).output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    let told = String::from_utf8(output.stderr).unwrap();
+    let output = Place::new().run(&["migrate"], &away);
+    assert_eq!(output.code, Some(5));
+    let told = output.err;
     assert!(
         told.contains("the schema is not up to date") && !told.contains("hunter2"),
         "{told}"

@@ -3,10 +3,20 @@
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    clippy::string_slice,
     reason = "these are tests, helpers included: what does not hold ends them"
 )]
 
 mod binary;
+mod doctor;
+mod first_start;
 mod operations;
+mod refusals;
 mod secrets;
+mod service_manager;
 mod support;
+mod tls;
+mod tools;
+mod transfer;

@@ -1,5 +1,6 @@
 //! The command blocks of `docs/operations.md`, run as an operator would: in their order, in one shell, in an empty folder.
 
+use std::fmt::Write as _;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
@@ -17,7 +18,7 @@ fn script(page: &str) -> (String, usize) {
             "```sh" => {
                 inside = true;
                 blocks += 1;
-                script.push_str(&format!("echo '== line {}'\n", n + 1));
+                writeln!(script, "echo '== line {}'", n + 1).unwrap();
             }
             "```" => inside = false,
             command if inside => {

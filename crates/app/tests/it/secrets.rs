@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::Running;
+use crate::support::{ANYWHERE, Place, Running, status};
 
 #[tokio::test]
 async fn no_key_gets_into_the_log_by_any_way() {
@@ -11,7 +11,8 @@ async fn no_key_gets_into_the_log_by_any_way() {
     let superadmin = superadmin.expose();
     for format in ["json", "text"] {
         let environment = [
-            ("LISTEN", "127.0.0.1:0"),
+            ANYWHERE,
+            ("DATABASE_URL", "memory:"),
             ("RUST_LOG", "trace"),
             ("LOG_FORMAT", format),
             ("API_KEY_SECRET", secret),
@@ -88,6 +89,81 @@ async fn no_key_gets_into_the_log_by_any_way() {
                 !log.contains(body),
                 "the secret part of a key is in the log"
             );
+        }
+    }
+}
+
+/// A key is said once, where it is made; the secret never, by whatever tool.
+#[tokio::test]
+async fn no_tool_and_no_list_of_processes_shows_a_key_or_the_secret() {
+    let place = Place::new();
+    let configured = leadr_auth_domain::generate_api_key([78; 32]);
+    let environment = [ANYWHERE, ("SUPERADMIN_API_KEY", configured.expose())];
+    let mut running = place.serve(&["serve"], &environment);
+    let base = running.base();
+    running.wait_for("ready");
+    assert_eq!(status(&base, configured.expose()).await, 200);
+    place.tool(
+        0,
+        &["account", "create", "--name", "acme", "--slug", "acme"],
+    );
+    let arguments = [
+        "key",
+        "create",
+        "--account",
+        "acme",
+        "--name",
+        "CI",
+        "--json",
+    ];
+    let made = place.tool(0, &arguments).json();
+    let key = made["key"].as_str().unwrap();
+    assert_eq!(status(&base, key).await, 200);
+    let secret = place.read("data/secret");
+    let secrets = [configured.expose(), key, secret.trim()];
+
+    let mut seen = Vec::new();
+    for command in [
+        &["doctor"][..],
+        &["doctor", "--json"],
+        &["export"],
+        &["export", "all"],
+        &["backup", "copy.db"],
+        &["account", "list", "--json"],
+        &["key", "list", "--account", "acme", "--json"],
+        &["key", "show", made["id"].as_str().unwrap(), "--json"],
+        &["migrate"],
+    ] {
+        let told = place.run(command, &environment).with(0);
+        seen.extend([told.out, told.err]);
+    }
+    let verdict = place.tell(0, &["key", "verify", "--json"], key);
+    seen.extend([verdict.out, verdict.err]);
+    let wrong = [("API_KEY_SECRET", "another secret, of 32 bytes and more")];
+    for command in [&["doctor"][..], &["account", "list"], &["serve"]] {
+        let told = place.run(command, &wrong).with(1);
+        assert!(!told.err.contains("another secret, of 32"), "{}", told.err);
+        seen.extend([told.out, told.err]);
+    }
+    seen.push(place.read("all"));
+    let arguments = std::fs::read(format!("/proc/{}/cmdline", running.id())).unwrap_or_default();
+    seen.push(String::from_utf8_lossy(&arguments).into_owned());
+    running.signal("-TERM");
+    let (ended, said, log) = running.wait_and_hear();
+    assert_eq!(ended.code(), Some(0));
+    seen.extend([said.join("\n"), log]);
+    for secret in secrets {
+        let end = &secret[secret.len() - 30..];
+        for text in &seen {
+            assert!(!text.contains(end), "{text}");
+        }
+        // Nor is it in what is kept, but for the file that is for it.
+        for (path, (_, content)) in place.files() {
+            let is_there = content
+                .windows(end.len())
+                .any(|part| part == end.as_bytes());
+            let may_be_there = path.ends_with("data/secret") && secret.len() == 64;
+            assert_eq!(is_there, may_be_there, "{}", path.display());
         }
     }
 }
