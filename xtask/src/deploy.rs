@@ -2,7 +2,7 @@
 //! Every finding is reported, each as `path: what is wrong`.
 //!
 //! The settings that the files name are compared with `docs/configuration.md`, which a test of the product compares with
-//! the product. To add a rule, see [`unit`], [`dockerfile`] or [`compose`].
+//! the product. To add a rule, see [`mod@unit`], [`dockerfile`] or [`compose`].
 
 mod compose;
 mod dockerfile;

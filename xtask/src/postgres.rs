@@ -27,7 +27,14 @@ pub(crate) const FAST: &[&str] = &[
 ];
 /// For measurements: an acknowledged write is on the disk, as in production.
 pub(crate) const DURABLE: &[&str] = &["fsync=on", "full_page_writes=on", "synchronous_commit=on"];
-/// For both: enough for every test of a run at once.
+/// For a server that is to lose what it acknowledged when it crashes.
+pub(crate) const HASTY: &[&str] = &[
+    "fsync=on",
+    "full_page_writes=on",
+    "synchronous_commit=off",
+    "wal_writer_delay=10s",
+];
+/// For all: enough for every test of a run at once.
 const ALWAYS: &[&str] = &["max_connections=300", "shared_buffers=128MB"];
 
 const START_TIMEOUT: Duration = Duration::from_mins(1);
@@ -148,6 +155,8 @@ pub(crate) struct Server {
     process: Background,
     folder: PathBuf,
     port: u16,
+    binaries: PathBuf,
+    settings: Vec<String>,
     _owner_lock: File,
 }
 
@@ -175,8 +184,32 @@ impl Server {
             process,
             folder,
             port,
+            binaries: binaries.to_owned(),
+            settings: settings.iter().map(|&setting| setting.to_owned()).collect(),
             _owner_lock: owner_lock,
         })
+    }
+
+    /// Ends all its processes in the middle of what they do, without writing anything more.
+    pub(crate) fn crash(&mut self) -> Outcome {
+        let kill = format!("kill -QUIT {}", self.process.id());
+        sh::run(sh::command("sh").args(["-c", &kill]))?;
+        self.process
+            .wait()
+            .map(drop)
+            .map_err(Failure::when("PostgreSQL"))
+    }
+
+    /// Starts it after a crash, on the same port; it recovers from its log.
+    pub(crate) fn recover(&mut self) -> Outcome {
+        let place = Place {
+            binaries: &self.binaries,
+            folder: &self.folder,
+            user: User::for_server()?,
+        };
+        let settings: Vec<&str> = self.settings.iter().map(String::as_str).collect();
+        self.process = place.start_on(self.port, &settings, &[], &mut self.caretaker)?;
+        Ok(())
     }
 
     /// Where clients find it. Any local user may connect to it while it runs: what is in it is worth nothing.
