@@ -7,5 +7,7 @@
 )]
 
 mod binary;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod secrets;
 mod support;
