@@ -36,8 +36,11 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("diesel*", &["postgres", "sqlite"]),
     ("libsqlite3-sys", &["sqlite"]),
     ("mockall", &["ports"]),
+    ("opentelemetry*", &["app"]),
     ("prometheus-client", &["http"]),
     ("rcgen", &["postgres"]),
+    // In the app to reach a collector.
+    ("reqwest", &["app"]),
     // In the app for the operating system's randomness.
     ("ring", &["app", "domain"]),
     ("rustls*", &["app", "postgres"]),
@@ -48,7 +51,7 @@ const OWNERS: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that are nobody's unless asked for: they must stay behind a feature.
-const OPTIONAL: &[&str] = &["mockall", "rcgen"];
+const OPTIONAL: &[&str] = &["mockall", "opentelemetry*", "rcgen", "reqwest"];
 
 /// A crate of the workspace, as `cargo metadata` describes it.
 #[derive(Debug)]
@@ -164,7 +167,8 @@ fn outer_fault(room: &str, dependency: &Dependency) -> Option<String> {
     if !owners.contains(&room) {
         return Some(format!("it belongs to {}", owners.join(", ")));
     }
-    let forced = OPTIONAL.contains(&name) && !dependency.optional;
+    let optional = OPTIONAL.iter().any(|pattern| matches(pattern, name));
+    let forced = optional && !dependency.optional;
     forced.then(|| "only behind a feature (optional = true)".to_owned())
 }
 
@@ -271,6 +275,9 @@ mod tests {
             "leadr-auth-http: ring",
             "leadr-auth-app: base64",
             "leadr-auth-service: prometheus-client",
+            "leadr-auth-http: opentelemetry_sdk?",
+            "leadr-auth-service: opentelemetry-otlp?",
+            "leadr-auth-postgres: reqwest?",
         ] {
             let found = faults(&table(&[line]));
             assert_eq!(found.len(), 1, "{line}: {found:?}");
@@ -279,13 +286,19 @@ mod tests {
     }
 
     #[test]
-    fn mocks_stay_behind_a_feature() {
+    fn what_few_need_stays_behind_a_feature() {
         let found = faults(&table(&["leadr-auth-ports: mockall"]));
         assert_eq!(found.len(), 1);
         assert!(
             found[0].ends_with("only behind a feature (optional = true)"),
             "{found:?}"
         );
+        for (line, faulty) in [
+            ("leadr-auth-app: opentelemetry_sdk", 1),
+            ("leadr-auth-app: opentelemetry_sdk? reqwest?", 0),
+        ] {
+            assert_eq!(faults(&table(&[line])).len(), faulty, "{line}");
+        }
     }
 
     #[test]

@@ -8,6 +8,8 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use actix_web::http::Uri;
+use actix_web::http::header::{HeaderName, HeaderValue};
 use leadr_auth_domain::{Pepper, PlainKey};
 use leadr_auth_ports::Entropy;
 use leadr_auth_postgres::PostgresConfig;
@@ -166,6 +168,34 @@ pub const SETTINGS: &[Setting] = &[
         default: "auto",
         help: "How it is logged; auto is text on a terminal and JSON elsewhere",
     },
+    Setting {
+        name: "OTEL_EXPORTER_OTLP_ENDPOINT",
+        flag: Some("otlp-endpoint"),
+        value: "URL",
+        default: "off",
+        help: "The OpenTelemetry collector that the spans of requests are sent to, as in http://127.0.0.1:4318; needs a build with the feature otlp",
+    },
+    Setting {
+        name: "OTEL_EXPORTER_OTLP_HEADERS",
+        flag: None,
+        value: "NAME=VALUE,…",
+        default: "none",
+        help: "Headers that go to the collector with the spans, as in authorization=Bearer%20TOKEN",
+    },
+    Setting {
+        name: "OTEL_SERVICE_NAME",
+        flag: Some("otlp-service-name"),
+        value: "NAME",
+        default: "leadr-auth",
+        help: "The service's name in traces",
+    },
+    Setting {
+        name: "OTEL_TRACES_SAMPLER_ARG",
+        flag: Some("otlp-ratio"),
+        value: "RATIO",
+        default: "1.0",
+        help: "The share of the traces that begin here whose spans are sent, 0.0 to 1.0; where a client sent a trace, its flag decides",
+    },
 ];
 
 /// Where accounts and keys are kept.
@@ -208,6 +238,18 @@ pub struct TlsConfig {
     pub certificate: PathBuf,
     /// The file with its private key.
     pub key: PathBuf,
+}
+
+/// Where the spans of requests go. The headers that go with them are not here: they may be secrets, and the exporter takes
+/// them from the environment itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OtlpConfig {
+    /// The collector's address for traces.
+    pub endpoint: String,
+    /// The service's name in traces.
+    pub service_name: String,
+    /// The share of the traces that begin here which are sent, from 0 to 1.
+    pub ratio: f64,
 }
 
 /// How it is logged.
@@ -266,6 +308,8 @@ pub struct Config {
     pub migrate: bool,
     /// What is logged.
     pub log: LogConfig,
+    /// Whether and where the spans of requests are sent. Never, in a build without the feature `otlp`.
+    pub otlp: Option<OtlpConfig>,
 }
 
 /// Something wrong with a setting. It never holds the value, which may be a secret.
@@ -574,6 +618,71 @@ impl Reader<'_> {
             format: format?,
         })
     }
+
+    /// `None` where none is configured, or a faulty one.
+    fn otlp(&mut self) -> Option<OtlpConfig> {
+        let name = "OTEL_EXPORTER_OTLP_ENDPOINT";
+        let endpoint = self.parsed(
+            name,
+            |text| match text {
+                "off" => Some(None),
+                endpoint => traces_endpoint(endpoint).map(Some),
+            },
+            "off, or a collector's address such as http://127.0.0.1:4318, without a user; TLS is not spoken to it",
+        );
+        if !cfg!(feature = "otlp") && matches!(endpoint, Some(Some(_))) {
+            self.fault(
+                name,
+                "is set, and this build has no OTLP export; build it with --features otlp",
+            );
+        }
+        let headers = "OTEL_EXPORTER_OTLP_HEADERS";
+        if self
+            .sources
+            .said(headers)
+            .is_some_and(|text| !are_headers(text))
+        {
+            self.fault(headers, "is not a list such as name=value,other=value");
+        }
+        let service_name = self.parsed("OTEL_SERVICE_NAME", |text| Some(text.to_owned()), "a name");
+        let ratio = self.parsed(
+            "OTEL_TRACES_SAMPLER_ARG",
+            |text| {
+                text.parse()
+                    .ok()
+                    .filter(|ratio| (0.0..=1.0).contains(ratio))
+            },
+            "a number from 0.0 to 1.0",
+        );
+        Some(OtlpConfig {
+            endpoint: endpoint??,
+            service_name: service_name?,
+            ratio: ratio?,
+        })
+    }
+}
+
+/// The collector's address for traces: by the specification, a path behind that of the endpoint. It is a place and nothing
+/// else, so that it can be shown.
+fn traces_endpoint(endpoint: &str) -> Option<String> {
+    let uri: Uri = endpoint.parse().ok()?;
+    let authority = uri.authority()?;
+    let plain = uri.scheme_str() == Some("http")
+        && !authority.host().is_empty()
+        && !authority.as_str().contains('@')
+        && uri.query().is_none();
+    let path = uri.path().trim_end_matches('/');
+    plain.then(|| format!("http://{authority}{path}/v1/traces"))
+}
+
+/// Are these `name=value` pairs of which headers can be made?
+fn are_headers(text: &str) -> bool {
+    text.split(',').all(|pair| {
+        pair.split_once('=').is_some_and(|(name, value)| {
+            HeaderName::from_bytes(name.trim().as_bytes()).is_ok()
+                && HeaderValue::from_str(value.trim()).is_ok()
+        })
+    })
 }
 
 fn sqlite(path: PathBuf, lookup_timeout: Duration, statement_timeout: Duration) -> StoreConfig {
@@ -626,6 +735,7 @@ impl Config {
             "on or off",
         );
         let log = reader.log();
+        let otlp = reader.otlp();
         let config = || {
             Some(Self {
                 listen: listen?,
@@ -641,6 +751,7 @@ impl Config {
                 shutdown_timeout: Duration::from_secs(shutdown_timeout?),
                 migrate: migrate?,
                 log: log?,
+                otlp,
             })
         };
         match config() {
@@ -820,12 +931,20 @@ mod tests {
             ("MIGRATE", "maybe"),
             ("RUST_LOG", "info,[["),
             ("LOG_FORMAT", "xml"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://hunter8@host"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "hunter9"),
+            ("OTEL_TRACES_SAMPLER_ARG", "1.1"),
         ])
         .unwrap_err();
         let mut names: Vec<_> = faults.0.iter().map(|fault| fault.name).collect();
         // TLS_CERT is fine by itself, and TLS_KEY missing; of the two for the secret only one may be set; and any path may
-        // be a data directory.
-        let fine = ["TLS_CERT", "API_KEY_SECRET_FILE", "DATA_DIR"];
+        // be a data directory, and any text a name.
+        let fine = [
+            "TLS_CERT",
+            "API_KEY_SECRET_FILE",
+            "DATA_DIR",
+            "OTEL_SERVICE_NAME",
+        ];
         let settings = SETTINGS.iter().map(|setting| setting.name);
         let mut all: Vec<_> = settings.filter(|name| !fine.contains(name)).collect();
         names.sort_unstable();
@@ -833,6 +952,60 @@ mod tests {
         assert_eq!(names, all, "{faults}");
         let shown = faults.to_string();
         assert!(!shown.contains("hunter"), "{shown}");
+    }
+
+    #[test]
+    fn a_collector_is_a_place_that_is_spoken_to_without_tls() {
+        for (endpoint, traces) in [
+            ("http://127.0.0.1:4318", "http://127.0.0.1:4318/v1/traces"),
+            ("http://collector", "http://collector/v1/traces"),
+            ("http://[::1]:4318/", "http://[::1]:4318/v1/traces"),
+            ("http://gateway/otlp/", "http://gateway/otlp/v1/traces"),
+        ] {
+            assert_eq!(traces_endpoint(endpoint).as_deref(), Some(traces));
+        }
+        for bad in [
+            "https://collector:4318",
+            "collector:4318",
+            "/v1/traces",
+            "http://",
+            "http://user:pw@collector",
+            "http://collector?token=t",
+        ] {
+            assert_eq!(traces_endpoint(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn headers_are_pairs() {
+        assert!(are_headers("authorization=Bearer%20t, x-scope = a=b"));
+        for bad in ["token", "a=b,", "a b=c", "=b", "a=b\nc"] {
+            assert!(!are_headers(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_needs_a_build_with_the_export() {
+        assert_eq!(read(&[]).unwrap().otlp, None);
+        let name = "OTEL_EXPORTER_OTLP_ENDPOINT";
+        assert_eq!(read(&[(name, "off")]).unwrap().otlp, None);
+        let with = read(&[
+            (name, "http://127.0.0.1:4318"),
+            ("OTEL_TRACES_SAMPLER_ARG", "0.25"),
+        ]);
+        if cfg!(feature = "otlp") {
+            let expected = OtlpConfig {
+                endpoint: "http://127.0.0.1:4318/v1/traces".to_owned(),
+                service_name: "leadr-auth".to_owned(),
+                ratio: 0.25,
+            };
+            assert_eq!(with.unwrap().otlp, Some(expected));
+        } else {
+            let faults = with.unwrap_err();
+            assert_eq!(faults.0.len(), 1);
+            let told = faults.to_string();
+            assert!(told.contains("build it with --features otlp"), "{told}");
+        }
     }
 
     #[test]

@@ -10,6 +10,8 @@ pub mod application;
 pub mod archive;
 pub mod cli;
 pub mod config;
+#[cfg_attr(not(feature = "otlp"), path = "no_otlp.rs")]
+pub mod otlp;
 pub mod secret_file;
 pub mod storage;
 pub mod system;

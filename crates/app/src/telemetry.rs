@@ -7,19 +7,23 @@ use leadr_auth_http::REQUEST_SPAN;
 use tracing::Metadata;
 use tracing_subscriber::filter::{FilterExt as _, FilterFn};
 use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::layer::{Layer, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, fmt, registry};
+use tracing_subscriber::{EnvFilter, Registry, fmt, registry};
 
 use crate::config::{LogConfig, LogFormat};
 
-/// Sends the log to standard error. The second call in a process changes nothing.
-pub fn init(config: &LogConfig) {
+/// What listens to the spans of requests, beside the log.
+pub type SpanLayer = Box<dyn Layer<Registry> + Send + Sync>;
+
+/// Sends the log to standard error, and lets `spans` listen. The second call in a process changes nothing.
+pub fn init(config: &LogConfig, spans: Option<SpanLayer>) {
     let logged = EnvFilter::new(&config.filter).and(FilterFn::new(is_for_the_log));
     let lines = fmt::layer().with_writer(RedactedStderr);
     // An error says that there is a log already, as in tests that start several applications.
+    let registry = registry().with(spans);
     let _ = match config.format {
-        LogFormat::Json => registry()
+        LogFormat::Json => registry
             .with(
                 lines
                     .json()
@@ -29,7 +33,7 @@ pub fn init(config: &LogConfig) {
                     .with_filter(logged),
             )
             .try_init(),
-        LogFormat::Text => registry().with(lines.with_filter(logged)).try_init(),
+        LogFormat::Text => registry.with(lines.with_filter(logged)).try_init(),
     };
 }
 

@@ -11,12 +11,14 @@ use super::output::line;
 use super::sources;
 use crate::application::{Application, Event, asked_to_stop};
 use crate::config::{Config, SecretConfig, StoreConfig};
+use crate::otlp::Export;
 use crate::system::OsEntropy;
 use crate::telemetry;
 
 pub(super) async fn run(matches: Option<&ArgMatches>) -> anyhow::Result<ExitCode> {
     let config = Config::read(&sources(matches), &OsEntropy::new())?;
-    telemetry::init(&config.log);
+    let export = config.otlp.as_ref().map(Export::start).transpose()?;
+    telemetry::init(&config.log, export.as_ref().map(Export::layer));
     let place = Place {
         store: match &config.store {
             StoreConfig::Memory => "memory: everything is gone when the process ends".to_owned(),
@@ -33,7 +35,7 @@ pub(super) async fn run(matches: Option<&ArgMatches>) -> anyhow::Result<ExitCode
     };
     let base = base_url(application.address(), application.is_tls());
     let new_secret = application.new_secret().cloned();
-    application
+    let outcome = application
         .run(stop, move |event| {
             for text in describe(&event, &base, &place, new_secret.as_ref()) {
                 // Nobody may be listening to standard output; requests are served all the same.
@@ -41,8 +43,12 @@ pub(super) async fn run(matches: Option<&ArgMatches>) -> anyhow::Result<ExitCode
             }
             notify(&event);
         })
-        .await?;
-    Ok(ExitCode::SUCCESS)
+        .await;
+    // Nothing is left that this could hold up.
+    if let Some(export) = export {
+        export.end();
+    }
+    outcome.map(|()| ExitCode::SUCCESS)
 }
 
 /// Where things are, in words.

@@ -13,6 +13,8 @@ mod binary;
 mod doctor;
 mod first_start;
 mod operations;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod refusals;
 mod secrets;
 mod service_manager;
