@@ -60,14 +60,15 @@ fn schemas(database: &Database, mode: Mode) -> Outcome<Vec<&'static str>> {
 /// The example of the PostgreSQL crate that knows its migrations, called with one action.
 pub(crate) fn postgres_tool(action: &str) -> Command {
     let mut cargo = sh::cargo(["run", "--quiet", "--locked", "-p", "leadr-auth-postgres"]);
-    cargo.args(["--features", "testing", "--example", "schema", "--", action]);
+    cargo.args(["--features", "testing", "--example", "postgres_schema"]);
+    cargo.args(["--", action]);
     cargo
 }
 
 /// The same of the SQLite crate. It needs no server.
 pub(crate) fn sqlite_tool(action: &str) -> Command {
     let mut cargo = sh::cargo(["run", "--quiet", "--locked", "-p", "leadr-auth-sqlite"]);
-    cargo.args(["--example", "schema", "--", action]);
+    cargo.args(["--example", "sqlite_schema", "--", action]);
     cargo
 }
 

@@ -50,6 +50,7 @@ pub struct Application {
     metrics: Option<(Server, SocketAddr)>,
     certificate: Option<Certificate>,
     new_secret: Option<PathBuf>,
+    database: Database,
     start: Start,
     shutdown_grace: Duration,
     /// Held for as long as the application runs.
@@ -124,6 +125,7 @@ impl Application {
             metrics,
             certificate,
             new_secret,
+            database: database.clone(),
             start: Start {
                 migrate: config.migrate && !local,
                 database,
@@ -200,6 +202,8 @@ impl Application {
             handle.stop(false).await;
             server.await??;
         }
+        // The workers' handles go when their threads end, which is after the server has.
+        self.database.close().await;
         outcome
     }
 }

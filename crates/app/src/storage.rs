@@ -228,6 +228,13 @@ impl Database {
         }
     }
 
+    /// Closes what should be closed in order.
+    pub async fn close(&self) {
+        if let Self::Sqlite(sqlite, _) = self {
+            sqlite.close().await;
+        }
+    }
+
     /// Brings the schema up to date. Answers the versions of the migrations that ran now.
     pub async fn migrate(&self) -> Result<Vec<String>, MigrateError> {
         match self {

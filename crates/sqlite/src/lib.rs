@@ -98,6 +98,15 @@ impl Sqlite {
         }
     }
 
+    /// Closes the database in order, whoever else holds a handle still: what waits is done, and then there is one file, with
+    /// nothing beside it. What is asked from now on fails. Without it the next one to open the file finds all the same, in
+    /// the log ahead.
+    pub async fn close(&self) {
+        let pool = self.pool.clone();
+        // It cannot have panicked but in closing a connection, and then there is nothing more to do.
+        let _ = tokio::task::spawn_blocking(move || pool.close()).await;
+    }
+
     /// Copies the database, as it is when this begins, into a file that is not there yet, while everything goes on. The copy
     /// is whole or not there, checked, on the disk, and readable by its owner only. Once begun it is completed, also when
     /// nobody awaits it any more.

@@ -93,9 +93,14 @@ impl<J> Queue<J> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, job: J) {
-        self.lock().jobs.push_back(job);
+    fn push(&self, job: J) -> Result<(), StoreError> {
+        let mut waiting = self.lock();
+        if waiting.closed {
+            return Err(StoreError::unavailable("the database is closed"));
+        }
+        waiting.jobs.push_back(job);
         self.arrived.notify_one();
+        Ok(())
     }
 
     /// The next one, as soon as there is one. `None` when there is none and will be none.
@@ -127,14 +132,16 @@ impl<J> Queue<J> {
 /// Threads that serve one queue. They end when this is dropped, after what is in the queue.
 pub(crate) struct Crew<J> {
     queue: Arc<Queue<J>>,
-    threads: Vec<JoinHandle<()>>,
+    size: usize,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl<J: Send + 'static> Crew<J> {
     fn new() -> Self {
         Self {
             queue: Arc::new(Queue::new()),
-            threads: Vec::new(),
+            size: 0,
+            threads: Mutex::default(),
         }
     }
 
@@ -148,16 +155,21 @@ impl<J: Send + 'static> Crew<J> {
         let thread = thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || serve(&queue))?;
-        self.threads.push(thread);
+        self.size += 1;
+        self.threads
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(thread);
         Ok(())
     }
 }
 
 impl<J> Crew<J> {
-    /// Waits until the threads have ended and their connections are closed.
-    fn end(&mut self) {
+    /// Waits until the threads have done what is in the queue, have ended, and their connections are closed.
+    fn end(&self) {
         self.queue.close();
-        for thread in self.threads.drain(..) {
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        for thread in threads.drain(..) {
             // It cannot have panicked but in closing its connection, and then there is nothing more to do.
             let _ = thread.join();
         }
@@ -207,12 +219,18 @@ struct Gauge {
     commits: AtomicUsize,
 }
 
-impl Drop for Shared {
+impl Shared {
     /// Waits, so that every connection is closed: the writer's is the last one, and closing that one writes the log ahead
     /// into the file and takes it away.
-    fn drop(&mut self) {
+    fn close(&self) {
         self.readers.end();
         self.writer.end();
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 
@@ -329,7 +347,7 @@ impl Pool {
                     let _ = tell.send(committed.map(|()| done));
                 }),
             })
-        }));
+        }))?;
         answered(time, told).await
     }
 
@@ -374,6 +392,12 @@ impl Pool {
         Ok(crew)
     }
 
+    /// Ends the threads, after what waits for them, and closes the connections, whoever else holds a handle still. What is
+    /// asked from now on is not done. Blocks for as long as the disk takes.
+    pub(crate) fn close(&self) {
+        self.0.close();
+    }
+
     /// How busy the threads are.
     pub(crate) fn load(&self) -> StoreLoad {
         let Shared {
@@ -382,7 +406,7 @@ impl Pool {
             gauge,
             ..
         } = &*self.0;
-        let max = readers.threads.len() + writer.threads.len();
+        let max = readers.size + writer.size;
         StoreLoad {
             max,
             open: max,
@@ -403,7 +427,7 @@ pub(crate) async fn read<T: Send + 'static>(
         if !tell.is_closed() {
             let _ = tell.send(work(connection).map_err(error::of_query));
         }
-    }));
+    }))?;
     answered(time, told).await
 }
 
@@ -726,6 +750,29 @@ mod tests {
         release.send(()).unwrap();
         until(|| pool.load().in_use == 0).await;
         assert!(is_stored(&pool, &account(1)).await && is_stored(&pool, &account(2)).await);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn closing_does_what_waits_and_leaves_one_file() {
+        let (folder, pool) = start(|_| ()).await;
+        let release = hold(&pool).await;
+        let waiting = create(&pool, account(1));
+        until(|| pool.load().waiting == 1).await;
+        let theirs = pool.clone();
+        let closing = tokio::task::spawn_blocking(move || theirs.close());
+        release.send(()).unwrap();
+        closing.await.unwrap();
+        waiting.await.unwrap().unwrap();
+        let files = std::fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(files, 1, "the log ahead is in the file");
+        let late = create(&pool, account(2)).await.unwrap();
+        assert!(
+            matches!(
+                late,
+                Err(CreateAccountError::Store(StoreError::Unavailable(_)))
+            ),
+            "{late:?}"
+        );
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

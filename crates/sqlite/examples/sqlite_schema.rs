@@ -212,7 +212,7 @@ fn diesel_type(column: &Column) -> Result<&'static str> {
         "TEXT" => Ok("Text"),
         "BLOB" => Ok("Binary"),
         other => Err(format!(
-            "examples/schema.rs does not know {other}, the type of {}: teach it",
+            "examples/sqlite_schema.rs does not know {other}, the type of {}: teach it",
             column.name
         )
         .into()),

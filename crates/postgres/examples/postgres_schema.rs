@@ -266,7 +266,7 @@ fn diesel_type(column: &Column) -> Result<String> {
         "jsonb" => "Jsonb",
         other => {
             return Err(format!(
-                "examples/schema.rs does not know {other}, the type of {}: teach it",
+                "examples/postgres_schema.rs does not know {other}, the type of {}: teach it",
                 column.name
             )
             .into());
