@@ -12,7 +12,7 @@ use actix_web::dev::Server;
 use anyhow::{Context as _, bail};
 use leadr_auth_domain::PlainKey;
 use leadr_auth_http::{HttpConfig, State};
-use leadr_auth_ports::Entropy as _;
+use leadr_auth_ports::{Entropy as _, Stores};
 use leadr_auth_service::readiness::Phase;
 use leadr_auth_service::{Chain, OperatorState, Service};
 use leadr_auth_sqlite::{IfMissing, ServerLock};
@@ -25,6 +25,9 @@ use crate::tls::Certificate;
 
 /// How long start-up waits before it asks a store again that was away.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// How long the end waits for the workers to let go of the store.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long the head of a request may take to arrive.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -45,6 +48,8 @@ pub enum Event {
 /// A server that is bound to its address and not yet running.
 pub struct Application {
     service: Service,
+    /// Held to be let go of last.
+    stores: Stores,
     server: Server,
     address: SocketAddr,
     metrics: Option<(Server, SocketAddr)>,
@@ -101,7 +106,7 @@ impl Application {
             body_timeout: config.body_timeout,
             instance: u64::from_le_bytes(instance),
         };
-        let service = Service::new(stores, Arc::new(SystemClock), entropy, pepper);
+        let service = Service::new(stores.clone(), Arc::new(SystemClock), entropy, pepper);
         let state = State::new(service.clone(), http);
         let metrics = metrics
             .map(|(listener, address)| metrics_server(state.clone(), listener, address))
@@ -119,6 +124,7 @@ impl Application {
         };
         Ok(Self {
             service,
+            stores,
             server: server.run(),
             address,
             metrics,
@@ -200,8 +206,26 @@ impl Application {
             handle.stop(false).await;
             server.await??;
         }
+        drop(self.service);
+        close(self.stores).await;
         outcome
     }
+}
+
+/// Lets go of the store as the last one, and so waits until it is closed. The workers let go of it shortly after they have
+/// ended, and a process that ends before that leaves a file's log ahead beside it: nothing is lost, but whoever then copies
+/// the file alone has not got all.
+async fn close(stores: Stores) {
+    let deadline = tokio::time::Instant::now() + CLOSE_TIMEOUT;
+    // A clone of the ports lets go of these two last.
+    while Arc::strong_count(&stores.health) > 1 || Arc::strong_count(&stores.usage) > 1 {
+        if tokio::time::Instant::now() > deadline {
+            tracing::warn!("the store is still in use at the end");
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    drop(stores);
 }
 
 fn bind(address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {

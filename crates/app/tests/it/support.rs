@@ -161,6 +161,7 @@ impl Place {
         let (running, _, key) = self.first_start();
         let (status, log) = running.end("-TERM");
         assert_eq!(status.code(), Some(0), "{log}");
+        assert!(!log.contains("still in use"), "{log}");
         key
     }
 
