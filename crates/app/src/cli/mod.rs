@@ -1,7 +1,7 @@
 //! The command line: the server, and the tools that work on its store.
 //!
 //! A tool opens the store by itself, so that it works with or without a server on it, and goes through the same use cases as
-//! a request does. To add one: a branch in [`command`] and in [`dispatch`], and a function in the file of its kind.
+//! a request does. To add one: a branch in [`command`] and in `dispatch`, and a function in the file of its kind.
 
 mod accounts;
 mod doctor;

@@ -133,3 +133,15 @@ async fn a_hangup_without_a_certificate_changes_nothing() {
     assert_eq!(ended.code(), Some(0));
     assert!(log.contains("nothing to read again"), "{log}");
 }
+
+/// Whoever copies the file of a server that was stopped has everything.
+#[test]
+fn a_stopped_server_leaves_one_whole_file() {
+    for _ in 0..20 {
+        let place = Place::new();
+        place.make_store();
+        for left in ["data/leadr-auth.db-wal", "data/leadr-auth.db-shm"] {
+            assert!(!place.path(left).exists(), "{left} was left behind");
+        }
+    }
+}
