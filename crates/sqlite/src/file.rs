@@ -324,7 +324,7 @@ fn open_resolved(
     config: &SqliteConfig,
     if_missing: IfMissing,
 ) -> Result<SqliteConnection, OpenFault> {
-    find_or_make(path, if_missing)?;
+    find_or_make(path, config, if_missing)?;
     // Through a connection that cannot write, whatever it meets: recovering what is not ours would be a change.
     let is_new = is_new(&mut establish(path, "ro", config.busy_timeout)?)?;
     let mut connection = connect(path, config)?;
@@ -344,7 +344,11 @@ fn open_resolved(
     Ok(connection)
 }
 
-fn find_or_make(path: &Path, if_missing: IfMissing) -> Result<(), OpenFault> {
+fn find_or_make(
+    path: &Path,
+    config: &SqliteConfig,
+    if_missing: IfMissing,
+) -> Result<(), OpenFault> {
     let metadata = match fs::metadata(path) {
         Ok(metadata) => Some(metadata),
         Err(error) if error.kind() == ErrorKind::NotFound => None,
@@ -369,18 +373,28 @@ fn find_or_make(path: &Path, if_missing: IfMissing) -> Result<(), OpenFault> {
     if metadata.is_some() {
         return Ok(());
     }
-    // By ourselves, because SQLite would let everybody read it.
-    let made = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(MODE)
-        .open(path);
-    match made {
-        Ok(_) => Ok(()),
+    make(path, config)
+}
+
+/// Makes a database that is ours from the moment at which it has its name. A process that is killed meanwhile leaves none: of
+/// one that was begun under that name, nobody could tell whose it is without writing to it.
+fn make(path: &Path, config: &SqliteConfig) -> Result<(), OpenFault> {
+    let scratch = Scratch::beside(path)?;
+    let mut connection = connect(&scratch.0, config)?;
+    claim(&mut connection)?;
+    keep_a_log_ahead(&mut connection, config.busy_timeout)?;
+    // The last connection writes the log ahead into the file.
+    drop(connection);
+    match scratch.keep_as(path) {
+        Ok(()) => {}
         // Another process was quicker.
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(error.into()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error.into()),
     }
+    drop(scratch);
+    // The name is kept in the folder.
+    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()?;
+    Ok(())
 }
 
 /// Is it a database that nobody has put anything into? An error where it is somebody else's.
