@@ -20,6 +20,7 @@ use crate::chance::{self, Chance};
 use crate::http::{Connection, Said};
 use crate::load;
 use crate::node::{self, Node, Plan, Profile, Scratch};
+use crate::number;
 use crate::postgres::{self, Server};
 use crate::sh::{self, Failure, Outcome};
 
@@ -77,7 +78,7 @@ impl Options {
         while let Some(word) = words.next() {
             match word {
                 "--cycles" => {
-                    options.cycles = number(word, words.next())?.max(1);
+                    options.cycles = number::<u64>(word, words.next())?.max(1);
                 }
                 "--seed" => options.seed = Some(number(word, words.next())?),
                 "--store" => {
@@ -94,12 +95,6 @@ impl Options {
         }
         Ok(options)
     }
-}
-
-fn number(option: &str, value: Option<&str>) -> Outcome<u64> {
-    value
-        .and_then(|value| value.parse().ok())
-        .ok_or_else(|| Failure::usage(format!("{option} takes a whole number")))
 }
 
 fn run(options: &Options) -> Outcome {

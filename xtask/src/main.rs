@@ -17,6 +17,7 @@ mod codegen;
 mod crash;
 mod deploy;
 mod env;
+mod footprint;
 mod http;
 mod load;
 mod manifest;
@@ -32,6 +33,7 @@ mod tidy;
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
+use std::str::FromStr;
 
 use sh::{Failure, Outcome};
 
@@ -93,6 +95,12 @@ const COMMANDS: &[Entry] = &[
         arguments: "[--seconds <n>] [--connections <n>] [--json]",
         summary: "measure the release build on a durable PostgreSQL, against a bare actix-web server",
         run: bench::command,
+    },
+    Entry {
+        name: "footprint",
+        arguments: "[--keys <n>] [--starts <n>] [--dev]",
+        summary: "measure how soon the server is ready on a file with many keys, and its memory while idle",
+        run: footprint::command,
     },
     Entry {
         name: "crash",
@@ -159,6 +167,13 @@ fn no_arguments(command: &str, arguments: &[String]) -> Outcome {
             "{command} takes no arguments, and got `{argument}`"
         ))),
     }
+}
+
+/// The value of an option that takes a whole number.
+fn number<T: FromStr>(option: &str, value: Option<&str>) -> Outcome<T> {
+    value
+        .and_then(|value| value.parse().ok())
+        .ok_or_else(|| Failure::usage(format!("{option} takes a whole number")))
 }
 
 fn usage() -> String {

@@ -128,8 +128,9 @@ impl Plan {
     /// Starts it and waits until it is ready.
     pub(crate) fn start(&self) -> Outcome<Node> {
         let log = self.folder.join(format!("{}.log", self.name));
+        let mut command = self.command("serve");
         let begun = Instant::now();
-        let process = Background::start(&self.name, &mut self.command("serve"), &log)?;
+        let process = Background::start(&self.name, &mut command, &log)?;
         let mut node = Node {
             process,
             ready_after: Duration::ZERO,
@@ -167,6 +168,11 @@ impl Node {
             "not ready after {} s",
             READY_TIMEOUT.as_secs()
         )))
+    }
+
+    /// The number of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// Ends it as a power switch would, as far as the process is concerned: nothing of it runs any more.

@@ -16,6 +16,7 @@ use crate::apt;
 use crate::http::{Answer, Connection, Said};
 use crate::load::{self, Client};
 use crate::node::{self, Node, Plan, Profile};
+use crate::number;
 use crate::postgres::{self, Server};
 use crate::process::{self, Background};
 use crate::sh::{self, Failure, Outcome};
@@ -74,12 +75,6 @@ impl Options {
         }
         Ok(options)
     }
-}
-
-fn number(option: &str, value: Option<&str>) -> Outcome<usize> {
-    value
-        .and_then(|value| value.parse().ok())
-        .ok_or_else(|| Failure::usage(format!("{option} takes a whole number")))
 }
 
 fn run(options: &Options) -> Outcome {
