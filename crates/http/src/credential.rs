@@ -70,9 +70,17 @@ fn bearer(value: &HeaderValue) -> Option<&str> {
 }
 
 async fn authenticate(request: HttpRequest) -> Result<Box<Caller>, ApiError> {
-    let key = presented_key(request.headers())?;
     let Some(state) = request.app_data::<web::Data<State>>() else {
         return Err(ApiError::internal("the application has no state"));
+    };
+    let key = match presented_key(request.headers()) {
+        Ok(key) => key,
+        Err(error) => {
+            if matches!(error, ApiError::InvalidKey) {
+                state.metrics.requests().count_malformed_key();
+            }
+            return Err(error);
+        }
     };
     match state.service.authenticate(&key).await? {
         Authentication::Accepted(caller) => {

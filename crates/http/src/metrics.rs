@@ -49,8 +49,9 @@ impl Metrics {
         let mut registry = Registry::with_prefix("leadr_auth");
         let requests = RequestMetrics::register(&mut registry);
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "What this is", build);
-        registry.register_collector(Box::new(Scrape(service)));
+        registry.register("build", "The version of leadr-auth that is running", build);
+        let malformed = requests.malformed.clone();
+        registry.register_collector(Box::new(Scrape { service, malformed }));
         Self { registry, requests }
     }
 
@@ -75,6 +76,8 @@ struct RouteLabel {
 pub(crate) struct RequestMetrics {
     requests: Family<RequestLabels, Counter>,
     durations: Family<RouteLabel, Histogram>,
+    /// Shown among the verifications, since that is what was wanted.
+    malformed: Counter,
 }
 
 impl RequestMetrics {
@@ -95,7 +98,13 @@ impl RequestMetrics {
         Self {
             requests,
             durations,
+            malformed: Counter::default(),
         }
+    }
+
+    /// Counts a presented key that is none by its looks, or several of them, about which nobody was asked.
+    pub(crate) fn count_malformed_key(&self) {
+        self.malformed.inc();
     }
 
     /// Counts an answer. `method` and `route` are words of this program's; a client's own do not live as long.
@@ -119,17 +128,20 @@ impl RequestMetrics {
 }
 
 /// Asks the service for its numbers whenever they are to be shown.
-struct Scrape(Service);
+struct Scrape {
+    service: Service,
+    malformed: Counter,
+}
 
 impl fmt::Debug for Scrape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Scrape").finish_non_exhaustive()
+        f.debug_struct("Scrape").finish_non_exhaustive()
     }
 }
 
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let statistics = self.0.statistics();
+        let statistics = self.service.statistics();
         let encoder = &mut encoder;
         let verdicts = statistics.verifications.iter();
         counters(
@@ -139,7 +151,10 @@ impl Collector for Scrape {
             "verdict",
             verdicts
                 .map(|&(verdict, count)| (word(verdict), count))
-                .chain([("unavailable", statistics.undecided)]),
+                .chain([
+                    ("malformed", self.malformed.get()),
+                    ("unavailable", statistics.undecided),
+                ]),
         )?;
 
         let store = statistics.store;
@@ -172,10 +187,10 @@ impl Collector for Scrape {
         gauge(
             encoder,
             name,
-            "Uses of keys that are not yet written down.",
+            "Keys whose last use is not yet written down.",
             usage.waiting,
         )?;
-        let help = "How long the oldest of them has been waiting.";
+        let help = "How long the oldest use of a key has been waiting to be written down.";
         let lag = ConstGauge::new(usage.lag.as_secs_f64());
         let name = "usage_flush_lag";
         lag.encode(encoder.encode_descriptor(
@@ -193,13 +208,13 @@ impl Collector for Scrape {
         )?;
         let lost = encoder.encode_descriptor(
             "usage_lost",
-            "Uses that could not be written down at the end.",
+            "Keys whose last use could not be written down when the process ended.",
             None,
             MetricType::Counter,
         )?;
         ConstCounter::new(usage.lost).encode(lost)?;
 
-        let ready = u32::from(self.0.readiness().is_ready());
+        let ready = u32::from(self.service.readiness().is_ready());
         gauge(
             encoder,
             "ready",

@@ -135,7 +135,8 @@ impl TraceContext {
 
 impl fmt::Display for TraceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A trace that begins here is nobody's to record yet; and its id is not random by the letter of the specification.
+        // The client's flags go back as they came. Whether a trace that begins here is recorded is not known here; and its id
+        // is not random by the letter of the specification.
         let flags = self.parent.map_or(0, |parent| parent.flags);
         write!(f, "00-{}-{}-{flags:02x}", self.trace_id, self.span_id)
     }

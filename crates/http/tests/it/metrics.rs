@@ -157,6 +157,30 @@ async fn requests_and_verdicts_are_counted() {
     assert!(lag.parse::<f64>().unwrap() > 0.0, "{lag}");
 }
 
+/// A client that is set up wrongly, or a scan, would be invisible otherwise. Who presents nothing is counted nowhere.
+#[actix_web::test]
+async fn what_is_no_key_by_its_looks_is_counted_apart() {
+    let api = Api::new().await;
+    let state = api.state();
+    let path = api.key_of_one();
+    let before = scrape(&state).await;
+    for key in [Some("abc"), Some("ldr_short"), None] {
+        Api::send_to(&state, Api::request("GET", &path, key)).await;
+    }
+    let twice =
+        Api::request("GET", &path, Some(&api.one.key)).append_header(("x-api-key", "ldr_short"));
+    Api::send_to(&state, twice).await;
+    let text = scrape(&state).await;
+    let counted: Vec<u64> = ["malformed", "unknown", "valid"]
+        .iter()
+        .map(|verdict| {
+            let series = format!(r#"leadr_auth_verifications_total{{verdict="{verdict}"}}"#);
+            value(&text, &series) - value(&before, &series)
+        })
+        .collect();
+    assert_eq!(counted, [3, 0, 0]);
+}
+
 #[actix_web::test]
 async fn ready_is_told_as_it_is() {
     let api = Api::new().await;
