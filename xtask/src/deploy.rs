@@ -135,7 +135,7 @@ impl Settings {
         seconds("SHUTDOWN_GRACE_SECONDS")?.checked_add(seconds("SHUTDOWN_TIMEOUT_SECONDS")?)
     }
 
-    /// What is killed before it had its time loses requests.
+    /// What is killed before it had its time loses requests, or the last uses of keys.
     fn stop_fault(&self, what: &str, value: Option<&str>) -> Option<String> {
         let Some(needed) = self.longest_stop() else {
             return Some(format!(
@@ -143,14 +143,17 @@ impl Settings {
             ));
         };
         match value.and_then(seconds) {
-            Some(seconds) if seconds > needed => None,
+            Some(seconds) if seconds >= needed.saturating_add(LAST_WRITES) => None,
             Some(seconds) => Some(format!(
-                "{what} is {seconds} seconds, and the process may take {needed}"
+                "{what} is {seconds} seconds, and the process may take {needed} and {LAST_WRITES} more"
             )),
             None => Some(format!("{what} is not said in whole seconds or minutes")),
         }
     }
 }
+
+/// How long the process may take, once requests have ended, to write down what it has noted, in seconds.
+const LAST_WRITES: u64 = 20;
 
 /// `90`, `90s`, `2m`, `2min`.
 fn seconds(text: &str) -> Option<u64> {
@@ -229,8 +232,8 @@ mod tests {
             assert_eq!(seconds(text), expected, "{text}");
         }
         let settings = settings();
-        assert_eq!(settings.stop_fault("x", Some("36s")), None);
-        for value in [Some("35s"), Some("soon"), None] {
+        assert_eq!(settings.stop_fault("x", Some("55s")), None);
+        for value in [Some("54s"), Some("soon"), None] {
             assert!(settings.stop_fault("x", value).is_some(), "{value:?}");
         }
     }
