@@ -107,8 +107,8 @@ fn end(node: Node) -> Outcome {
     }
 }
 
-/// An account and its keys, as `leadr-auth import` reads them. Their hashes are those of no key, which only costs nobody
-/// anything: starting does not verify.
+/// An account and its keys, as `leadr-auth import` reads them. No key has these hashes: none is
+/// presented.
 fn write_records(path: &Path, keys: usize) -> io::Result<()> {
     let mut file = BufWriter::new(File::create(path)?);
     let header = json!({

@@ -50,7 +50,7 @@ pub(super) const MEANINGS: &[Meaning] = &[
     },
     Meaning {
         code: UNAVAILABLE,
-        text: "the store cannot be asked now; later may be another story",
+        text: "the store cannot be asked now; try again later",
     },
     Meaning {
         code: KEY_REFUSED,
