@@ -1,6 +1,7 @@
 //! Requests over TLS: the certificate, and its replacement while the process runs.
 
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -17,11 +18,48 @@ use crate::config::TlsConfig;
 #[derive(Debug)]
 pub enum TlsError {
     /// A file cannot be read, or is not PEM of what it should hold.
-    File(PathBuf, pem::Error),
+    File(PathBuf, FileFault),
     /// There is no certificate in the file.
     NoCertificate(PathBuf),
     /// The key does not fit the certificate, or neither is usable.
     Unusable(rustls::Error),
+}
+
+/// What is the matter with a file. Nothing of its content is in here, since it may be the private key's: what reads PEM quotes
+/// the line that it stumbles over.
+#[derive(Debug)]
+pub enum FileFault {
+    /// It cannot be read.
+    Unreadable(io::Error),
+    /// It has nothing of the kind that is wanted.
+    NothingInIt,
+    /// It is not whole, its lines are not as they should be, or it is far too large.
+    NotPem,
+}
+
+impl fmt::Display for FileFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable(error) => error.fmt(f),
+            Self::NothingInIt => f.write_str("there is none in it, as PEM"),
+            Self::NotPem => f.write_str(
+                "it is not whole, or not PEM: the lines with BEGIN and END, and those between them, have to be lines",
+            ),
+        }
+    }
+}
+
+impl std::error::Error for FileFault {}
+
+impl From<pem::Error> for FileFault {
+    fn from(error: pem::Error) -> Self {
+        match error {
+            pem::Error::Io(error) => Self::Unreadable(error),
+            pem::Error::NoItemsFound => Self::NothingInIt,
+            // Whatever else it may be some day.
+            _ => Self::NotPem,
+        }
+    }
 }
 
 impl fmt::Display for TlsError {
@@ -97,7 +135,7 @@ impl ResolvesServerCert for Shared {
 fn read(config: &TlsConfig) -> Result<CertifiedKey, TlsError> {
     let of = |path: &Path| {
         let path = path.to_owned();
-        move |error| TlsError::File(path, error)
+        move |error: pem::Error| TlsError::File(path, error.into())
     };
     let chain: Vec<_> = CertificateDer::pem_file_iter(&config.certificate)
         .and_then(Iterator::collect)
@@ -112,6 +150,8 @@ fn read(config: &TlsConfig) -> Result<CertifiedKey, TlsError> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+
+    use leadr_auth_service::Chain;
 
     use super::*;
 
@@ -148,6 +188,30 @@ mod tests {
             Err(TlsError::File(..) | TlsError::NoCertificate(_))
         ));
         assert_eq!(shown(&certificate), second);
+    }
+
+    /// As by whoever keeps a key in an environment variable. What reads PEM quotes the line that it stumbles over.
+    #[test]
+    fn a_broken_private_key_is_not_quoted() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = write(folder.path(), "one.test");
+        let key = fs::read_to_string(&config.key).unwrap();
+        let in_one_line = key.replace('\n', " ");
+        let half = key.get(..key.len() / 2).unwrap().to_owned();
+        let short_line = in_one_line.get(..60).unwrap().to_owned();
+        for broken in [in_one_line, half, short_line, "no key".to_owned()] {
+            fs::write(&config.key, &broken).unwrap();
+            let error = Certificate::read(config.clone()).unwrap_err();
+            let told = format!("{} {error:?}", Chain(&error));
+            assert!(told.contains("key.pem"), "{told}");
+            for quoted in [&broken, &format!("{:?}", broken.as_bytes())] {
+                let quoted = quoted.trim_matches(['[', ']']);
+                for start in 0..quoted.len().saturating_sub(20) {
+                    let part = quoted.get(start..start + 20).unwrap();
+                    assert!(!told.contains(part), "{part} in {told}");
+                }
+            }
+        }
     }
 
     #[test]
