@@ -1,6 +1,7 @@
 //! Configuration: read once, from flags and the environment, with every fault reported together.
 
 use std::collections::HashMap;
+use std::env::VarError;
 use std::fmt;
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
@@ -344,28 +345,36 @@ pub struct Sources {
     pub flags: HashMap<&'static str, String>,
     /// The environment, as far as it has settings.
     pub environment: HashMap<&'static str, String>,
+    /// The settings of the environment that are not UTF-8.
+    pub not_text: Vec<&'static str>,
     /// The variable `IMPORT_FROM`: a database to import from, which is no setting of this deployment.
     pub import_from: Option<String>,
 }
 
 impl Sources {
-    /// Takes the process's own environment. A variable that is not text counts as one that is wrong, not as absent.
+    /// Takes the process's own environment. A variable that is not text is a fault: what is not UTF-8 in it could only be
+    /// replaced, and then two different secrets would be one.
     #[expect(
         clippy::disallowed_methods,
         reason = "this is where the environment is read"
     )]
     pub fn from_process(flags: HashMap<&'static str, String>) -> Self {
-        let environment = SETTINGS
-            .iter()
-            .filter_map(|setting| {
-                let value = std::env::var_os(setting.name)?;
-                Some((setting.name, value.to_string_lossy().into_owned()))
-            })
-            .collect();
+        let mut environment = HashMap::new();
+        let mut not_text = Vec::new();
+        for &Setting { name, .. } in SETTINGS {
+            match std::env::var(name) {
+                Ok(value) => {
+                    environment.insert(name, value);
+                }
+                Err(VarError::NotPresent) => {}
+                Err(VarError::NotUnicode(_)) => not_text.push(name),
+            }
+        }
         let import_from = std::env::var("IMPORT_FROM").ok();
         Self {
             flags,
             environment,
+            not_text,
             import_from,
         }
     }
@@ -386,7 +395,18 @@ struct Reader<'a> {
     faults: Vec<ConfigFault>,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn new(sources: &'a Sources) -> Self {
+        let fault = |&name| ConfigFault {
+            name,
+            what: "is not UTF-8 text".to_owned(),
+        };
+        Self {
+            sources,
+            faults: sources.not_text.iter().map(fault).collect(),
+        }
+    }
+
     fn fault(&mut self, name: &'static str, what: impl Into<String>) {
         self.faults.push(ConfigFault {
             name,
@@ -695,21 +715,19 @@ fn sqlite(path: PathBuf, lookup_timeout: Duration, statement_timeout: Duration) 
 
 /// Does the URL carry a password?
 pub(crate) fn has_password(url: &str) -> bool {
-    let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let authority = authority.split(['/', '?']).next().unwrap_or_default();
-    let in_authority = authority
-        .rsplit_once('@')
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    // Up to the first `@`, whatever comes before: passwords that were not escaped have `/` and `?` in them, and the driver
+    // takes them so.
+    let before_host = rest
+        .split_once('@')
         .is_some_and(|(user, _)| user.contains(':'));
-    in_authority || url.contains("password=")
+    before_host || url.contains("password=")
 }
 
 impl Config {
     /// Reads all settings, or says everything that is wrong with them.
     pub fn read(sources: &Sources, entropy: &dyn Entropy) -> Result<Self, ConfigFaults> {
-        let mut reader = Reader {
-            sources,
-            faults: Vec::new(),
-        };
+        let mut reader = Reader::new(sources);
         let workers = reader.workers();
         let store = reader.store(workers);
         let secret = reader.secret(store.as_ref(), entropy);
@@ -722,6 +740,10 @@ impl Config {
         );
         let tls = reader.tls();
         let metrics_listen = reader.metrics_listen();
+        // Port 0 is another one each time.
+        if listen.is_some_and(|listen: SocketAddr| listen.port() != 0) && listen == metrics_listen {
+            reader.fault("METRICS_LISTEN", "is the address of LISTEN");
+        }
         let body_timeout = reader.millis("BODY_TIMEOUT_MS", 100, 600_000);
         let shutdown_grace = reader.number("SHUTDOWN_GRACE_SECONDS", 0, 3600);
         let shutdown_timeout = reader.number("SHUTDOWN_TIMEOUT_SECONDS", 0, 3600);
@@ -767,10 +789,7 @@ impl Config {
         entropy: &dyn Entropy,
         need_secret: bool,
     ) -> Result<StorageConfig, ConfigFaults> {
-        let mut reader = Reader {
-            sources,
-            faults: Vec::new(),
-        };
+        let mut reader = Reader::new(sources);
         let workers = reader.workers();
         let store = reader.store(workers);
         let secret = reader.secret(store.as_ref(), entropy);
@@ -905,6 +924,32 @@ mod tests {
     }
 
     #[test]
+    fn metrics_need_an_address_of_their_own() {
+        let both = |address| [("LISTEN", address), ("METRICS_LISTEN", address)];
+        assert_eq!(faulty(&both("127.0.0.1:8000")), ["METRICS_LISTEN"]);
+        assert!(read(&both("127.0.0.1:0")).is_ok());
+    }
+
+    #[test]
+    fn what_is_not_text_is_a_fault_and_not_another_value() {
+        let sources = Sources {
+            not_text: vec!["API_KEY_SECRET"],
+            ..Sources::default()
+        };
+        let entropy = SeededEntropy::new(1);
+        for faults in [
+            Config::read(&sources, &entropy).unwrap_err(),
+            Config::read_storage(&sources, &entropy, true).unwrap_err(),
+        ] {
+            assert_eq!(faults.0.len(), 1, "{faults}");
+            assert!(
+                faults.to_string().contains("API_KEY_SECRET: is not UTF-8"),
+                "{faults}"
+            );
+        }
+    }
+
+    #[test]
     fn a_certificate_needs_its_key() {
         assert_eq!(faulty(&[("TLS_CERT", "cert.pem")]), ["TLS_KEY"]);
         assert_eq!(faulty(&[("TLS_KEY", "key.pem")]), ["TLS_CERT"]);
@@ -1024,7 +1069,10 @@ mod tests {
         for (url, refused) in [
             ("postgres://user:pw@host/db", true),
             ("postgres://host/db?user=u&password=pw", true),
+            ("postgres://user:p/w@host/db", true),
+            ("postgres://user:p?w@host/db", true),
             ("postgres://user@host:5432/db", false),
+            ("postgres://host:5432/db?sslmode=verify-full", false),
         ] {
             let sources = Sources {
                 flags: [("DATABASE_URL", url.to_owned())].into(),
