@@ -35,7 +35,7 @@ pub enum OperatorState {
 pub struct NewOperatorKey {
     /// The key, to be shown once.
     pub issued: IssuedKey,
-    /// The account's other keys that were not revoked before.
+    /// The other keys of operators' accounts that were not revoked before.
     pub others: Vec<ApiKey>,
 }
 
@@ -117,7 +117,7 @@ impl Service {
     }
 
     /// Gives the operator's account a new key, for one that was lost; makes the account where there is none. With
-    /// `revoke_others` the account's other keys stop working.
+    /// `revoke_others` all other keys of operators' accounts stop working.
     ///
     /// Whoever calls this has the store itself in hand, which is more than any key opens.
     pub async fn new_operator_key(
@@ -126,15 +126,21 @@ impl Service {
     ) -> Result<NewOperatorKey, EnsureOperatorError> {
         let plain_key = generate_api_key(self.random::<API_KEY_BYTES>()?);
         self.ensure_operator(Some(&plain_key)).await?;
-        let Some(KeyRecord { key, account }) = self.stores.lookup.find(&plain_key.prefix()).await?
+        let Some(KeyRecord { key, .. }) = self.stores.lookup.find(&plain_key.prefix()).await?
         else {
             return Err(StoreError::internal("a key that was just stored is not there").into());
         };
-        let working = KeyFilter {
-            active_only: true,
-            ..KeyFilter::of(account.id)
-        };
-        let mut others = self.stores.keys.list(working).await?;
+        let mut others = Vec::new();
+        // There may be several: one was made, and another owns what was configured later.
+        for account in self.stores.accounts.list().await? {
+            if account.role == AccountRole::Operator {
+                let working = KeyFilter {
+                    active_only: true,
+                    ..KeyFilter::of(account.id)
+                };
+                others.extend(self.stores.keys.list(working).await?);
+            }
+        }
         others.retain(|other| other.id != key.id);
         if revoke_others {
             for other in &others {
@@ -372,6 +378,27 @@ mod tests {
             assert!(!is_operator(&service, &lost.issued.plain_key).await);
         }
         assert_eq!(service.list_accounts(Access::All).await.unwrap().len(), 1);
+    }
+
+    /// Whoever revokes what is lost means all of it.
+    #[tokio::test]
+    async fn the_keys_of_every_operator_are_others() {
+        let bench = Bench::new().await;
+        let first = bench.service.new_operator_key(false).await.unwrap();
+        let promoted = bench.issue("Made by the reference").await;
+        bench
+            .service
+            .ensure_operator(Some(&promoted.plain_key))
+            .await
+            .unwrap();
+        let new = bench.service.new_operator_key(true).await.unwrap();
+        for other in [first.issued.key.id, promoted.key.id] {
+            assert!(new.others.iter().any(|key| key.id == other));
+        }
+        for lost in [&first.issued.plain_key, &promoted.plain_key] {
+            assert!(!is_operator(&bench.service, lost).await);
+        }
+        assert!(is_operator(&bench.service, &new.issued.plain_key).await);
     }
 
     #[tokio::test]

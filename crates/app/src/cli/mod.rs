@@ -67,7 +67,7 @@ pub fn command() -> Command {
                 .arg_required_else_help(true)
                 .subcommand(
                     tool("new-key", "Make a new operator's key, for one that was lost").arg(
-                        flag("revoke-others").help("Stop the account's other keys from working"),
+                        flag("revoke-others").help("Stop all other operators' keys from working"),
                     ),
                 ),
         )
