@@ -21,6 +21,9 @@ const FORMAT: &str = "leadr-auth";
 /// The version of the format that is written, and the only one that is read.
 const VERSION: u32 = 1;
 
+/// How much of what is wrong is told, in bytes.
+const MAX_QUOTED: usize = 300;
+
 /// The first line.
 #[derive(Clone, Debug)]
 pub struct Header {
@@ -42,6 +45,19 @@ impl MalformedLine {
 
     fn new(what: impl fmt::Display) -> Self {
         Self(redact_keys(&what.to_string()).into_owned())
+    }
+}
+
+impl From<serde_json::Error> for MalformedLine {
+    /// The position within the line goes: the line is named by whoever read it, and "line 1" would contradict that.
+    fn from(error: serde_json::Error) -> Self {
+        let position = format!(" at line {} column {}", error.line(), error.column());
+        let text = error.to_string();
+        let text = redact_keys(text.strip_suffix(&position).unwrap_or(&text));
+        // A field's name is quoted, however long it is.
+        let end = text.floor_char_boundary(MAX_QUOTED);
+        let dots = if end < text.len() { "…" } else { "" };
+        Self(format!("{}{dots}", text.get(..end).unwrap_or_default()))
     }
 }
 
@@ -153,7 +169,7 @@ pub fn write_record(record: &Record) -> serde_json::Result<String> {
 
 /// Reads the first line.
 pub fn read_header(line: &str) -> Result<Header, MalformedLine> {
-    let header: HeaderLine = serde_json::from_str(line).map_err(MalformedLine::new)?;
+    let header: HeaderLine = serde_json::from_str(line)?;
     if header.format != FORMAT {
         return Err(MalformedLine::new("this is not an export of leadr-auth"));
     }
@@ -179,50 +195,47 @@ pub fn read_header(line: &str) -> Result<Header, MalformedLine> {
 /// Reads any other line. Texts are taken as a store has them, since rows of the reference implementation may have been
 /// checked less than ours; what no store can hold is refused.
 pub fn read_record(line: &str) -> Result<Record, MalformedLine> {
-    Ok(
-        match serde_json::from_str(line).map_err(MalformedLine::new)? {
-            Line::Account(line) => Record::Account(Account {
-                id: AccountId::new(line.id),
-                name: AccountName::from_store(storable("name", line.name)?),
-                slug: Slug::from_store(storable("slug", line.slug)?),
-                status: match line.status.as_str() {
-                    "active" => AccountStatus::Active,
-                    "suspended" => AccountStatus::Suspended,
-                    _ => {
-                        return Err(MalformedLine::new(
-                            "status: is neither active nor suspended",
-                        ));
-                    }
-                },
-                role: match line.role.as_str() {
-                    "tenant" => AccountRole::Tenant,
-                    "operator" => AccountRole::Operator,
-                    _ => return Err(MalformedLine::new("role: is neither tenant nor operator")),
-                },
-                created_at: instant("created_at", &line.created_at)?,
-                updated_at: instant("updated_at", &line.updated_at)?,
-                deleted_at: optional_instant("deleted_at", line.deleted_at.as_deref())?,
-            }),
-            Line::Key(line) => Record::Key(ApiKey {
-                id: KeyId::new(line.id),
-                account_id: AccountId::new(line.account_id),
-                name: KeyName::from_store(storable("name", line.name)?),
-                key_hash: KeyHash::from_store(hash("key_hash", line.key_hash)?),
-                key_prefix: KeyPrefix::parse(&storable("key_prefix", line.key_prefix)?)
-                    .map_err(|_| MalformedLine::new("key_prefix: does not start with ldr_"))?,
-                status: match line.status.as_str() {
-                    "active" => ApiKeyStatus::Active,
-                    "revoked" => ApiKeyStatus::Revoked,
-                    _ => return Err(MalformedLine::new("status: is neither active nor revoked")),
-                },
-                last_used_at: optional_instant("last_used_at", line.last_used_at.as_deref())?,
-                expires_at: optional_instant("expires_at", line.expires_at.as_deref())?,
-                created_at: instant("created_at", &line.created_at)?,
-                updated_at: instant("updated_at", &line.updated_at)?,
-                deleted_at: optional_instant("deleted_at", line.deleted_at.as_deref())?,
-            }),
-        },
-    )
+    Ok(match serde_json::from_str(line)? {
+        Line::Account(line) => Record::Account(Account {
+            id: AccountId::new(line.id),
+            name: AccountName::from_store(storable("name", line.name)?),
+            slug: Slug::from_store(storable("slug", line.slug)?),
+            status: match line.status.as_str() {
+                "active" => AccountStatus::Active,
+                "suspended" => AccountStatus::Suspended,
+                _ => {
+                    return Err(MalformedLine::new(
+                        "status: is neither active nor suspended",
+                    ));
+                }
+            },
+            role: match line.role.as_str() {
+                "tenant" => AccountRole::Tenant,
+                "operator" => AccountRole::Operator,
+                _ => return Err(MalformedLine::new("role: is neither tenant nor operator")),
+            },
+            created_at: instant("created_at", &line.created_at)?,
+            updated_at: instant("updated_at", &line.updated_at)?,
+            deleted_at: optional_instant("deleted_at", line.deleted_at.as_deref())?,
+        }),
+        Line::Key(line) => Record::Key(ApiKey {
+            id: KeyId::new(line.id),
+            account_id: AccountId::new(line.account_id),
+            name: KeyName::from_store(storable("name", line.name)?),
+            key_hash: KeyHash::from_store(hash("key_hash", line.key_hash)?),
+            key_prefix: prefix(&storable("key_prefix", line.key_prefix)?)?,
+            status: match line.status.as_str() {
+                "active" => ApiKeyStatus::Active,
+                "revoked" => ApiKeyStatus::Revoked,
+                _ => return Err(MalformedLine::new("status: is neither active nor revoked")),
+            },
+            last_used_at: optional_instant("last_used_at", line.last_used_at.as_deref())?,
+            expires_at: optional_instant("expires_at", line.expires_at.as_deref())?,
+            created_at: instant("created_at", &line.created_at)?,
+            updated_at: instant("updated_at", &line.updated_at)?,
+            deleted_at: optional_instant("deleted_at", line.deleted_at.as_deref())?,
+        }),
+    })
 }
 
 fn instant(field: &str, text: &str) -> Result<Timestamp, MalformedLine> {
@@ -239,6 +252,19 @@ fn storable(field: &str, text: String) -> Result<String, MalformedLine> {
         return Err(MalformedLine::new(format!("{field}: has a NUL in it")));
     }
     Ok(text)
+}
+
+/// A longer one would be more of a key than a store may know.
+fn prefix(text: &str) -> Result<KeyPrefix, MalformedLine> {
+    KeyPrefix::parse(text)
+        .ok()
+        .filter(|_| text.len() <= KeyPrefix::LEN)
+        .ok_or_else(|| {
+            MalformedLine::new(format!(
+                "key_prefix: is not ldr_ and up to {} characters",
+                KeyPrefix::LEN - "ldr_".len()
+            ))
+        })
 }
 
 fn hash(field: &str, hex: String) -> Result<String, MalformedLine> {
@@ -294,6 +320,11 @@ mod tests {
             (line.replace("\"name\"", "\"nme\""), "unknown field"),
             (line.replace("revoked", "dead"), "status"),
             (line.replace("ldr_AQ", "xdr_AQ"), "key_prefix"),
+            (line.replace("ldr_AQEBAQEBAQ", key.expose()), "key_prefix"),
+            (
+                line.replace("\"name\"", &format!("\"{}\"", "long ".repeat(1000))),
+                "…",
+            ),
             (
                 line.replace("2026-01-02T00:00:00Z", "yesterday"),
                 "deleted_at",
@@ -319,6 +350,7 @@ mod tests {
                 "{expected}: {fault}"
             );
             assert!(!fault.contains(key.expose()), "{fault}");
+            assert!(!fault.contains("at line") && fault.len() < 400, "{fault}");
         }
         for (header, expected) in [
             (

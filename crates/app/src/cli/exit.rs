@@ -1,14 +1,13 @@
 //! How the process ends.
 
 use std::error::Error;
-use std::io;
 
 use leadr_auth_ports::StoreError;
 use leadr_auth_service::{AccountError, IssueKeyError, KeyError};
 
 use leadr_auth_sqlite::{OpenError, OpenFault};
 
-use super::Usage;
+use super::{Interrupted, Usage};
 use crate::config::ConfigFaults;
 use crate::storage::MigrateError;
 
@@ -25,6 +24,9 @@ pub(super) const REFUSED: u8 = 4;
 pub(super) const UNAVAILABLE: u8 = 5;
 pub(super) const KEY_REFUSED: u8 = 6;
 pub(super) const INCOMPLETE: u8 = 7;
+/// As shells say it: 128 and the signal's number.
+pub(super) const INTERRUPTED: u8 = 128 + 2;
+pub(super) const TERMINATED: u8 = 128 + 15;
 
 /// Every code there is.
 pub(super) const MEANINGS: &[Meaning] = &[
@@ -67,6 +69,9 @@ pub(super) fn code_of(error: &anyhow::Error) -> u8 {
     if error.is::<ConfigFaults>() || error.is::<Usage>() {
         return WRONG_USAGE;
     }
+    if let Some(Interrupted { code }) = error.downcast_ref() {
+        return *code;
+    }
     error.chain().find_map(code_of_cause).unwrap_or(FAILED)
 }
 
@@ -96,13 +101,6 @@ fn code_of_cause(cause: &(dyn Error + 'static)) -> Option<u8> {
     passes.then_some(UNAVAILABLE)
 }
 
-/// Did whoever reads our output go away? That is no failure of ours.
-pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .downcast_ref::<io::Error>()
-        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-}
-
 #[cfg(test)]
 mod tests {
     use anyhow::Context as _;
@@ -127,6 +125,7 @@ mod tests {
             (IssueKeyError::AccountNotFound.into(), NOT_FOUND),
             (ConfigFaults(Vec::new()).into(), WRONG_USAGE),
             (Usage("what?".to_owned()).into(), WRONG_USAGE),
+            (Interrupted { code: INTERRUPTED }.into(), 130),
             (anyhow::anyhow!("else"), FAILED),
         ];
         for (error, code) in cases {

@@ -1,6 +1,6 @@
 //! `key …`, `operator new-key`, `generate-key`
 
-use std::io::{self, BufRead as _, IsTerminal as _};
+use std::io::{self, BufRead as _, IsTerminal as _, Read as _};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
@@ -15,7 +15,7 @@ use leadr_auth_service::{IssuedKey, KeyFilter, Service};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::output::{Output, Shown, json_line, line};
+use super::output::{Output, Shown, complain, fields, json_line, json_text, line, line_to_be_read};
 use super::{Tools, Usage, accounts, exit, operator, output, parsed, text, tool};
 use crate::system::OsEntropy;
 
@@ -168,17 +168,23 @@ async fn create(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A key that was just made, the one time that it is shown.
+/// A key that was just made, the one time that it is shown. Where it cannot be, it is stored all the same and of no use.
 fn show_issued(
     out: Output,
     issued: &IssuedKey,
     what: &str,
     more: &[(&str, Value)],
-) -> io::Result<()> {
+) -> anyhow::Result<()> {
     let IssuedKey { key, plain_key } = issued;
+    let unseen = || {
+        let id = key.id;
+        format!(
+            "the key {id} was made and could not be shown; make another, and stop this one: leadr-auth key revoke {id}"
+        )
+    };
     if out == Output::Human {
-        line(&format!("{what}:\n\n    {}\n", plain_key.expose()))?;
-        return out.one(key);
+        let text = format!("{what}:\n\n    {}\n\n{}", plain_key.expose(), fields(key));
+        return line_to_be_read(&text).with_context(unseen);
     }
     let mut value = key.json();
     if let Value::Object(fields) = &mut value {
@@ -187,7 +193,7 @@ fn show_issued(
             fields.insert((*name).to_owned(), value.clone());
         }
     }
-    json_line(&value)
+    line_to_be_read(&json_text(&value)).with_context(unseen)
 }
 
 async fn list(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
@@ -245,16 +251,19 @@ const fn word(verdict: Verdict) -> &'static str {
     }
 }
 
+/// How much of standard input is read for a key: more than any has, with room for what was pasted by mistake.
+const MAX_INPUT: u64 = 4096;
+
 /// The first line of standard input. Never an argument, since every user of a machine can read its command lines.
-#[expect(clippy::print_stderr, reason = "a prompt is not the tool's answer")]
 fn key_from_standard_input() -> anyhow::Result<PlainKey> {
     let input = io::stdin();
     if input.is_terminal() {
-        eprintln!("The key, and Enter:");
+        complain("The key, and Enter:");
     }
     let mut typed = Vec::new();
     input
         .lock()
+        .take(MAX_INPUT)
         .read_until(b'\n', &mut typed)
         .context("no key on standard input")?;
     // What is no text is no key either, and is told so.

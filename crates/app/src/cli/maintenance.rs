@@ -9,7 +9,7 @@ use clap_complete::Shell;
 use leadr_auth_sqlite::IfMissing;
 use serde_json::json;
 
-use super::{Usage, command, open_current, output, sources, text, tool};
+use super::{Usage, command, open_current, output, sources, text, tool, unless_interrupted};
 use crate::config::Config;
 use crate::storage::Database;
 use crate::system::OsEntropy;
@@ -56,8 +56,14 @@ pub(super) async fn backup(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
             "backup copies SQLite databases; PostgreSQL has pg_dump for it, and `leadr-auth export` works on both".to_owned()
         ));
     };
-    let path = Path::new(text(matches, "path")?);
-    let report = sqlite.backup(path).await?;
+    let path = text(matches, "path")?;
+    if path == "-" {
+        bail!(Usage(
+            "path: a backup is a file; name one (an export can go to standard output)".to_owned()
+        ));
+    }
+    let path = Path::new(path);
+    let report = unless_interrupted(async { Ok(sqlite.backup(path).await?) }).await?;
     output(matches).either(
         &format!(
             "wrote {}: {} accounts, {} keys, {} bytes",
@@ -87,12 +93,22 @@ pub(super) fn completions_command() -> Command {
         )
 }
 
+/// The script looks its commands up by a name that is made of the program's, and makes it in two ways where that has a hyphen
+/// (clap's issue 6421), so that it completes the first word only.
+fn mended_for_bash(script: &str) -> String {
+    script.replace("leadr__subcmd__auth", "leadr__auth")
+}
+
 pub(super) fn completions(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let Some(shell) = matches.get_one::<Shell>("shell") else {
         bail!(Usage("completions needs a shell".to_owned()));
     };
     let mut script = Vec::new();
     clap_complete::generate(*shell, &mut command(), "leadr-auth", &mut script);
-    super::output::line(String::from_utf8_lossy(&script).trim_end())?;
+    let mut script = String::from_utf8_lossy(&script).into_owned();
+    if *shell == Shell::Bash {
+        script = mended_for_bash(&script);
+    }
+    super::output::line(script.trim_end())?;
     Ok(ExitCode::SUCCESS)
 }

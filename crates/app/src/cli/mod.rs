@@ -19,10 +19,11 @@ use std::sync::Arc;
 
 use anyhow::bail;
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use leadr_auth_domain::{Access, OperatorAccess, redact_keys};
+use leadr_auth_domain::{Access, OperatorAccess};
 use leadr_auth_ports::Stores;
 use leadr_auth_service::Service;
 use leadr_auth_sqlite::IfMissing;
+use tokio::signal::unix::{SignalKind, signal};
 
 use self::output::Output;
 use crate::config::{Config, SETTINGS, Setting, Sources, StorageConfig};
@@ -43,6 +44,34 @@ impl fmt::Display for Usage {
 }
 
 impl std::error::Error for Usage {}
+
+/// A tool was asked to end before it was done.
+#[derive(Debug)]
+struct Interrupted {
+    /// That of the signal: 128 and its number.
+    code: u8,
+}
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("interrupted, and nothing is left behind")
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
+/// Works on a file until it is done, or until somebody asks the process to end: then the work is dropped, so that it takes
+/// away what it has begun.
+async fn unless_interrupted<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let code = tokio::select! {
+        done = work => return done,
+        _ = interrupt.recv() => exit::INTERRUPTED,
+        _ = terminate.recv() => exit::TERMINATED,
+    };
+    bail!(Interrupted { code })
+}
 
 /// The command line, as clap understands it.
 pub fn command() -> Command {
@@ -151,7 +180,6 @@ fn sources(matches: Option<&ArgMatches>) -> Sources {
 }
 
 /// Does what the command line says, and gives the process's exit code.
-#[expect(clippy::print_stderr, reason = "where a failure is told")]
 pub async fn run() -> ExitCode {
     let matches = match command().try_get_matches() {
         Ok(matches) => matches,
@@ -159,25 +187,24 @@ pub async fn run() -> ExitCode {
     };
     match dispatch(&matches).await {
         Ok(code) => code,
-        Err(error) if exit::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("leadr-auth: {error:#}");
+            output::complain(&format!("leadr-auth: {error:#}"));
             ExitCode::from(exit::code_of(&error))
         }
     }
 }
 
-/// Help, the version, or what is wrong with the command line. What was typed is quoted there, and it may have been a key.
-#[expect(clippy::print_stderr, reason = "where a failure is told")]
+/// Help, the version, or what is wrong with the command line.
 fn told_by_clap(answer: &clap::Error) -> ExitCode {
     let text = answer.render().to_string();
     if answer.use_stderr() {
-        eprint!("{}", redact_keys(&text));
+        output::complain(text.trim_end());
         return ExitCode::from(exit::WRONG_USAGE);
     }
-    // Whoever asked for help may have seen enough of it.
-    let _ = output::line(text.trim_end());
-    ExitCode::SUCCESS
+    match output::line(text.trim_end()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(exit::FAILED),
+    }
 }
 
 async fn dispatch(matches: &ArgMatches) -> anyhow::Result<ExitCode> {

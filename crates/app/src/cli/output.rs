@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
 use comfy_table::{ContentArrangement, Table, presets};
-use leadr_auth_domain::{Account, AccountRole, AccountStatus, ApiKey, Timestamp};
+use leadr_auth_domain::{Account, AccountRole, AccountStatus, ApiKey, Timestamp, redact_keys};
 use serde_json::{Value, json};
 
 /// For whom it is said.
@@ -21,13 +21,7 @@ impl Output {
     pub(super) fn one<T: Shown>(self, thing: &T) -> io::Result<()> {
         match self {
             Self::Json => json_line(&thing.json()),
-            Self::Human => {
-                let mut table = plain_table();
-                for (name, value) in T::COLUMNS.iter().zip(thing.cells()) {
-                    table.add_row([(*name).to_owned(), value]);
-                }
-                line(&table.trim_fmt())
-            }
+            Self::Human => line(&fields(thing)),
         }
     }
 
@@ -75,15 +69,43 @@ fn plain_table() -> Table {
     table
 }
 
-/// A line on standard output. Whoever reads it may have heard enough and gone: that is an error like any other here, and
-/// no panic as with `println!`.
+/// The fields of a thing, a line each.
+pub(super) fn fields<T: Shown>(thing: &T) -> String {
+    let mut table = plain_table();
+    for (name, value) in T::COLUMNS.iter().zip(thing.cells()) {
+        table.add_row([(*name).to_owned(), value]);
+    }
+    table.trim_fmt()
+}
+
+/// A line on standard output. Whoever reads it may have heard enough and gone; what the command did is done all the same,
+/// and its exit code says how that went.
 pub(super) fn line(text: &str) -> io::Result<()> {
+    match line_to_be_read(text) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
+}
+
+/// As [`line()`], where it is bad if nobody reads it.
+pub(super) fn line_to_be_read(text: &str) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{text}")
+}
+
+/// A line on standard error, of what is wrong. Keys are cut down to their prefix, since what was typed is quoted in such
+/// lines. Where it cannot be written the exit code has to do, and there is no panic as with `eprintln!`.
+pub(super) fn complain(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{}", redact_keys(text));
+}
+
+/// A value on a line.
+pub(super) fn json_line(value: &Value) -> io::Result<()> {
+    line(&json_text(value))
 }
 
 /// A value on a line. JSON lets some control characters of old terminals stand as they are, and scripts' output is looked at
 /// by people too.
-pub(super) fn json_line(value: &Value) -> io::Result<()> {
+pub(super) fn json_text(value: &Value) -> String {
     let mut text = String::new();
     for c in value.to_string().chars() {
         if c.is_control() {
@@ -93,7 +115,7 @@ pub(super) fn json_line(value: &Value) -> io::Result<()> {
             text.push(c);
         }
     }
-    line(&text)
+    text
 }
 
 pub(super) fn instant(at: Option<Timestamp>) -> String {

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::ArgMatches;
 use leadr_auth_service::OperatorState;
 
-use super::output::line;
+use super::output::line_to_be_read;
 use super::sources;
 use crate::application::{Application, Event, asked_to_stop};
 use crate::config::{Config, SecretConfig, StoreConfig};
@@ -38,8 +38,14 @@ pub(super) async fn run(matches: Option<&ArgMatches>) -> anyhow::Result<ExitCode
     let outcome = application
         .run(stop, move |event| {
             for text in describe(&event, &base, &place, new_secret.as_ref()) {
+                let told = line_to_be_read(&text);
                 // Nobody may be listening to standard output; requests are served all the same.
-                let _ = line(&text);
+                if let (Err(error), Event::Ready(OperatorState::Created(_))) = (told, &event) {
+                    tracing::warn!(
+                        %error,
+                        "the first operator key could not be shown: `leadr-auth operator new-key` makes another"
+                    );
+                }
             }
             notify(&event);
         })

@@ -1,13 +1,12 @@
 //! `export` and `import`
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, BufWriter, Seek as _, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::vec;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use clap::{Arg, ArgMatches, Command};
 use indicatif::{ProgressBar, ProgressStyle};
 use leadr_auth_domain::PepperCheck;
@@ -18,8 +17,8 @@ use leadr_auth_service::{ImportMode, SecretError};
 use leadr_auth_sqlite::IfMissing;
 use serde_json::json;
 
-use super::output::{Output, json_line, line, printable};
-use super::{Usage, exit, flag, open_current, output, sources, text, tool};
+use super::output::{Output, complain, json_line, line, printable};
+use super::{Usage, exit, flag, open_current, output, sources, text, tool, unless_interrupted};
 use crate::archive::{self, Header, MalformedLine};
 use crate::config::{Config, SecretConfig, StorageConfig, StoreConfig};
 use crate::storage::Database;
@@ -69,25 +68,16 @@ pub(super) async fn export(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     match text(matches, "path")? {
         "-" => {
             let mut out = BufWriter::new(io::stdout().lock());
-            write_all(&mut exporter, &mut out).await?;
-            out.flush()?;
+            let written = write_all(&mut exporter, &mut out).await;
+            match written.and_then(|()| Ok(out.flush()?)) {
+                // Whoever reads it has seen enough.
+                Err(error) if is_broken_pipe(&error) => {}
+                written => written?,
+            }
         }
         path => {
             let path = Path::new(path);
-            let mut options = OpenOptions::new();
-            let file = match options.write(true).create_new(true).mode(0o600).open(path) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => bail!(
-                    "{} is there already, and is not overwritten: name another file",
-                    path.display()
-                ),
-                file => file.with_context(|| format!("cannot write {}", path.display()))?,
-            };
-            let written = write_file(&mut exporter, file).await;
-            if let Err(error) = written {
-                // Half an export is worse than none.
-                let _ = fs::remove_file(path);
-                return Err(error.context(format!("cannot write {}", path.display())));
-            }
+            unless_interrupted(write_file(&mut exporter, path)).await?;
             let Totals { accounts, keys } = exporter.totals();
             output(matches).either(
                 &format!("wrote {}: {accounts} accounts, {keys} keys", path.display()),
@@ -98,13 +88,46 @@ pub(super) async fn export(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn write_file(exporter: &mut Exporter, file: File) -> anyhow::Result<()> {
-    let mut out = BufWriter::new(file);
-    write_all(exporter, &mut out).await?;
-    Ok(out
-        .into_inner()
-        .map_err(io::IntoInnerError::into_error)?
-        .sync_all()?)
+/// Writes the file whole or not at all: half an export is worse than none. It is its owner's only.
+async fn write_file(exporter: &mut Exporter, path: &Path) -> anyhow::Result<()> {
+    let taken = || {
+        anyhow!(
+            "{} is there already, and is not overwritten: name another file",
+            path.display()
+        )
+    };
+    let named = || format!("cannot write {}", path.display());
+    if fs::symlink_metadata(path).is_ok() {
+        return Err(taken());
+    }
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let mut file = tempfile::Builder::new()
+        .prefix(".export-")
+        .tempfile_in(folder)
+        .with_context(named)?;
+    let mut out = BufWriter::new(file.as_file_mut());
+    write_all(exporter, &mut out).await.with_context(named)?;
+    out.flush().with_context(named)?;
+    drop(out);
+    file.as_file().sync_all().with_context(named)?;
+    match file.persist_noclobber(path) {
+        Ok(_) => {}
+        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => return Err(taken()),
+        Err(error) => return Err(error.error).with_context(named),
+    }
+    // The name is on the disk only when the folder is.
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .with_context(named)
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 async fn write_all(exporter: &mut Exporter, out: &mut impl Write) -> anyhow::Result<()> {
@@ -428,24 +451,21 @@ async fn agree_on_secret(
         (None, registered) => registered.clone(),
     };
     match (ours, theirs) {
+        // What this store made for itself says nothing of keys that come from elsewhere.
+        (_, None) if !matches!(storage.secret, Some(SecretConfig::Said(..))) => bail!(Usage(
+            "nothing says under which secret the keys are hashed: set API_KEY_SECRET, or --secret-file, to the secret of \
+             the deployment that they come from"
+                .to_owned()
+        )),
         (Some(ours), Some(theirs)) if ours.expose_hex() != theirs.expose_hex() => bail!(
             "the keys to import are hashed under another secret than this store's, and would not work: import into a new \
              store, and set API_KEY_SECRET to the secret that they were made under"
         ),
         (Some(ours), _) => Ok(registered.is_none().then_some(ours)),
-        (None, Some(theirs)) => Ok(Some(theirs.clone())),
-        (None, None) => bail!(Usage(
-            "nothing says under which secret the keys are hashed: set API_KEY_SECRET to the secret of the deployment that \
-             they come from"
-                .to_owned()
-        )),
+        (None, theirs) => Ok(theirs.cloned()),
     }
 }
 
-#[expect(
-    clippy::print_stderr,
-    reason = "what is wrong is not the tool's answer"
-)]
 fn report(out: Output, done: &Done, meant: bool) -> anyhow::Result<()> {
     let Done { summary, bad } = done;
     if out == Output::Json {
@@ -464,7 +484,7 @@ fn report(out: Output, done: &Done, meant: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     for Bad { line, what } in bad {
-        eprintln!("line {line}: {}", printable(what));
+        complain(&format!("line {line}: {}", printable(what)));
     }
     let Summary {
         stored,

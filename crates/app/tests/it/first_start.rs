@@ -177,6 +177,28 @@ async fn no_second_secret_is_made_where_there_are_accounts() {
     assert!(!place.path("data/secret").exists());
 }
 
+/// The key is stored and nobody has seen it: the log says what to do.
+#[test]
+fn a_first_key_that_could_not_be_shown_is_told_of() {
+    let place = Place::new();
+    let server = Running::spawn(place.shell(
+        "exec $LEADR serve --listen 127.0.0.1:0 >/dev/full 2>log",
+        &[],
+    ));
+    let mut log = String::new();
+    for _ in 0..1000 {
+        log = std::fs::read_to_string(place.path("log")).unwrap_or_default();
+        if log.contains("\"ready\"") {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    server.signal("-TERM");
+    server.ended().with(0);
+    assert!(log.contains("operator new-key"), "{log}");
+    assert!(!log.contains("ldr_"), "{log}");
+}
+
 /// Nobody reads standard output, as under a supervisor that closed it: it serves all the same.
 #[tokio::test]
 async fn a_closed_standard_output_is_no_reason_to_end() {

@@ -141,7 +141,7 @@ fn a_new_certificate_is_for_new_connections_and_a_broken_one_for_nobody() {
 
     // In one line, as from an environment variable.
     let private = std::fs::read_to_string(place.path("key.pem")).unwrap();
-    place.write("key.pem", &private.replace('\n', " "));
+    place.write("key.pem", private.replace('\n', " "));
     running.signal("-HUP");
     std::thread::sleep(Duration::from_millis(300));
     assert!(connect(&address, &second, rustls::ALL_VERSIONS).is_ok());

@@ -492,6 +492,62 @@ fn whoever_stops_reading_hears_no_complaint() {
     }
 }
 
+/// Whether somebody reads it or not: what came of it is told by the exit code, also where nothing can be said at all.
+#[test]
+fn an_exit_code_does_not_depend_on_a_reader() {
+    let place = Place::new();
+    place.make_store();
+    account(&place, "acme");
+    place.write("unknown", generate_api_key([7; 32]).expose());
+    place.write("nonsense", "nonsense");
+    let own = place.tool(0, &["export"]).out;
+    let (header, _) = own.split_once('\n').unwrap();
+    place.write("bad", format!("{header}\nnonsense\n"));
+    for (command, code) in [
+        ("key verify <unknown", "6"),
+        ("key verify <nonsense", "2"),
+        ("import bad", "7"),
+        ("account show nobody", "3"),
+        ("dance", "2"),
+        ("doctor --listen nowhere", "1"),
+    ] {
+        for (to, code) in [("| true", code), ("2>/dev/full | true", code)] {
+            let line = format!("{{ sleep 0.2; $LEADR {command}; echo $? >code; }} {to}");
+            place.sh(&line);
+            assert_eq!(place.read("code").trim(), code, "{line}");
+        }
+    }
+    place.sh("$LEADR account list >/dev/full").with(1);
+}
+
+/// The only time that it could have been seen is over, so it is no use, and somebody has to know.
+#[test]
+fn a_key_that_could_not_be_shown_is_named() {
+    let place = Place::new();
+    place.make_store();
+    account(&place, "acme");
+    for command in [
+        "key create --account acme --name CI",
+        "key create --account acme --name CI --json",
+        "operator new-key",
+    ] {
+        for line in [
+            format!("$LEADR {command} >/dev/full"),
+            format!("{{ sleep 0.2; $LEADR {command}; echo $? >code; }} | true"),
+        ] {
+            let unseen = place.sh(&line).says(&["could not be shown", "key revoke"]);
+            let code = unseen.code.filter(|code| *code != 0);
+            assert_eq!(
+                code.unwrap_or_else(|| place.read("code").trim().parse().unwrap()),
+                1
+            );
+            let id = unseen.err.trim().rsplit("revoke ").next().unwrap();
+            let id = id.split(':').next().unwrap();
+            place.tool(0, &["key", "revoke", id]);
+        }
+    }
+}
+
 /// Rows of the reference implementation were checked less than ours.
 #[test]
 fn a_foreign_name_does_not_move_the_cursor() {
@@ -584,5 +640,45 @@ fn completions_are_scripts_of_their_shells() {
             Ok(output) => assert!(output.status.success(), "{shell}: {output:?}"),
             Err(_) => eprintln!("there is no {shell} here to look at its script"),
         }
+    }
+}
+
+/// What bash answers to the key that completes, after these words.
+fn completed(place: &Place, words: &[&str]) -> String {
+    let list = words
+        .iter()
+        .map(|word| format!("'{word}'"))
+        .collect::<Vec<_>>()
+        .join(" ");
+    let last = words.len() - 1;
+    let line = format!(
+        "bash -c \". ./bash; COMP_WORDS=({list}); COMP_CWORD={last}; f=\\$(complete -p leadr-auth | sed 's/.*-F \\([^ ]*\\).*/\\1/'); \
+         \\$f leadr-auth '{}' '{}' || true; echo \\${{COMPREPLY[*]}}\"",
+        words[last],
+        words[last - 1]
+    );
+    place.sh(&line).with(0).out
+}
+
+/// Beyond the first word, too.
+#[test]
+fn bash_completes_commands_and_flags() {
+    let place = Place::new();
+    place.write("bash", place.tool(0, &["completions", "bash"]).out);
+    if !place.sh("command -v bash").out.contains("bash") {
+        eprintln!("there is no bash here to ask");
+        return;
+    }
+    for (words, expected) in [
+        (&["leadr-auth", "ser"] as &[&str], "serve"),
+        (&["leadr-auth", "key", "rev"], "revoke"),
+        (&["leadr-auth", "operator", "n"], "new-key"),
+        (&["leadr-auth", "serve", "--lo"], "--log --log-format"),
+        (
+            &["leadr-auth", "operator", "new-key", "--rev"],
+            "--revoke-others",
+        ),
+    ] {
+        assert_eq!(completed(&place, words).trim(), expected, "{words:?}");
     }
 }

@@ -346,6 +346,53 @@ fn keys_of_which_nobody_knows_the_secret_are_refused() {
     place.run(&["import", "all"], &said).with(0);
     let refused = [("API_KEY_SECRET", "another secret, of 32 bytes and more")];
     place.run(&["import", "all"], &refused).with(1);
+
+    // Nor does a secret that a store has made for itself say anything of keys that come from elsewhere.
+    let place = Place::new();
+    place.make_store();
+    let before = place.tool(0, &["export"]).out;
+    place.write(
+        "all",
+        text.replace(&format!("\"{}\"", check.expose_hex()), "null"),
+    );
+    place
+        .tool(2, &["import", "all"])
+        .says(&["API_KEY_SECRET", "--secret-file"]);
+    assert_eq!(place.tool(0, &["export"]).out, before);
+    place.tool(0, &["import", "--secret-file", "data/secret", "all"]);
+}
+
+/// Whoever breaks it off finds nothing, under the name that was said or another.
+#[test]
+fn an_export_that_was_interrupted_leaves_nothing() {
+    let place = Place::new();
+    place.write("all", archive(50_000));
+    place.tool(0, &["import", "all"]);
+    // In the folder of the database SQLite tidies up with the next opening.
+    let names = || {
+        let names = fs::read_dir(place.path("")).unwrap();
+        names
+            .map(|entry| entry.unwrap().file_name())
+            .collect::<std::collections::BTreeSet<_>>()
+    };
+    let before = names();
+    let mut interrupted = 0;
+    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+        for millis in [50, 100, 200, 300] {
+            let running = place.serve(&["export", "half"], &[]);
+            std::thread::sleep(Duration::from_millis(millis));
+            running.signal(signal);
+            let ended = running.ended();
+            if ended.code == Some(code) {
+                interrupted += 1;
+                assert_eq!(names(), before);
+            } else {
+                // Before it listens to signals, or when it was done.
+                let _ = fs::remove_file(place.path("half"));
+            }
+        }
+    }
+    assert!(interrupted > 0, "none was interrupted in the middle");
 }
 
 #[test]
