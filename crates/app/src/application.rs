@@ -15,7 +15,7 @@ use leadr_auth_http::{HttpConfig, State};
 use leadr_auth_ports::Entropy as _;
 use leadr_auth_service::readiness::Phase;
 use leadr_auth_service::{Chain, OperatorState, Service};
-use leadr_auth_sqlite::{IfMissing, ServerLock};
+use leadr_auth_sqlite::ServerLock;
 use tokio::sync::oneshot;
 
 use crate::config::{Config, SecretConfig};
@@ -81,11 +81,7 @@ impl Application {
 
         let storage = config.storage();
         storage.check_kept_secret()?;
-        let database = storage.open(IfMissing::Create)?;
-        let lock = match &database {
-            Database::Sqlite(_, sqlite) => Some(ServerLock::acquire(&sqlite.path)?),
-            Database::Memory(_) | Database::Postgres(..) => None,
-        };
+        let (database, lock) = storage.open_for_server()?;
         // A file is there at once, and without its schema nobody can tell which secret is the right one.
         let local = matches!(database, Database::Sqlite(..));
         if local {
@@ -103,6 +99,9 @@ impl Application {
             instance: u64::from_le_bytes(instance),
         };
         let service = Service::new(stores, Arc::new(SystemClock), entropy, pepper);
+        if local {
+            service.check_secret().await?;
+        }
         let state = State::new(service.clone(), http);
         let metrics = metrics
             .map(|(listener, address)| metrics_server(state.clone(), listener, address))

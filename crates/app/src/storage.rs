@@ -1,7 +1,7 @@
 //! Opens what the configuration names: the data directory, the database, the secret.
 
 use std::fmt;
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,9 @@ use leadr_auth_domain::Pepper;
 use leadr_auth_memory::Memory;
 use leadr_auth_ports::{Entropy, StoreError, Stores};
 use leadr_auth_postgres::{Postgres, PostgresConfig};
-use leadr_auth_sqlite::{IfMissing, Sqlite, SqliteConfig};
+use leadr_auth_sqlite::{
+    IfMissing, LockError, OpenError, OpenFault, ServerLock, Sqlite, SqliteConfig,
+};
 
 use crate::config::{DATABASE_FILE, SecretConfig, StorageConfig, StoreConfig};
 use crate::secret_file;
@@ -70,6 +72,7 @@ impl std::error::Error for DataDirError {
 
 /// Sees to it that the data directory is there, and nobody else's business.
 pub fn prepare_data_dir(path: &Path) -> Result<(), DataDirError> {
+    let is_new = fs::symlink_metadata(path).is_err();
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -78,6 +81,14 @@ pub fn prepare_data_dir(path: &Path) -> Result<(), DataDirError> {
             Ok(there) if !there.is_dir() => DataDirError::NotADirectory(path.to_owned()),
             Ok(_) | Err(_) => DataDirError::Io(path.to_owned(), error),
         })?;
+    if is_new {
+        // What is kept in it is on the disk only when its own name is.
+        path.join("..")
+            .canonicalize()
+            .and_then(File::open)
+            .and_then(|above| above.sync_all())
+            .map_err(|error| DataDirError::Io(path.to_owned(), error))?;
+    }
     check_data_dir(path)
 }
 
@@ -165,6 +176,24 @@ impl StorageConfig {
         })
     }
 
+    /// Opens the database as the one server of it: with the lock that keeps others away from a file, and with everything
+    /// made that is missing.
+    pub fn open_for_server(&self) -> anyhow::Result<(Database, Option<ServerLock>)> {
+        let StoreConfig::Sqlite(sqlite) = &self.store else {
+            return Ok((self.open(IfMissing::Create)?, None));
+        };
+        match self.open(IfMissing::Create) {
+            // Not before: beside a file that is not ours, nothing is made.
+            Ok(database) => Ok((database, Some(ServerLock::acquire(&sqlite.path)?))),
+            // A server that is writing is the better explanation, where there is one.
+            Err(error) if is_unavailable(&error) => match ServerLock::acquire(&sqlite.path) {
+                Err(held @ LockError::Held(_)) => Err(held.into()),
+                Ok(_) | Err(LockError::Failed(..)) => Err(error),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
     /// Where a server that starts makes a secret, if it does: where none is kept, and no key can be stored under another.
     pub async fn is_secret_to_be_made(&self, stores: &Stores) -> Result<Option<&Path>, StoreError> {
         let path = match &self.secret {
@@ -218,6 +247,12 @@ impl StorageConfig {
     }
 }
 
+fn is_unavailable(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<OpenError>()
+        .is_some_and(|error| matches!(error.fault, OpenFault::Unavailable(_)))
+}
+
 impl Database {
     /// All the ports.
     pub fn stores(&self) -> Stores {
@@ -246,6 +281,18 @@ impl Database {
                 .await
                 .map_err(MigrateError::Postgres),
         }
+    }
+
+    /// As [`Database::migrate`], for a tool: not behind the back of a server on the same file, which would go on with the
+    /// schema that it knows.
+    pub async fn migrate_without_server(&self) -> anyhow::Result<Vec<String>> {
+        let _lock = match self {
+            Self::Sqlite(_, config) if !self.pending_migrations().await?.is_empty() => {
+                Some(ServerLock::acquire(&config.path)?)
+            }
+            Self::Sqlite(..) | Self::Memory(_) | Self::Postgres(..) => None,
+        };
+        Ok(self.migrate().await?)
     }
 
     /// The versions of the migrations that have not run yet.

@@ -62,7 +62,8 @@ impl std::error::Error for SecretError {
 impl fmt::Display for PrepareError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Secret(_) => "the server secret does not fit the store",
+            Self::Secret(SecretError::Mismatch) => "the server secret does not fit the store",
+            Self::Secret(SecretError::Store(_)) => "the store did not answer",
             Self::Operator(_) => "there is no operator",
         })
     }

@@ -18,7 +18,7 @@ pub(super) async fn migrate(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let storage = Config::read_storage(&sources(Some(matches)), &OsEntropy::new(), false)?;
     let database = storage.open(IfMissing::Create)?;
     let applied = database
-        .migrate()
+        .migrate_without_server()
         .await
         .context("the schema is not up to date")?;
     let mut said: Vec<String> = applied

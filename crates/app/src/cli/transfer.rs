@@ -375,7 +375,7 @@ pub(super) async fn import(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
 async fn open_destination(storage: &StorageConfig) -> anyhow::Result<Database> {
     let database = storage.open(IfMissing::Create)?;
     if let Database::Sqlite(..) = database {
-        database.migrate().await?;
+        database.migrate_without_server().await?;
         return Ok(database);
     }
     open_current(storage).await

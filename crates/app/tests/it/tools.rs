@@ -3,6 +3,7 @@
 use std::process::Stdio;
 
 use leadr_auth_domain::generate_api_key;
+use leadr_auth_sqlite::ServerLock;
 use serde_json::{Value, json};
 
 use crate::refusals::change;
@@ -643,16 +644,33 @@ fn completions_are_scripts_of_their_shells() {
     }
 }
 
+/// A server goes on with the schema that it knows, so nobody changes it meanwhile.
+#[test]
+fn a_file_is_not_migrated_under_a_server() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("data")).unwrap();
+    place.set_mode("data", 0o700);
+    let server = ServerLock::acquire(&place.path("data/leadr-auth.db")).unwrap();
+    place
+        .tool(1, &["migrate"])
+        .says(&["another leadr-auth server is running on"]);
+    drop(server);
+    place.tool(0, &["migrate"]);
+    let _server = ServerLock::acquire(&place.path("data/leadr-auth.db")).unwrap();
+    // There is nothing to be done.
+    place.tool(0, &["migrate"]);
+}
+
 /// What bash answers to the key that completes, after these words.
 fn completed(place: &Place, words: &[&str]) -> String {
-    let list = words
+    let quoted = words
         .iter()
         .map(|word| format!("'{word}'"))
         .collect::<Vec<_>>()
         .join(" ");
     let last = words.len() - 1;
     let line = format!(
-        "bash -c \". ./bash; COMP_WORDS=({list}); COMP_CWORD={last}; f=\\$(complete -p leadr-auth | sed 's/.*-F \\([^ ]*\\).*/\\1/'); \
+        "bash -c \". ./bash; COMP_WORDS=({quoted}); COMP_CWORD={last}; f=\\$(complete -p leadr-auth | sed 's/.*-F \\([^ ]*\\).*/\\1/'); \
          \\$f leadr-auth '{}' '{}' || true; echo \\${{COMPREPLY[*]}}\"",
         words[last],
         words[last - 1]
