@@ -39,7 +39,13 @@ pub(crate) fn command(arguments: &[String]) -> Outcome {
     end(plan.start()?)?;
     let file = scratch.path().join("keys.jsonl");
     write_records(&file, options.keys).map_err(Failure::when(file.display()))?;
-    sh::run(plan.command("import").arg(&file))?;
+    let secret = scratch.path().join("data/secret");
+    sh::run(
+        plan.command("import")
+            .arg("--secret-file")
+            .arg(secret)
+            .arg(&file),
+    )?;
 
     let (mut ready, mut memory) = (Vec::new(), Vec::new());
     for _ in 0..options.starts {
