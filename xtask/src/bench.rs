@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: how many requests the release build answers, on a PostgreSQL that keeps what it acknowledges.
+//! `cargo xtask bench`: how many requests the release build answers, on a store that keeps what it acknowledges.
 //!
 //! Absolute figures are the machine's. So each round also measures the *floor*, a bare actix-web server that answers a
 //! constant body of the same size, and the result is the ratio to the floor of the same round.
@@ -12,29 +12,38 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::load::{self, Client, Measured, Script, Spread};
+use crate::node::{self, Scratch, Store};
 use crate::postgres::{self, Server};
 use crate::process::{self, Background};
 use crate::sh::{self, Failure, Outcome};
-use crate::{apt, env, node};
+use crate::{apt, env};
 
 const ROUNDS: usize = 3;
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 /// A floor to which results of different machines are scaled.
 const COMMON_FLOOR: f64 = 100_000.0;
 
-/// `bench [--seconds <n>] [--connections <n>] [--json]`
+/// `bench [--store postgres|sqlite] [--seconds <n>] [--connections <n>] [--json]`
 pub(crate) fn command(arguments: &[String]) -> Outcome {
     let options = Options::parse(arguments)?;
     ensure_wrk()?;
-    let binaries = postgres::find_or_install_binaries()?;
     let programs = Programs::build()?;
     let pinning = Pinning::of_this_machine();
     eprintln!("{}", pinning.description());
-    let database = Server::start(&binaries, postgres::DURABLE, &pinning.others())?;
-    if is_in_memory(database.folder()) {
+    let scratch = Scratch::new("bench")?;
+    if is_in_memory(scratch.path()) {
         eprintln!("writes cost too little on a tmpfs: set TMPDIR to a folder on a disk");
     }
-    let system = System::start(&programs, &database, &pinning)?;
+    let database = match options.store {
+        Store::Sqlite => None,
+        Store::Postgres => {
+            let binaries = postgres::find_or_install_binaries()?;
+            let settings = postgres::DURABLE;
+            Some(Server::start(&binaries, settings, &pinning.others())?)
+        }
+    };
+    let url = database.as_ref().map(Server::url);
+    let system = System::start(&programs, url, scratch.path(), &pinning)?;
     let rounds = system.measure(&options, &pinning)?;
     let report = Report { rounds };
     if options.json {
@@ -54,6 +63,7 @@ fn is_in_memory(folder: &Path) -> bool {
 
 #[derive(Debug, PartialEq, Eq)]
 struct Options {
+    store: Store,
     seconds: u32,
     connections: u32,
     json: bool,
@@ -62,6 +72,7 @@ struct Options {
 impl Options {
     fn parse(arguments: &[String]) -> Outcome<Self> {
         let mut options = Self {
+            store: Store::Postgres,
             seconds: 8,
             connections: 64,
             json: false,
@@ -69,6 +80,7 @@ impl Options {
         let mut words = arguments.iter().map(String::as_str);
         while let Some(word) = words.next() {
             match word {
+                "--store" => options.store = Store::named(words.next())?,
                 "--seconds" => options.seconds = positive(word, words.next())?,
                 "--connections" => options.connections = positive(word, words.next())?,
                 "--json" => options.json = true,
@@ -210,14 +222,19 @@ struct Target {
 }
 
 impl System {
-    fn start(programs: &Programs, database: &Server, pinning: &Pinning) -> Outcome<Self> {
-        let folder = database.folder();
+    /// Without a URL the store is a file.
+    fn start(
+        programs: &Programs,
+        url: Option<String>,
+        folder: &Path,
+        pinning: &Pinning,
+    ) -> Outcome<Self> {
         let operator = load::key_of(&load::random()?);
         let port = postgres::free_port()?;
         let mut command = measured(&programs.server, pinning);
         command
             .arg("serve")
-            .env("DATABASE_URL", database.url())
+            .envs(url.map(|url| ("DATABASE_URL", url)))
             .env("API_KEY_SECRET", load::hex(&load::random()?))
             .env("SUPERADMIN_API_KEY", &operator)
             .env("RUST_LOG", "warn");
@@ -467,6 +484,10 @@ impl Report {
             (summary.name.to_owned(), figures)
         };
         json!({
+            "store": match options.store {
+                Store::Sqlite => "sqlite",
+                Store::Postgres => "postgres",
+            },
             "seconds": options.seconds,
             "connections": options.connections,
             "pinning": pinning.description(),
@@ -487,10 +508,12 @@ mod tests {
 
     #[test]
     fn options_are_read() {
-        let options = Options::parse(&words("--seconds 2 --json --connections 8")).unwrap();
+        let line = "--seconds 2 --json --connections 8 --store sqlite";
+        let options = Options::parse(&words(line)).unwrap();
         assert_eq!(
             options,
             Options {
+                store: Store::Sqlite,
                 seconds: 2,
                 connections: 8,
                 json: true
@@ -502,6 +525,7 @@ mod tests {
             "--seconds x",
             "--connections -1",
             "fast",
+            "--store",
         ] {
             assert!(
                 Options::parse(&words(line)).unwrap_err().is_usage(),
@@ -578,6 +602,7 @@ mod tests {
         );
         assert!(text.contains("40000 req/s at a floor of 100000"), "{text}");
         let options = Options {
+            store: Store::Postgres,
             seconds: 1,
             connections: 1,
             json: true,

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use crate::chance::{self, Chance};
 use crate::http::{Connection, Said};
 use crate::load;
-use crate::node::{self, Node, Plan, Profile, Scratch};
+use crate::node::{self, Node, Plan, Profile, Scratch, Store};
 use crate::number;
 use crate::postgres::{self, Server};
 use crate::sh::{self, Failure, Outcome};
@@ -50,12 +50,6 @@ pub(crate) fn short() -> Outcome {
     run(&options)
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Store {
-    Sqlite,
-    Postgres,
-}
-
 #[derive(Debug, PartialEq, Eq)]
 struct Options {
     cycles: u64,
@@ -82,11 +76,7 @@ impl Options {
                 }
                 "--seed" => options.seed = Some(number(word, words.next())?),
                 "--store" => {
-                    options.store = match words.next() {
-                        Some("sqlite") => Store::Sqlite,
-                        Some("postgres") => Store::Postgres,
-                        _ => return Err(Failure::usage("--store takes sqlite or postgres")),
-                    };
+                    options.store = Store::named(words.next())?;
                 }
                 "--dev" => options.profile = Profile::Dev,
                 "--sabotage" => options.sabotage = true,

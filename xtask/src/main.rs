@@ -92,8 +92,8 @@ const COMMANDS: &[Entry] = &[
     },
     Entry {
         name: "bench",
-        arguments: "[--seconds <n>] [--connections <n>] [--json]",
-        summary: "measure the release build on a durable PostgreSQL, against a bare actix-web server",
+        arguments: "[--store postgres|sqlite] [--seconds <n>] [--connections <n>] [--json]",
+        summary: "measure the release build on a durable store, against a bare actix-web server",
         run: bench::command,
     },
     Entry {

@@ -25,6 +25,24 @@ pub(crate) enum Profile {
     Release,
 }
 
+/// What it keeps accounts and keys in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Store {
+    Sqlite,
+    Postgres,
+}
+
+impl Store {
+    /// The one that an option names.
+    pub(crate) fn named(value: Option<&str>) -> Outcome<Self> {
+        match value {
+            Some("sqlite") => Ok(Self::Sqlite),
+            Some("postgres") => Ok(Self::Postgres),
+            _ => Err(Failure::usage("--store takes sqlite or postgres")),
+        }
+    }
+}
+
 /// Builds the product, and answers where it is.
 pub(crate) fn build(profile: Profile) -> Outcome<PathBuf> {
     let mut cargo = sh::cargo(["build", "--locked", "-p", "leadr-auth-app"]);
