@@ -1,27 +1,30 @@
 //! `doctor`: what would keep a server from being ready, and what is not as it should be.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{self, Path};
 use std::process::ExitCode;
 use std::time::Instant;
 
+use anyhow::Context as _;
 use clap::{ArgMatches, Command};
 use leadr_auth_domain::Timestamp;
 use leadr_auth_memory::Memory;
 use leadr_auth_ports::{Clock as _, StoreError, Stores};
 use leadr_auth_postgres::{Postgres, ServerSettings};
 use leadr_auth_service::{Chain, KeyFilter};
-use leadr_auth_sqlite::{IfMissing, LockError, ServerLock, Sqlite};
+use leadr_auth_sqlite::{IfMissing, LockError, OpenError, OpenFault, ServerLock, Sqlite};
 use serde_json::{Value, json};
 use tokio::net::TcpSocket;
 
 use super::output::Shown;
 use super::{exit, json_flag, output, setting_flags, sources};
-use crate::config::{Config, SecretConfig, StorageConfig, StoreConfig};
+use crate::config::{Config, SECRET_FILE, SecretConfig, StorageConfig, StoreConfig};
 use crate::secret_file::{self, Strength};
-use crate::storage::{Database, check_data_dir, could_make_data_dir};
+use crate::storage::{
+    DataDirError, Database, check_data_dir, could_make_data_dir, could_make_file_in, is_there,
+};
 use crate::system::{OsEntropy, SystemClock};
 use crate::tls::Certificate;
 
@@ -203,8 +206,13 @@ fn examine_data_dir(storage: &StorageConfig, findings: &mut Findings) -> bool {
         }
         return true;
     }
-    match check_data_dir(&storage.data_dir) {
-        Ok(()) => findings.add(
+    // Its mode alone does not tell whether it is ours.
+    let looked_into = check_data_dir(&storage.data_dir).and_then(|()| {
+        is_there(&storage.data_dir.join(SECRET_FILE))
+            .map_err(|error| DataDirError::Io(storage.data_dir.clone(), error))
+    });
+    match looked_into {
+        Ok(_) => findings.add(
             "data directory",
             Status::Ok,
             format!("{path} is its owner's only"),
@@ -217,31 +225,70 @@ fn examine_data_dir(storage: &StorageConfig, findings: &mut Findings) -> bool {
     true
 }
 
-async fn examine_database(config: &Config, storage: &StorageConfig, findings: &mut Findings) {
-    if let StoreConfig::Sqlite(sqlite) = &storage.store
-        && !sqlite.path.exists()
-    {
-        let path = sqlite.path.display();
-        let folder = sqlite.path.parent().unwrap_or(Path::new("/"));
-        // The data directory is made, and no other.
-        if folder != storage.data_dir && !folder.as_os_str().is_empty() && !folder.is_dir() {
-            let what = format!("the folder of {path} is not there: make it");
-            return findings.add("database", Status::Failure, what);
+/// Where a server that starts makes a database, if `error` is no more than that there is none.
+fn database_to_be_made<'a>(storage: &'a StorageConfig, error: &anyhow::Error) -> Option<&'a Path> {
+    let StoreConfig::Sqlite(sqlite) = &storage.store else {
+        return None;
+    };
+    let path = sqlite.path.as_path();
+    let is_missing = error
+        .downcast_ref::<OpenError>()
+        .is_some_and(|error| matches!(error.fault, OpenFault::Missing));
+    (is_missing || is_made_with_data_dir(storage, folder_of(path))).then_some(path)
+}
+
+/// Is the folder still to be made, and is it when the data directory is? No other is made.
+fn is_made_with_data_dir(storage: &StorageConfig, folder: &Path) -> bool {
+    let within = || Ok(path::absolute(&storage.data_dir)?.starts_with(path::absolute(folder)?));
+    let within: io::Result<bool> = within();
+    storage.uses_data_dir()
+        && within.is_ok_and(|within| within)
+        && is_there(folder).is_ok_and(|is_there| !is_there)
+}
+
+/// Could a database be made where there is none, or an empty file, which is taken for one?
+fn could_make_database(path: &Path) -> anyhow::Result<()> {
+    let could = || {
+        if is_there(path)? {
+            let file = fs::canonicalize(path)?;
+            OpenOptions::new().append(true).open(&file)?;
+            could_make_file_in(folder_of(&file))
+        } else if is_there(folder_of(path))? {
+            could_make_file_in(folder_of(path))
+        } else {
+            // That the data directory could be made is known by now.
+            Ok(())
         }
-        findings.add(
-            "database",
-            Status::Ok,
-            format!("{path} is made when a server first starts"),
-        );
-        // A secret may be there all the same, and has to be a good one.
-        examine_secret(storage, &Memory::new().stores(), findings).await;
-        return;
+    };
+    let could: io::Result<()> = could();
+    could.with_context(|| format!("no database can be made in {}", path.display()))
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
     }
+}
+
+async fn examine_database(config: &Config, storage: &StorageConfig, findings: &mut Findings) {
     let database = match storage.open(IfMissing::Fail) {
         Ok(database) => database,
         Err(error) => {
-            findings.fail("database", &error);
-            return;
+            let Some(path) = database_to_be_made(storage, &error) else {
+                return findings.fail("database", &error);
+            };
+            if let Err(error) = could_make_database(path) {
+                return findings.fail("database", &error);
+            }
+            let path = path.display();
+            findings.add(
+                "database",
+                Status::Ok,
+                format!("{path} is made when a server first starts"),
+            );
+            // A secret may be there all the same, and has to be a good one.
+            return examine_secret(storage, &Memory::new().stores(), findings).await;
         }
     };
     match database.pending_migrations().await {
@@ -345,11 +392,21 @@ async fn examine_secret(storage: &StorageConfig, stores: &Stores, findings: &mut
     let check = "secret";
     match storage.is_secret_to_be_made(stores).await {
         Ok(Some(path)) => {
-            let what = format!("{} is made when a server first starts", path.display());
+            let shown = path.display();
+            let folder = folder_of(path);
+            // A data directory that is still to be made can be, as is known by now.
+            if is_there(folder).unwrap_or(true)
+                && let Err(error) = could_make_file_in(folder)
+            {
+                let error = anyhow::Error::new(error);
+                let what = format!("no secret can be made in {shown}");
+                return findings.fail(check, &error.context(what));
+            }
+            let what = format!("{shown} is made when a server first starts");
             return findings.add(check, Status::Ok, what);
         }
         Ok(None) => {}
-        Err(error) => return findings.fail(check, &error.into()),
+        Err(error) => return findings.fail(check, &error),
     }
     let pepper = match storage.pepper(stores, None).await {
         Ok(pepper) => pepper,

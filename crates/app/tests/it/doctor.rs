@@ -1,12 +1,17 @@
 //! `doctor`: what a server would stumble over. The failures are in `refusals`, each beside the start that fails.
 
 use std::net::TcpListener;
+use std::os::unix::fs::{self as unix, MetadataExt as _};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 
 use leadr_auth_postgres::testing::TestDatabase;
 use serde_json::Value;
 
 use crate::refusals::change;
-use crate::support::{ANYWHERE, Ended, Place, has_postgres};
+use crate::support::{ANYWHERE, Ended, Place, Running, has_postgres};
+
+const SECRET: &str = "a secret for tests, of 32 bytes and more";
 
 fn finding(found: &Ended, check: &str) -> Value {
     found
@@ -17,6 +22,78 @@ fn finding(found: &Ended, check: &str) -> Value {
         .find(|finding| finding["check"] == check)
         .unwrap_or_else(|| panic!("no {check}: {}", found.out))
         .clone()
+}
+
+/// Somebody whom modes bind, as they do not bind root: whoever runs the tests, or else nobody.
+struct Somebody {
+    /// A copy of the binary for nobody, who need not be allowed to reach the one that was built.
+    copy: Option<Place>,
+}
+
+impl Somebody {
+    const NOBODY: u32 = 65534;
+
+    fn new() -> Self {
+        let copy = Place::new();
+        if std::fs::metadata(copy.path(".")).unwrap().uid() != 0 {
+            return Self { copy: None };
+        }
+        // By another program: this one starts others meanwhile, and while they have it open for writing nobody can run it.
+        let line = "cp \"$LEADR\" leadr-auth && chmod 755 leadr-auth .";
+        Running::spawn(copy.shell(line, &[])).ended().with(0);
+        Self { copy: Some(copy) }
+    }
+
+    /// Makes it theirs.
+    fn own(&self, place: &Place, names: &[&str]) {
+        for name in names {
+            if self.copy.is_some() {
+                let them = Some(Self::NOBODY);
+                unix::chown(place.path(name), them, them).unwrap();
+            }
+        }
+    }
+
+    /// Has them run the binary to its end.
+    fn run(&self, place: &Place, arguments: &[&str], environment: &[(&str, &str)]) -> Ended {
+        let mut command = place.command(arguments, environment);
+        if let Some(copy) = &self.copy {
+            let mut theirs = Command::new(copy.path("leadr-auth"));
+            theirs
+                .env_clear()
+                .current_dir(place.path("."))
+                .args(arguments)
+                .envs(environment.iter().copied())
+                .stdin(std::process::Stdio::null())
+                .stdout(std::process::Stdio::piped())
+                .stderr(std::process::Stdio::piped())
+                .uid(Self::NOBODY)
+                .gid(Self::NOBODY);
+            command = theirs;
+        }
+        Running::spawn(command).ended()
+    }
+
+    /// Sees that `serve` fails for them, and that `doctor` says before and after that this check fails, with these words.
+    fn refused(&self, place: &Place, environment: &[(&str, &str)], check: &str, words: &[&str]) {
+        let doctor = || {
+            let found = self.run(place, &["doctor", "--json"], environment).with(1);
+            let finding = finding(&found, check);
+            assert_eq!(finding["status"], "failure", "{}", found.out);
+            for word in words {
+                let what = finding["what"].as_str().unwrap();
+                assert!(what.contains(word), "{word}: {what}");
+            }
+            for file in [".db", "secret"] {
+                let is_made = format!("{file} is made when a server first starts");
+                assert!(!found.out.contains(&is_made), "{}", found.out);
+            }
+        };
+        doctor();
+        let served = self.run(place, &["serve"], environment).with(1);
+        assert!(!served.err.contains("panicked"), "{}", served.err);
+        doctor();
+    }
 }
 
 #[test]
@@ -90,6 +167,118 @@ fn it_is_in_nobodys_way() {
     place.write("stop", "");
     doctors.wait().unwrap();
     assert!(place.read("log").contains("sound"));
+}
+
+#[test]
+fn a_data_directory_that_may_not_be_looked_into() {
+    let somebody = Somebody::new();
+    let place = Place::new();
+    place.make_store();
+    place.set_mode(".", 0o755);
+    place.set_mode("data", 0o000);
+    let denied = ["data", "ermission denied"];
+    somebody.refused(&place, &[ANYWHERE], "data directory", &denied);
+    // Where only the secret is in it, or nothing but the database, or either at a place that is not said to be the usual one.
+    somebody.own(&place, &["."]);
+    let elsewhere = [ANYWHERE, ("DATABASE_URL", "sqlite:keys.db")];
+    somebody.refused(&place, &elsewhere, "data directory", &denied);
+    let both = [
+        ANYWHERE,
+        ("DATABASE_URL", "sqlite:data/leadr-auth.db"),
+        ("API_KEY_SECRET", SECRET),
+    ];
+    somebody.refused(&place, &both, "database", &denied);
+    place.set_mode("data", 0o700);
+}
+
+#[test]
+fn a_data_directory_in_which_nothing_may_be_made() {
+    let somebody = Somebody::new();
+    let place = Place::new();
+    std::fs::create_dir(place.path("data")).unwrap();
+    somebody.own(&place, &[".", "data"]);
+    place.set_mode("data", 0o500);
+    let denied = ["data", "ermission denied"];
+    somebody.refused(&place, &[ANYWHERE], "database", &denied);
+    let elsewhere = [ANYWHERE, ("DATABASE_URL", "sqlite:keys.db")];
+    somebody.run(&place, &["migrate"], &elsewhere).with(0);
+    somebody.refused(&place, &elsewhere, "secret", &denied);
+    let other = [
+        ANYWHERE,
+        ("DATABASE_URL", "sqlite:data/keys.db"),
+        ("API_KEY_SECRET", SECRET),
+    ];
+    somebody.refused(&place, &other, "database", &denied);
+    let left: Vec<_> = std::fs::read_dir(place.path("data")).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+    // Where something can be made, nothing is left over by finding that out.
+    place.set_mode("data", 0o700);
+    somebody.run(&place, &["doctor"], &[ANYWHERE]).with(0);
+    let left: Vec<_> = std::fs::read_dir(place.path("data")).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// Only where something is kept in it.
+#[test]
+fn the_data_directory_is_made_and_no_other_folder() {
+    let url = ("DATABASE_URL", "sqlite:data/keys.db");
+    let place = Place::new();
+    let said = [ANYWHERE, url, ("API_KEY_SECRET", SECRET)];
+    let other = [ANYWHERE, ("DATABASE_URL", "sqlite:folder/keys.db")];
+    for environment in [&said[..], &other] {
+        let found = place.run(&["doctor", "--json"], environment).with(1);
+        let finding = finding(&found, "database");
+        assert!(finding["what"].to_string().contains("make it"), "{finding}");
+        place.run(&["serve"], environment).with(1);
+    }
+    let place = Place::new();
+    let kept = [ANYWHERE, url];
+    let found = place.run(&["doctor", "--json"], &kept).with(0);
+    assert_eq!(finding(&found, "database")["status"], "ok");
+    assert!(place.files().is_empty());
+    let mut running = place.serve(&[], &kept);
+    running.base();
+    running.first_key();
+}
+
+/// An empty file is as good as none, and is made a database.
+#[test]
+fn an_empty_file_in_the_place_of_the_database() {
+    let somebody = Somebody::new();
+    let place = Place::new();
+    place.write("keys.db", "");
+    somebody.own(&place, &[".", "keys.db"]);
+    let environment = [
+        ANYWHERE,
+        ("DATABASE_URL", "sqlite:keys.db"),
+        ("API_KEY_SECRET", SECRET),
+    ];
+    place.set_mode("keys.db", 0o400);
+    let denied = ["keys.db", "ermission denied"];
+    somebody.refused(&place, &environment, "database", &denied);
+    place.set_mode("keys.db", 0o600);
+    let found = somebody.run(&place, &["doctor", "--json"], &environment);
+    assert_eq!(finding(&found.with(0), "database")["status"], "ok");
+    assert_eq!(place.read("keys.db"), "");
+}
+
+/// What has the name is neither made nor used.
+#[test]
+fn links_that_lead_nowhere() {
+    for (name, check) in [("secret", "secret"), ("leadr-auth.db", "database")] {
+        let place = Place::new();
+        std::fs::create_dir(place.path("data")).unwrap();
+        place.set_mode("data", 0o700);
+        unix::symlink("nowhere", place.path(&format!("data/{name}"))).unwrap();
+        for _ in 0..2 {
+            let found = place.run(&["doctor", "--json"], &[ANYWHERE]).with(1);
+            let finding = finding(&found, check);
+            assert_eq!(finding["status"], "failure", "{}", found.out);
+            let what = finding["what"].as_str().unwrap();
+            assert!(what.contains(&format!("data/{name}")), "{what}");
+            place.run(&["serve"], &[ANYWHERE]).with(1);
+        }
+    }
 }
 
 #[test]
