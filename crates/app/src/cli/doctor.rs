@@ -31,6 +31,8 @@ use crate::tls::Certificate;
 /// How far the clock and the store's may be apart before somebody should look: keys expire by the clock.
 const CLOCK_TOLERANCE_SECONDS: i64 = 2;
 
+const MIGRATE_IS_OFF: &str = "MIGRATE is off: run `leadr-auth migrate`";
+
 pub(super) fn command() -> Command {
     Command::new("doctor")
         .about("Say whether a server would be ready with this configuration, and what is not as it should be")
@@ -287,6 +289,10 @@ async fn examine_database(config: &Config, storage: &StorageConfig, findings: &m
                 Status::Ok,
                 format!("{path} is made when a server first starts"),
             );
+            if !config.migrate {
+                let what = format!("is not made with the database, since {MIGRATE_IS_OFF}");
+                findings.add("schema", Status::Failure, what);
+            }
             // A secret may be there all the same, and has to be a good one.
             return examine_secret(storage, &Memory::new().stores(), findings).await;
         }
@@ -300,7 +306,7 @@ async fn examine_database(config: &Config, storage: &StorageConfig, findings: &m
                     "`leadr-auth serve` brings it up to date when it starts",
                 )
             } else {
-                (Status::Failure, "MIGRATE is off: run `leadr-auth migrate`")
+                (Status::Failure, MIGRATE_IS_OFF)
             };
             let pending = pending.join(", ");
             findings.add("schema", status, format!("lacks {pending}; {by}"));

@@ -282,6 +282,18 @@ fn links_that_lead_nowhere() {
 }
 
 #[test]
+fn a_database_that_would_be_left_without_a_schema() {
+    let place = Place::new();
+    let environment = [ANYWHERE, ("MIGRATE", "off")];
+    let found = place.run(&["doctor", "--json"], &environment).with(1);
+    let schema = finding(&found, "schema");
+    assert_eq!(schema["status"], "failure");
+    assert!(schema["what"].to_string().contains("leadr-auth migrate"));
+    assert!(place.files().is_empty());
+    place.run(&["serve"], &environment).with(1);
+}
+
+#[test]
 fn what_somebody_should_look_at_is_a_warning() {
     let place = Place::new();
     place.make_store();
