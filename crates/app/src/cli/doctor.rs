@@ -9,11 +9,11 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use clap::{ArgMatches, Command};
-use leadr_auth_domain::Timestamp;
+use leadr_auth_domain::{AccountRole, KeyRecord, Pepper, PlainKey, Timestamp, Verdict, decide};
 use leadr_auth_memory::Memory;
 use leadr_auth_ports::{Clock as _, StoreError, Stores};
 use leadr_auth_postgres::{Postgres, ServerSettings};
-use leadr_auth_service::{Chain, KeyFilter};
+use leadr_auth_service::{EnsureOperatorError, KeyFilter, SecretError};
 use leadr_auth_sqlite::{IfMissing, LockError, OpenError, OpenFault, ServerLock, Sqlite};
 use serde_json::{Value, json};
 use tokio::net::TcpSocket;
@@ -294,7 +294,9 @@ async fn examine_database(config: &Config, storage: &StorageConfig, findings: &m
                 findings.add("schema", Status::Failure, what);
             }
             // A secret may be there all the same, and has to be a good one.
-            return examine_secret(storage, &Memory::new().stores(), findings).await;
+            let stores = Memory::new().stores();
+            examine_secret(config, storage, &stores, findings).await;
+            return;
         }
     };
     match database.pending_migrations().await {
@@ -334,8 +336,8 @@ async fn examine_database(config: &Config, storage: &StorageConfig, findings: &m
             return;
         }
     }
-    examine_secret(storage, &stores, findings).await;
-    examine_operator(&stores, findings).await;
+    let configured = examine_secret(config, storage, &stores, findings).await;
+    examine_operator(configured, &stores, findings).await;
     match &database {
         Database::Memory(_) => {}
         Database::Sqlite(sqlite, file) => examine_file(sqlite, &file.path, findings).await,
@@ -394,40 +396,125 @@ async fn examine_server(postgres: &Postgres, findings: &mut Findings) {
     }
 }
 
-async fn examine_secret(storage: &StorageConfig, stores: &Stores, findings: &mut Findings) {
-    let check = "secret";
-    match storage.is_secret_to_be_made(stores).await {
-        Ok(Some(path)) => {
-            let shown = path.display();
-            let folder = folder_of(path);
-            // A data directory that is still to be made can be, as is known by now.
-            if is_there(folder).unwrap_or(true)
-                && let Err(error) = could_make_file_in(folder)
-            {
-                let error = anyhow::Error::new(error);
-                let what = format!("no secret can be made in {shown}");
-                return findings.fail(check, &error.context(what));
-            }
-            let what = format!("{shown} is made when a server first starts");
-            return findings.add(check, Status::Ok, what);
-        }
-        Ok(None) => {}
-        Err(error) => return findings.fail(check, &error),
-    }
-    let pepper = match storage.pepper(stores, None).await {
-        Ok(pepper) => pepper,
-        Err(error) => return findings.fail(check, &error),
+/// The secret, as far as it is there.
+enum Secret<'a> {
+    /// The server that first starts makes it here.
+    ToBeMade(&'a Path),
+    /// This one.
+    Found(Pepper),
+}
+
+async fn find_secret<'a>(
+    storage: &'a StorageConfig,
+    stores: &Stores,
+) -> anyhow::Result<Secret<'a>> {
+    let Some(path) = storage.is_secret_to_be_made(stores).await? else {
+        return Ok(Secret::Found(storage.pepper(stores, None).await?));
     };
-    match stores.secrets.registered().await {
-        Ok(Some(registered)) if !pepper.matches(&registered) => {
-            return findings.add(
+    let folder = folder_of(path);
+    // A data directory that is still to be made can be, as is known by now.
+    if is_there(folder).unwrap_or(true) {
+        could_make_file_in(folder)
+            .with_context(|| format!("no secret can be made in {}", path.display()))?;
+    }
+    Ok(Secret::ToBeMade(path))
+}
+
+/// How it stands with `SUPERADMIN_API_KEY`.
+#[derive(Clone, Copy)]
+enum ConfiguredKey {
+    /// The store does not know it yet.
+    ToBeStored,
+    /// It is stored, and this would be said of it.
+    Stored(Verdict),
+    /// Its prefix is stored with another hash.
+    Mismatch,
+}
+
+impl ConfiguredKey {
+    /// What a start finds out about it, without changing anything.
+    async fn find(key: &PlainKey, pepper: &Pepper, stores: &Stores) -> Result<Self, StoreError> {
+        Ok(match stores.lookup.find(&key.prefix()).await? {
+            None => Self::ToBeStored,
+            Some(record) if pepper.verify(key, &record.key.key_hash) => {
+                Self::Stored(decide(&record, SystemClock.now()))
+            }
+            Some(_) => Self::Mismatch,
+        })
+    }
+
+    fn examine(self, findings: &mut Findings) {
+        let check = "configured key";
+        match self {
+            Self::ToBeStored => findings.add(
                 check,
-                Status::Failure,
-                "is not the one that the stored keys are hashed under; with this one no stored key works",
-            );
+                Status::Ok,
+                "SUPERADMIN_API_KEY is stored when a server next starts",
+            ),
+            Self::Stored(Verdict::Valid) => {
+                findings.add(check, Status::Ok, "SUPERADMIN_API_KEY is stored, and works");
+            }
+            Self::Stored(refusal) => findings.add(
+                check,
+                Status::Warning,
+                format!(
+                    "SUPERADMIN_API_KEY is refused ({refusal:?}), and no restart brings it back: take it out, or set \
+                     another"
+                ),
+            ),
+            Self::Mismatch => findings.fail(check, &EnsureOperatorError::KeyMismatch.into()),
         }
-        Ok(_) => {}
-        Err(error) => return findings.fail(check, &error.into()),
+    }
+
+    /// Has an operator a key that works when a server has started?
+    const fn will_work(self) -> bool {
+        matches!(self, Self::ToBeStored | Self::Stored(Verdict::Valid))
+    }
+}
+
+/// Examines what is hashed under the secret as well, as far as that tells something about it. Answers how it stands with the
+/// configured key, where one is configured and that can be told.
+async fn examine_secret(
+    config: &Config,
+    storage: &StorageConfig,
+    stores: &Stores,
+    findings: &mut Findings,
+) -> Option<ConfiguredKey> {
+    let check = "secret";
+    let pepper = match find_secret(storage, stores).await {
+        Ok(Secret::Found(pepper)) => pepper,
+        Ok(Secret::ToBeMade(path)) => {
+            let what = format!("{} is made when a server first starts", path.display());
+            findings.add(check, Status::Ok, what);
+            return None;
+        }
+        Err(error) => {
+            findings.fail(check, &error);
+            return None;
+        }
+    };
+    let known = async {
+        let registered = stores.secrets.registered().await?;
+        let configured = match &config.superadmin_key {
+            Some(key) => Some(ConfiguredKey::find(key, &pepper, stores).await?),
+            None => None,
+        };
+        Ok((registered, configured, stores.accounts.is_empty().await?))
+    };
+    let known: Result<_, StoreError> = known.await;
+    let (registered, configured, is_empty) = match known {
+        Ok(known) => known,
+        Err(error) => {
+            findings.fail(check, &error.into());
+            return None;
+        }
+    };
+    if registered
+        .as_ref()
+        .is_some_and(|registered| !pepper.matches(registered))
+    {
+        findings.fail(check, &SecretError::Mismatch.into());
+        return None;
     }
     let strength = match &storage.secret {
         Some(SecretConfig::Said(_, strength)) => *strength,
@@ -436,58 +523,80 @@ async fn examine_secret(storage: &StorageConfig, stores: &Stores, findings: &mut
         }
         Some(SecretConfig::Random(_)) | None => Strength::Random,
     };
-    match strength {
-        Strength::Random => findings.add(
-            check,
-            Status::Ok,
-            "long enough, and the one of the stored keys",
-        ),
-        Strength::Repetitive => findings.add(
+    let (status, what) = if registered.is_some()
+        || matches!(configured, Some(ConfiguredKey::Stored(_)))
+    {
+        (Status::Ok, "long enough, and the one of the stored keys")
+    } else if is_empty {
+        (Status::Ok, "long enough")
+    } else {
+        (
+            Status::Warning,
+            "long enough, but nothing says yet whether it is the one of the stored keys; `leadr-auth serve` takes it for \
+             that when it starts",
+        )
+    };
+    if strength == Strength::Repetitive {
+        findings.add(
             check,
             Status::Warning,
             "has very few different characters; whoever reads the database could guess it",
-        ),
+        );
     }
+    // There is nothing good to be said of one that can be guessed.
+    if strength == Strength::Random || status != Status::Ok {
+        findings.add(check, status, what);
+    }
+    if let Some(configured) = configured {
+        configured.examine(findings);
+    }
+    configured
 }
 
-/// How it stands with the operator's account.
-enum Operator {
-    /// Nobody has an account yet.
-    ToBeMade,
-    /// So many of its keys are not revoked.
-    Keys(usize),
+/// How many keys of operators work at the time `now`; `None` where nobody has an account yet.
+async fn working_operator_keys(
+    stores: &Stores,
+    now: Timestamp,
+) -> Result<Option<usize>, StoreError> {
+    if stores.accounts.is_empty().await? {
+        return Ok(None);
+    }
+    let mut working = 0;
+    for account in stores.accounts.list().await? {
+        if account.role != AccountRole::Operator {
+            continue;
+        }
+        let keys = stores.keys.list(KeyFilter::of(account.id)).await?;
+        for key in keys {
+            let account = account.clone();
+            let verdict = decide(&KeyRecord { key, account }, now);
+            working += usize::from(verdict == Verdict::Valid);
+        }
+    }
+    Ok(Some(working))
 }
 
-async fn examine_operator(stores: &Stores, findings: &mut Findings) {
+async fn examine_operator(
+    configured: Option<ConfiguredKey>,
+    stores: &Stores,
+    findings: &mut Findings,
+) {
     let check = "operator";
-    let working = async {
-        if stores.accounts.is_empty().await? {
-            return Ok(Operator::ToBeMade);
-        }
-        let Some(operator) = stores.accounts.find_operator().await? else {
-            return Ok(Operator::Keys(0));
-        };
-        let working = KeyFilter {
-            active_only: true,
-            ..KeyFilter::of(operator.id)
-        };
-        Ok(Operator::Keys(stores.keys.list(working).await?.len()))
-    };
-    let working: Result<_, StoreError> = working.await;
-    match working {
-        Ok(Operator::ToBeMade) => {
-            findings.add(check, Status::Ok, "is made when a server first starts");
-        }
-        Ok(Operator::Keys(keys @ 1..)) => {
-            findings.add(check, Status::Ok, format!("has {keys} working keys"));
-        }
-        Ok(Operator::Keys(0)) => findings.add(
-            check,
-            Status::Warning,
-            "nobody has an operator's key: `leadr-auth operator new-key` makes one",
+    let (status, what) = match working_operator_keys(stores, SystemClock.now()).await {
+        Err(error) => return findings.fail(check, &error.into()),
+        Ok(None) => (Status::Ok, "is made when a server first starts".to_owned()),
+        Ok(Some(0)) if configured.is_some_and(ConfiguredKey::will_work) => (
+            Status::Ok,
+            "has SUPERADMIN_API_KEY when a server next starts".to_owned(),
         ),
-        Err(error) => findings.add(check, Status::Failure, Chain(&error).to_string()),
-    }
+        Ok(Some(0)) => (
+            Status::Warning,
+            "no operator's key works: `leadr-auth operator new-key` makes one".to_owned(),
+        ),
+        Ok(Some(1)) => (Status::Ok, "has 1 working key".to_owned()),
+        Ok(Some(keys)) => (Status::Ok, format!("has {keys} working keys")),
+    };
+    findings.add(check, status, what);
 }
 
 /// By which of its settings the database may lose what it acknowledged.

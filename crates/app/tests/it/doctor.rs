@@ -328,6 +328,137 @@ fn what_somebody_should_look_at_is_a_warning() {
 }
 
 #[test]
+fn a_configured_key_that_the_store_knows() {
+    let place = Place::new();
+    let key = place.make_store();
+    let examine = |key: &str, code| {
+        let before = place.files();
+        let environment = [ANYWHERE, ("SUPERADMIN_API_KEY", key)];
+        let found = place.run(&["doctor", "--json"], &environment).with(code);
+        assert_eq!(place.files(), before);
+        assert!(!found.out.contains(key), "{}", found.out);
+        let finding = finding(&found, "configured key");
+        let what = finding["what"].as_str().unwrap().to_owned();
+        (finding["status"].as_str().unwrap().to_owned(), what, found)
+    };
+    let (status, what, _) = examine(&key, 0);
+    assert_eq!(status, "ok", "{what}");
+
+    // The prefix is the same, and what comes after it is not.
+    let (start, end) = key.split_at(20);
+    let other = if end.starts_with('A') { "B" } else { "A" };
+    let other = format!("{start}{other}{}", &end[1..]);
+    let (status, what, _) = examine(&other, 1);
+    assert_eq!(status, "failure");
+    let environment = [ANYWHERE, ("SUPERADMIN_API_KEY", other.as_str())];
+    let served = place.run(&["serve"], &environment).with(1);
+    served.says(&["SUPERADMIN_API_KEY is stored with another hash", &what]);
+
+    place.tell(0, &["key", "revoke", "-"], &key);
+    let (status, what, _) = examine(&key, 0);
+    assert_eq!(status, "warning");
+    assert!(what.contains("SUPERADMIN_API_KEY is refused (Revoked)"));
+    let mut running = place.serve(&[], &[ANYWHERE, ("SUPERADMIN_API_KEY", &key)]);
+    running.wait_for("ready, but SUPERADMIN_API_KEY is refused (Revoked)");
+    running.end("-TERM");
+
+    // One that nobody knows yet becomes an operator's.
+    let unknown = place.tool(0, &["generate-key"]).out;
+    let (status, what, found) = examine(unknown.trim(), 0);
+    assert_eq!(status, "ok");
+    assert!(
+        what.contains("is stored when a server next starts"),
+        "{what}"
+    );
+    assert_eq!(finding(&found, "operator")["status"], "ok", "{}", found.out);
+}
+
+#[test]
+fn keys_that_work_are_counted() {
+    let place = Place::new();
+    place.make_store();
+    let operator = |words: &str, status: &str| {
+        let found = place.run(&["doctor", "--json"], &[ANYWHERE]).with(0);
+        let finding = finding(&found, "operator");
+        assert_eq!(finding["status"], status);
+        assert_eq!(finding["what"], words);
+    };
+    let create = [
+        "key",
+        "create",
+        "--account",
+        "operator",
+        "--name",
+        "Short",
+        "--expires-at",
+        "2099-01-01T00:00:00Z",
+    ];
+    place.tool(0, &create);
+    operator("has 2 working keys", "ok");
+    let database = place.path("data/leadr-auth.db");
+    change(
+        &database,
+        "UPDATE api_keys SET expires_at = created_at WHERE expires_at IS NOT NULL",
+    );
+    operator("has 1 working key", "ok");
+    change(&database, "UPDATE api_keys SET expires_at = created_at");
+    operator(
+        "no operator's key works: `leadr-auth operator new-key` makes one",
+        "warning",
+    );
+    // Somebody else may be an operator too.
+    let create = ["account", "create", "--name", "Other", "--slug", "other"];
+    place.tool(0, &create);
+    let create = ["key", "create", "--account", "other", "--name", "Main"];
+    place.tool(0, &create);
+    change(
+        &database,
+        "UPDATE accounts SET is_operator = 1 WHERE slug = 'other'",
+    );
+    operator("has 1 working key", "ok");
+}
+
+#[test]
+fn whose_secret_it_is_may_not_be_known() {
+    let place = Place::new();
+    let secret = |environment: &[(&str, &str)], status: &str| {
+        let environment = [&[ANYWHERE][..], environment].concat();
+        let found = place.run(&["doctor", "--json"], &environment).with(0);
+        let finding = finding(&found, "secret");
+        assert_eq!(finding["status"], status, "{}", found.out);
+        finding["what"].as_str().unwrap().to_owned()
+    };
+    let said = ("API_KEY_SECRET", SECRET);
+    assert_eq!(secret(&[said], "ok"), "long enough");
+    place.run(&["migrate"], &[said]).with(0);
+    assert_eq!(secret(&[said], "ok"), "long enough");
+
+    let mut running = place.serve(&[], &[ANYWHERE, said]);
+    running.base();
+    let key = running.first_key();
+    running.end("-TERM");
+    assert_eq!(
+        secret(&[said], "ok"),
+        "long enough, and the one of the stored keys"
+    );
+    // As in a database of the reference implementation.
+    change(&place.path("data/leadr-auth.db"), "DELETE FROM peppers");
+    let other = ("API_KEY_SECRET", "another secret, of 32 bytes and more");
+    for said in [said, other] {
+        let what = secret(&[said], "warning");
+        assert!(
+            what.contains("nothing says yet whether it is the one of the stored keys"),
+            "{what}"
+        );
+    }
+    // A key of which it is known tells.
+    assert_eq!(
+        secret(&[said, ("SUPERADMIN_API_KEY", &key)], "ok"),
+        "long enough, and the one of the stored keys"
+    );
+}
+
+#[test]
 fn a_typed_secret_is_a_warning() {
     let place = Place::new();
     let environment = [ANYWHERE, ("API_KEY_SECRET", &"abc".repeat(20))];
@@ -337,6 +468,14 @@ fn a_typed_secret_is_a_warning() {
     let found = place.run(&["doctor", "--json"], &environment).with(0);
     assert_eq!(finding(&found, "secret")["status"], "warning");
     assert!(!found.out.contains("abcabc"));
+    // Also where it was put into the place of the one that would be made.
+    let place = Place::new();
+    std::fs::create_dir(place.path("data")).unwrap();
+    place.set_mode("data", 0o700);
+    place.write("data/secret", "abc".repeat(20));
+    place.set_mode("data/secret", 0o600);
+    let found = place.run(&["doctor", "--json"], &[ANYWHERE]).with(0);
+    assert_eq!(finding(&found, "secret")["status"], "warning");
 }
 
 #[test]
