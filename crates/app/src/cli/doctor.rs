@@ -3,6 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{self, Path};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -107,7 +108,8 @@ impl Findings {
 
 pub(super) async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let mut findings = Findings::default();
-    match Config::read(&sources(Some(matches)), &OsEntropy::new()) {
+    let sources = sources(Some(matches));
+    match Config::read(&sources, &OsEntropy::new()) {
         Err(faults) => {
             for fault in faults.0 {
                 findings.add(
@@ -119,6 +121,10 @@ pub(super) async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         }
         Ok(config) => {
             findings.add("configuration", Status::Ok, "valid");
+            // The configuration has the secret itself, and no longer where it was.
+            if let Some(path) = sources.said("API_KEY_SECRET_FILE") {
+                examine_mode("secret file", Path::new(path), &mut findings);
+            }
             examine(&config, &mut findings).await;
         }
     }
@@ -142,6 +148,9 @@ async fn examine(config: &Config, findings: &mut Findings) {
             Err(error) => findings.fail("certificate", &error.into()),
         }
     }
+    if let Some(tls) = &config.tls {
+        examine_mode("private key", &tls.key, findings);
+    }
     // Whatever keeps the directory from being used, keeps what is in it.
     if examine_data_dir(&storage, findings) {
         examine_database(config, &storage, findings).await;
@@ -164,6 +173,24 @@ async fn examine(config: &Config, findings: &mut Findings) {
             Err(error) => findings.add(check, Status::Failure, format!("cannot listen on {address}: {error}")),
         }
     }
+}
+
+/// Can others use a file with a secret that the service did not make? Its group may read it, since that is how it is let at
+/// such a file where it is not the owner.
+fn examine_mode(check: &'static str, path: &Path, findings: &mut Findings) {
+    // Whether it can be read is told by whoever reads it.
+    let Ok(metadata) = fs::metadata(path) else {
+        return;
+    };
+    let mode = metadata.permissions().mode() & 0o777;
+    let can = match (mode & 0o006, mode & 0o020) {
+        (0, 0) => return,
+        (0, _) => "its group write it",
+        _ => "every user of this machine read or write it",
+    };
+    let path = path.display();
+    let what = format!("the mode of {path}, {mode:03o}, lets {can}: chmod g-w,o= {path}");
+    findings.add(check, Status::Warning, what);
 }
 
 /// Can a server listen there? Other than listening, this does not keep one that starts just now from doing so.

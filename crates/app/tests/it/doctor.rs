@@ -478,6 +478,42 @@ fn a_typed_secret_is_a_warning() {
     assert_eq!(finding(&found, "secret")["status"], "warning");
 }
 
+/// A group is how a container or a service manager lets the service at its files, so that it may read them is nothing odd.
+#[test]
+fn secrets_that_others_can_use_are_warnings() {
+    let place = Place::new();
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    place.write("cert.pem", made.cert.pem());
+    place.write("key.pem", made.signing_key.serialize_pem());
+    place.write("a secret", SECRET);
+    let environment = [ANYWHERE, ("TLS_CERT", "cert.pem"), ("TLS_KEY", "key.pem")];
+    let arguments = ["doctor", "--json", "--secret-file", "a secret"];
+    for (check, file) in [("secret file", "a secret"), ("private key", "key.pem")] {
+        for name in ["a secret", "key.pem"] {
+            place.set_mode(name, 0o600);
+        }
+        for mode in [0o400, 0o600, 0o640, 0o440] {
+            place.set_mode(file, mode);
+            let found = place.run(&arguments, &environment).with(0);
+            assert!(!found.out.contains("warning"), "{mode:o}: {}", found.out);
+        }
+        for mode in [0o644, 0o604, 0o602, 0o660, 0o620] {
+            place.set_mode(file, mode);
+            let found = place.run(&arguments, &environment).with(0);
+            let finding = finding(&found, check);
+            assert_eq!(finding["status"], "warning");
+            for word in [file, &format!("{mode:o}"), "chmod g-w,o="] {
+                assert!(finding["what"].to_string().contains(word), "{finding}");
+            }
+        }
+    }
+    // The variable says the same as the flag.
+    place.set_mode("a secret", 0o644);
+    let environment = [ANYWHERE, ("API_KEY_SECRET_FILE", " a secret ")];
+    let found = place.run(&["doctor", "--json"], &environment).with(0);
+    assert_eq!(finding(&found, "secret file")["status"], "warning");
+}
+
 #[test]
 fn faults_of_the_configuration_are_findings_without_values() {
     let place = Place::new();
