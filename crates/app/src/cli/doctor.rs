@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{self, Path};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::{ArgMatches, Command};
@@ -15,7 +15,7 @@ use leadr_auth_memory::Memory;
 use leadr_auth_ports::{Clock as _, StoreError, Stores};
 use leadr_auth_postgres::{Postgres, ServerSettings};
 use leadr_auth_service::{EnsureOperatorError, KeyFilter, SecretError};
-use leadr_auth_sqlite::{IfMissing, LockError, OpenError, OpenFault, ServerLock, Sqlite};
+use leadr_auth_sqlite::{IfMissing, OpenError, OpenFault, ServerLock, Sqlite};
 use serde_json::{Value, json};
 use tokio::net::TcpSocket;
 
@@ -31,6 +31,9 @@ use crate::tls::Certificate;
 
 /// How far the clock and the store's may be apart before somebody should look: keys expire by the clock.
 const CLOCK_TOLERANCE_SECONDS: i64 = 2;
+
+/// How long it may take a server from when it has its address until it has the database.
+const START_OF_A_SERVER: Duration = Duration::from_millis(500);
 
 const MIGRATE_IS_OFF: &str = "MIGRATE is off: run `leadr-auth migrate`";
 
@@ -89,7 +92,7 @@ impl Shown for Finding {
     }
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Findings(Vec<Finding>);
 
 impl Findings {
@@ -160,17 +163,49 @@ async fn examine(config: &Config, findings: &mut Findings) {
         ("metrics", config.metrics_listen),
     ] {
         let Some(address) = address else { continue };
-        match is_free(address) {
-            Ok(()) => findings.add(check, Status::Ok, format!("{address} is free")),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_served(&storage) => {
-                findings.add(check, Status::Ok, format!("{address} is in use, and a server runs on the database"));
-            }
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => findings.add(
-                check,
-                Status::Warning,
-                format!("{address} is in use: by a server that runs already, or else none can be started"),
-            ),
-            Err(error) => findings.add(check, Status::Failure, format!("cannot listen on {address}: {error}")),
+        examine_address(check, address, &storage, findings).await;
+    }
+}
+
+async fn examine_address(
+    check: &'static str,
+    address: SocketAddr,
+    storage: &StorageConfig,
+    findings: &mut Findings,
+) {
+    if let Some(found) = look_at_address(address, storage) {
+        return findings.add(check, found.0, found.1);
+    }
+    // A server that starts has its address first, and only then the database.
+    tokio::time::sleep(START_OF_A_SERVER).await;
+    let (status, what) = look_at_address(address, storage).unwrap_or((
+        Status::Failure,
+        format!("{address} is in use, and not by a server on the database: none can be started"),
+    ));
+    findings.add(check, status, what);
+}
+
+/// How it stands with the address; `None` where it is taken, and no server runs on the database.
+fn look_at_address(address: SocketAddr, storage: &StorageConfig) -> Option<(Status, String)> {
+    match is_free(address) {
+        Ok(()) => return Some((Status::Ok, format!("{address} is free"))),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+        Err(error) => {
+            let what = format!("cannot listen on {address}: {error}");
+            return Some((Status::Failure, what));
+        }
+    }
+    match is_served(storage) {
+        Some(true) => {
+            let what = format!("{address} is in use, and a server runs on the database");
+            Some((Status::Ok, what))
+        }
+        Some(false) => None,
+        None => {
+            let what = format!(
+                "{address} is in use: by a server that runs already, or else none can be started"
+            );
+            Some((Status::Warning, what))
         }
     }
 }
@@ -203,15 +238,16 @@ fn is_free(address: SocketAddr) -> io::Result<()> {
     socket.bind(address)
 }
 
-/// Does a server run on the database? Asked only where its address is taken, since whoever asks is in the way of one that
-/// starts just now.
-fn is_served(storage: &StorageConfig) -> bool {
+/// Does a server run on the database? `None` where that cannot be told. Asked only where its address is taken, since whoever
+/// asks is in the way of one that starts just now.
+fn is_served(storage: &StorageConfig) -> Option<bool> {
     match &storage.store {
-        StoreConfig::Sqlite(sqlite) => {
-            sqlite.path.exists()
-                && matches!(ServerLock::acquire(&sqlite.path), Err(LockError::Held(_)))
-        }
-        StoreConfig::Memory | StoreConfig::Postgres(_) => false,
+        StoreConfig::Sqlite(sqlite) => match is_there(&sqlite.path) {
+            Ok(true) => ServerLock::is_held(&sqlite.path).ok(),
+            Ok(false) => Some(false),
+            Err(_) => None,
+        },
+        StoreConfig::Memory | StoreConfig::Postgres(_) => None,
     }
 }
 
@@ -367,8 +403,18 @@ async fn examine_database(config: &Config, storage: &StorageConfig, findings: &m
     examine_operator(configured, &stores, findings).await;
     match &database {
         Database::Memory(_) => {}
-        Database::Sqlite(sqlite, file) => examine_file(sqlite, &file.path, findings).await,
+        Database::Sqlite(sqlite, file) => {
+            examine_lock(&file.path, findings);
+            examine_file(sqlite, &file.path, findings).await;
+        }
         Database::Postgres(postgres, _) => examine_server(postgres, findings).await,
+    }
+}
+
+/// Could a server keep others away from the database? Whether one does is another question.
+fn examine_lock(path: &Path, findings: &mut Findings) {
+    if let Err(error) = ServerLock::check(path) {
+        findings.fail("lock", &error.into());
     }
 }
 
@@ -666,7 +712,32 @@ fn examine_clock(
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
+    use leadr_auth_sqlite::SqliteConfig;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_is_about_to_take_the_lock_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.db");
+        fs::write(&path, "").unwrap();
+        let storage = StorageConfig {
+            store: StoreConfig::Sqlite(SqliteConfig::new(path.clone())),
+            data_dir: folder.path().to_owned(),
+            secret: None,
+        };
+        // It has its address before it opens the database.
+        let starting = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = starting.local_addr().unwrap();
+        let mut findings = Findings::default();
+        let examined = examine_address("listen", address, &storage, &mut findings);
+        // The first look comes first.
+        let ((), _lock) = tokio::join!(examined, async { ServerLock::acquire(&path).unwrap() });
+        assert_eq!(findings.0[0].status, Status::Ok, "{findings:?}");
+        assert!(findings.0[0].what.contains("a server runs"));
+    }
 
     #[test]
     fn clocks_that_disagree_are_told_by_side() {

@@ -158,15 +158,66 @@ fn a_healthy_deployment_has_nothing_but_ok() {
 fn it_is_in_nobodys_way() {
     let place = Place::new();
     place.make_store();
+    // Where its address is taken, it asks for the server's lock.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
     let line = "while [ ! -e stop ]; do $LEADR doctor >>log 2>&1; done";
-    let mut doctors = place.shell(line, &[ANYWHERE]).spawn().unwrap();
+    let mut doctors = place.shell(line, &[("LISTEN", &address)]).spawn().unwrap();
     for _ in 0..10 {
         let (running, _) = place.start_again();
         running.end("-TERM");
     }
     place.write("stop", "");
     doctors.wait().unwrap();
-    assert!(place.read("log").contains("sound"));
+    let log = place.read("log");
+    for words in ["sound", "is in use"] {
+        assert!(log.contains(words), "{log}");
+    }
+}
+
+/// With a file, of which one server at most has the lock, it can be told that no server of ours has the address.
+#[test]
+fn an_address_that_something_else_has() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let place = Place::new();
+    for (setting, check) in [("LISTEN", "listen"), ("METRICS_LISTEN", "metrics")] {
+        let environment = [ANYWHERE, (setting, address.as_str())];
+        let examine = || {
+            let before = place.files();
+            let found = place.run(&["doctor", "--json"], &environment).with(1);
+            let finding = finding(&found, check);
+            assert_eq!(finding["status"], "failure");
+            let what = finding["what"].as_str().unwrap();
+            assert!(what.contains(&format!("{address} is in use")), "{what}");
+            assert_eq!(place.files(), before);
+            place.run(&["serve"], &environment).with(1);
+        };
+        if check == "listen" {
+            examine();
+            assert!(place.files().is_empty());
+            place.make_store();
+        }
+        examine();
+        // Where stores are shared, or nobody else's business, it may well be one that runs already.
+        let memory = [&environment[..], &[("DATABASE_URL", "memory:")]].concat();
+        let found = place.run(&["doctor", "--json"], &memory).with(0);
+        assert_eq!(finding(&found, check)["status"], "warning");
+    }
+}
+
+#[test]
+fn a_lock_that_may_not_be_taken() {
+    let somebody = Somebody::new();
+    let place = Place::new();
+    place.make_store();
+    somebody.own(&place, &[".", "data", "data/leadr-auth.db", "data/secret"]);
+    // As of a server that once ran as root.
+    place.set_mode("data/leadr-auth.db.lock", 0o400);
+    let denied = ["leadr-auth.db.lock cannot be locked", "ermission denied"];
+    somebody.refused(&place, &[ANYWHERE], "lock", &denied);
+    std::fs::remove_file(place.path("data/leadr-auth.db.lock")).unwrap();
+    somebody.run(&place, &["doctor"], &[ANYWHERE]).with(0);
 }
 
 #[test]
@@ -297,12 +348,6 @@ fn a_database_that_would_be_left_without_a_schema() {
 fn what_somebody_should_look_at_is_a_warning() {
     let place = Place::new();
     place.make_store();
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = taken.local_addr().unwrap().to_string();
-    let found = place
-        .run(&["doctor", "--json"], &[("LISTEN", &address)])
-        .with(0);
-    assert_eq!(finding(&found, "listen")["status"], "warning");
     assert_eq!(place.tool(0, &["doctor"]).err, "");
 
     place.set_mode("data/leadr-auth.db", 0o644);
