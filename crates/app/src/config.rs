@@ -380,7 +380,7 @@ impl Sources {
     }
 
     /// The value that is said; one that is blank is as good as none, since compose files and unit files say so.
-    fn said(&self, name: &str) -> Option<&str> {
+    pub(crate) fn said(&self, name: &str) -> Option<&str> {
         [&self.flags, &self.environment]
             .into_iter()
             .filter_map(|values| values.get(name))

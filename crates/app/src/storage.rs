@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use leadr_auth_domain::Pepper;
 use leadr_auth_memory::Memory;
-use leadr_auth_ports::{Entropy, StoreError, Stores};
+use leadr_auth_ports::{Entropy, Stores};
 use leadr_auth_postgres::{Postgres, PostgresConfig};
 use leadr_auth_sqlite::{
     IfMissing, LockError, OpenError, OpenFault, ServerLock, Sqlite, SqliteConfig,
@@ -92,6 +92,29 @@ pub fn prepare_data_dir(path: &Path) -> Result<(), DataDirError> {
     check_data_dir(path)
 }
 
+/// Has anything this name, if only a link that leads nowhere? `Path::exists` also says "no" where nobody may look, and what is
+/// there then would be taken for what is still to be made.
+pub fn is_there(path: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Ok(true),
+        // What is below a file cannot be there.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Could a file be made in this folder? Makes nothing that can be seen or that stays.
+pub fn could_make_file_in(folder: &Path) -> io::Result<()> {
+    tempfile::tempfile_in(folder).map(drop)
+}
+
 /// Could the data directory be made? Makes nothing that can be seen or that stays.
 pub fn could_make_data_dir(path: &Path) -> Result<(), DataDirError> {
     let there = path
@@ -105,9 +128,7 @@ pub fn could_make_data_dir(path: &Path) -> Result<(), DataDirError> {
         })
         .find(|folder| fs::symlink_metadata(folder).is_ok())
         .unwrap_or(Path::new("/"));
-    tempfile::tempfile_in(there)
-        .map(drop)
-        .map_err(|error| DataDirError::Io(path.to_owned(), error))
+    could_make_file_in(there).map_err(|error| DataDirError::Io(path.to_owned(), error))
 }
 
 /// Is the data directory nobody else's business?
@@ -121,6 +142,12 @@ pub fn check_data_dir(path: &Path) -> Result<(), DataDirError> {
         return Err(DataDirError::OpenToOthers(path.to_owned(), others));
     }
     Ok(())
+}
+
+/// Is a secret kept there? Where that cannot be told, none is made and none is missing.
+fn is_secret_there(path: &Path) -> anyhow::Result<bool> {
+    is_there(path)
+        .with_context(|| format!("cannot tell whether the secret {} is there", path.display()))
 }
 
 fn kept_secret(path: &Path) -> anyhow::Result<Pepper> {
@@ -195,9 +222,9 @@ impl StorageConfig {
     }
 
     /// Where a server that starts makes a secret, if it does: where none is kept, and no key can be stored under another.
-    pub async fn is_secret_to_be_made(&self, stores: &Stores) -> Result<Option<&Path>, StoreError> {
+    pub async fn is_secret_to_be_made(&self, stores: &Stores) -> anyhow::Result<Option<&Path>> {
         let path = match &self.secret {
-            Some(SecretConfig::Kept(path)) if !path.exists() => path,
+            Some(SecretConfig::Kept(path)) if !is_secret_there(path)? => path,
             _ => return Ok(None),
         };
         // A first start that was killed may have made a key and not come to registering the secret.
@@ -221,7 +248,7 @@ impl StorageConfig {
             None => bail!("no secret is configured"),
         };
         let shown = path.display();
-        if !path.exists() {
+        if !is_secret_there(path)? {
             if self.is_secret_to_be_made(stores).await?.is_none() {
                 bail!(
                     "the secret of the stored keys is missing: {shown} is not there. Put it back from your copy, or set \
@@ -241,7 +268,7 @@ impl StorageConfig {
     /// Sees whether the secret that is kept, if one is, can be used: before anything is made that is of no use without it.
     pub fn check_kept_secret(&self) -> anyhow::Result<()> {
         match &self.secret {
-            Some(SecretConfig::Kept(path)) if path.exists() => kept_secret(path).map(drop),
+            Some(SecretConfig::Kept(path)) if is_secret_there(path)? => kept_secret(path).map(drop),
             Some(_) | None => Ok(()),
         }
     }

@@ -515,8 +515,43 @@ impl std::error::Error for LockError {
 }
 
 impl ServerLock {
-    /// Takes the lock of the database in `path`, which need not be there yet, or fails at once.
+    /// Takes the lock of the database in `path`, which need not be there yet, or fails after a tenth of a second.
     pub fn acquire(path: &Path) -> Result<Self, LockError> {
+        let (resolved, lock) = Self::paths(path)?;
+        let opened = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(MODE)
+            .open(&lock);
+        match opened {
+            Ok(file) => Self::take(file, resolved, lock),
+            Err(error) => Err(LockError::Failed(lock, error.into())),
+        }
+    }
+
+    /// Does a server run on the database in `path`? Makes nothing. Takes the lock for a moment where nobody has it, since the
+    /// operating system has no other way to ask.
+    pub fn is_held(path: &Path) -> Result<bool, LockError> {
+        let (resolved, lock) = Self::paths(path)?;
+        let Some(file) = open_if_there(&lock)? else {
+            return Ok(false);
+        };
+        match Self::take(file, resolved, lock) {
+            Ok(_) => Ok(false),
+            Err(LockError::Held(_)) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Could a server take the lock of the database in `path`, if nobody had it? Takes and makes nothing.
+    pub fn check(path: &Path) -> Result<(), LockError> {
+        let (_, lock) = Self::paths(path)?;
+        open_if_there(&lock).map(drop)
+    }
+
+    /// The path of the database with no link in it, and that of its lock.
+    fn paths(path: &Path) -> Result<(PathBuf, PathBuf), LockError> {
         let resolved = resolve(path).map_err(|fault| {
             let path = path.to_owned();
             let error = OpenError {
@@ -526,21 +561,36 @@ impl ServerLock {
             LockError::Failed(path, error.into())
         })?;
         let lock = beside(&resolved, ".lock");
-        let opened = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(MODE)
-            .open(&lock);
-        let file = match opened {
-            Ok(file) => file,
-            Err(error) => return Err(LockError::Failed(lock, error.into())),
-        };
-        match file.try_lock() {
-            Ok(()) => Ok(Self { _file: file }),
-            Err(TryLockError::WouldBlock) => Err(LockError::Held(resolved)),
-            Err(TryLockError::Error(error)) => Err(LockError::Failed(lock, error.into())),
+        Ok((resolved, lock))
+    }
+
+    /// Tries a few times: whoever asks [`ServerLock::is_held`] has the lock for a moment, which is neither to end a server
+    /// that starts just then, nor to be taken for one.
+    fn take(file: File, resolved: PathBuf, lock: PathBuf) -> Result<Self, LockError> {
+        const TRIES: u32 = 5;
+        const PAUSE: Duration = Duration::from_millis(20);
+        for n in 0..TRIES {
+            if n > 0 {
+                thread::sleep(PAUSE);
+            }
+            match file.try_lock() {
+                Ok(()) => return Ok(Self { _file: file }),
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(error)) => {
+                    return Err(LockError::Failed(lock, error.into()));
+                }
+            }
         }
+        Err(LockError::Held(resolved))
+    }
+}
+
+/// The lock's file as who takes the lock opens it, where it is there.
+fn open_if_there(lock: &Path) -> Result<Option<File>, LockError> {
+    match OpenOptions::new().write(true).open(lock) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(LockError::Failed(lock.to_owned(), error.into())),
     }
 }
 
@@ -764,6 +814,32 @@ mod tests {
     use std::ffi::OsStr;
 
     use super::*;
+
+    /// Whoever asks whether it is held has it for that moment.
+    #[test]
+    fn a_lock_that_is_held_for_a_moment_is_no_servers() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("keys.db");
+        assert!(!ServerLock::is_held(&path).unwrap());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        let hold_for_a_moment = || {
+            let lock = ServerLock::acquire(&path).unwrap();
+            thread::spawn(move || {
+                thread::sleep(Duration::from_millis(1));
+                drop(lock);
+            })
+        };
+        for _ in 0..10 {
+            let moment = hold_for_a_moment();
+            let lock = ServerLock::acquire(&path).unwrap();
+            assert!(ServerLock::is_held(&path).unwrap());
+            drop(lock);
+            moment.join().unwrap();
+            let moment = hold_for_a_moment();
+            assert!(!ServerLock::is_held(&path).unwrap());
+            moment.join().unwrap();
+        }
+    }
 
     #[test]
     fn no_character_of_a_path_means_anything_to_sqlite() {

@@ -1,32 +1,41 @@
 //! `doctor`: what would keep a server from being ready, and what is not as it should be.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{self, Path};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use clap::{ArgMatches, Command};
-use leadr_auth_domain::Timestamp;
+use leadr_auth_domain::{AccountRole, KeyRecord, Pepper, PlainKey, Timestamp, Verdict, decide};
 use leadr_auth_memory::Memory;
 use leadr_auth_ports::{Clock as _, StoreError, Stores};
 use leadr_auth_postgres::{Postgres, ServerSettings};
-use leadr_auth_service::{Chain, KeyFilter};
-use leadr_auth_sqlite::{IfMissing, LockError, ServerLock, Sqlite};
+use leadr_auth_service::{EnsureOperatorError, KeyFilter, SecretError};
+use leadr_auth_sqlite::{IfMissing, OpenError, OpenFault, ServerLock, Sqlite};
 use serde_json::{Value, json};
 use tokio::net::TcpSocket;
 
 use super::output::Shown;
 use super::{exit, json_flag, output, setting_flags, sources};
-use crate::config::{Config, SecretConfig, StorageConfig, StoreConfig};
+use crate::config::{Config, SECRET_FILE, SecretConfig, StorageConfig, StoreConfig};
 use crate::secret_file::{self, Strength};
-use crate::storage::{Database, check_data_dir, could_make_data_dir};
+use crate::storage::{
+    DataDirError, Database, check_data_dir, could_make_data_dir, could_make_file_in, is_there,
+};
 use crate::system::{OsEntropy, SystemClock};
 use crate::tls::Certificate;
 
 /// How far the clock and the store's may be apart before somebody should look: keys expire by the clock.
 const CLOCK_TOLERANCE_SECONDS: i64 = 2;
+
+/// How long it may take a server from when it has its address until it has the database.
+const START_OF_A_SERVER: Duration = Duration::from_millis(500);
+
+const MIGRATE_IS_OFF: &str = "MIGRATE is off: run `leadr-auth migrate`";
 
 pub(super) fn command() -> Command {
     Command::new("doctor")
@@ -83,7 +92,7 @@ impl Shown for Finding {
     }
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Findings(Vec<Finding>);
 
 impl Findings {
@@ -102,7 +111,8 @@ impl Findings {
 
 pub(super) async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let mut findings = Findings::default();
-    match Config::read(&sources(Some(matches)), &OsEntropy::new()) {
+    let sources = sources(Some(matches));
+    match Config::read(&sources, &OsEntropy::new()) {
         Err(faults) => {
             for fault in faults.0 {
                 findings.add(
@@ -114,6 +124,10 @@ pub(super) async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         }
         Ok(config) => {
             findings.add("configuration", Status::Ok, "valid");
+            // The configuration has the secret itself, and no longer where it was.
+            if let Some(path) = sources.said("API_KEY_SECRET_FILE") {
+                examine_mode("secret file", Path::new(path), &mut findings);
+            }
             examine(&config, &mut findings).await;
         }
     }
@@ -137,6 +151,9 @@ async fn examine(config: &Config, findings: &mut Findings) {
             Err(error) => findings.fail("certificate", &error.into()),
         }
     }
+    if let Some(tls) = &config.tls {
+        examine_mode("private key", &tls.key, findings);
+    }
     // Whatever keeps the directory from being used, keeps what is in it.
     if examine_data_dir(&storage, findings) {
         examine_database(config, &storage, findings).await;
@@ -146,19 +163,69 @@ async fn examine(config: &Config, findings: &mut Findings) {
         ("metrics", config.metrics_listen),
     ] {
         let Some(address) = address else { continue };
-        match is_free(address) {
-            Ok(()) => findings.add(check, Status::Ok, format!("{address} is free")),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_served(&storage) => {
-                findings.add(check, Status::Ok, format!("{address} is in use, and a server runs on the database"));
-            }
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => findings.add(
-                check,
-                Status::Warning,
-                format!("{address} is in use: by a server that runs already, or else none can be started"),
-            ),
-            Err(error) => findings.add(check, Status::Failure, format!("cannot listen on {address}: {error}")),
+        examine_address(check, address, &storage, findings).await;
+    }
+}
+
+async fn examine_address(
+    check: &'static str,
+    address: SocketAddr,
+    storage: &StorageConfig,
+    findings: &mut Findings,
+) {
+    if let Some(found) = look_at_address(address, storage) {
+        return findings.add(check, found.0, found.1);
+    }
+    // A server that starts has its address first, and only then the database.
+    tokio::time::sleep(START_OF_A_SERVER).await;
+    let (status, what) = look_at_address(address, storage).unwrap_or((
+        Status::Failure,
+        format!("{address} is in use, and not by a server on the database: none can be started"),
+    ));
+    findings.add(check, status, what);
+}
+
+/// How it stands with the address; `None` where it is taken, and no server runs on the database.
+fn look_at_address(address: SocketAddr, storage: &StorageConfig) -> Option<(Status, String)> {
+    match is_free(address) {
+        Ok(()) => return Some((Status::Ok, format!("{address} is free"))),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+        Err(error) => {
+            let what = format!("cannot listen on {address}: {error}");
+            return Some((Status::Failure, what));
         }
     }
+    match is_served(storage) {
+        Some(true) => {
+            let what = format!("{address} is in use, and a server runs on the database");
+            Some((Status::Ok, what))
+        }
+        Some(false) => None,
+        None => {
+            let what = format!(
+                "{address} is in use: by a server that runs already, or else none can be started"
+            );
+            Some((Status::Warning, what))
+        }
+    }
+}
+
+/// Can others use a file with a secret that the service did not make? Its group may read it, since that is how it is let at
+/// such a file where it is not the owner.
+fn examine_mode(check: &'static str, path: &Path, findings: &mut Findings) {
+    // Whether it can be read is told by whoever reads it.
+    let Ok(metadata) = fs::metadata(path) else {
+        return;
+    };
+    let mode = metadata.permissions().mode() & 0o777;
+    let can = match (mode & 0o006, mode & 0o020) {
+        (0, 0) => return,
+        (0, _) => "its group write it",
+        _ => "every user of this machine read or write it",
+    };
+    let path = path.display();
+    let what = format!("the mode of {path}, {mode:03o}, lets {can}: chmod g-w,o= {path}");
+    findings.add(check, Status::Warning, what);
 }
 
 /// Can a server listen there? Other than listening, this does not keep one that starts just now from doing so.
@@ -171,15 +238,16 @@ fn is_free(address: SocketAddr) -> io::Result<()> {
     socket.bind(address)
 }
 
-/// Does a server run on the database? Asked only where its address is taken, since whoever asks is in the way of one that
-/// starts just now.
-fn is_served(storage: &StorageConfig) -> bool {
+/// Does a server run on the database? `None` where that cannot be told. Asked only where its address is taken, since whoever
+/// asks is in the way of one that starts just now.
+fn is_served(storage: &StorageConfig) -> Option<bool> {
     match &storage.store {
-        StoreConfig::Sqlite(sqlite) => {
-            sqlite.path.exists()
-                && matches!(ServerLock::acquire(&sqlite.path), Err(LockError::Held(_)))
-        }
-        StoreConfig::Memory | StoreConfig::Postgres(_) => false,
+        StoreConfig::Sqlite(sqlite) => match is_there(&sqlite.path) {
+            Ok(true) => ServerLock::is_held(&sqlite.path).ok(),
+            Ok(false) => Some(false),
+            Err(_) => None,
+        },
+        StoreConfig::Memory | StoreConfig::Postgres(_) => None,
     }
 }
 
@@ -203,8 +271,13 @@ fn examine_data_dir(storage: &StorageConfig, findings: &mut Findings) -> bool {
         }
         return true;
     }
-    match check_data_dir(&storage.data_dir) {
-        Ok(()) => findings.add(
+    // Its mode alone does not tell whether it is ours.
+    let looked_into = check_data_dir(&storage.data_dir).and_then(|()| {
+        is_there(&storage.data_dir.join(SECRET_FILE))
+            .map_err(|error| DataDirError::Io(storage.data_dir.clone(), error))
+    });
+    match looked_into {
+        Ok(_) => findings.add(
             "data directory",
             Status::Ok,
             format!("{path} is its owner's only"),
@@ -217,30 +290,75 @@ fn examine_data_dir(storage: &StorageConfig, findings: &mut Findings) -> bool {
     true
 }
 
-async fn examine_database(config: &Config, storage: &StorageConfig, findings: &mut Findings) {
-    if let StoreConfig::Sqlite(sqlite) = &storage.store
-        && !sqlite.path.exists()
-    {
-        let path = sqlite.path.display();
-        let folder = sqlite.path.parent().unwrap_or(Path::new("/"));
-        // The data directory is made, and no other.
-        if folder != storage.data_dir && !folder.as_os_str().is_empty() && !folder.is_dir() {
-            let what = format!("the folder of {path} is not there: make it");
-            return findings.add("database", Status::Failure, what);
+/// Where a server that starts makes a database, if `error` is no more than that there is none.
+fn database_to_be_made<'a>(storage: &'a StorageConfig, error: &anyhow::Error) -> Option<&'a Path> {
+    let StoreConfig::Sqlite(sqlite) = &storage.store else {
+        return None;
+    };
+    let path = sqlite.path.as_path();
+    let is_missing = error
+        .downcast_ref::<OpenError>()
+        .is_some_and(|error| matches!(error.fault, OpenFault::Missing));
+    (is_missing || is_made_with_data_dir(storage, folder_of(path))).then_some(path)
+}
+
+/// Is the folder still to be made, and is it when the data directory is? No other is made.
+fn is_made_with_data_dir(storage: &StorageConfig, folder: &Path) -> bool {
+    let within = || Ok(path::absolute(&storage.data_dir)?.starts_with(path::absolute(folder)?));
+    let within: io::Result<bool> = within();
+    storage.uses_data_dir()
+        && within.is_ok_and(|within| within)
+        && is_there(folder).is_ok_and(|is_there| !is_there)
+}
+
+/// Could a database be made where there is none, or an empty file, which is taken for one?
+fn could_make_database(path: &Path) -> anyhow::Result<()> {
+    let could = || {
+        if is_there(path)? {
+            let file = fs::canonicalize(path)?;
+            OpenOptions::new().append(true).open(&file)?;
+            could_make_file_in(folder_of(&file))
+        } else if is_there(folder_of(path))? {
+            could_make_file_in(folder_of(path))
+        } else {
+            // That the data directory could be made is known by now.
+            Ok(())
         }
-        findings.add(
-            "database",
-            Status::Ok,
-            format!("{path} is made when a server first starts"),
-        );
-        // A secret may be there all the same, and has to be a good one.
-        examine_secret(storage, &Memory::new().stores(), findings).await;
-        return;
+    };
+    let could: io::Result<()> = could();
+    could.with_context(|| format!("no database can be made in {}", path.display()))
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
     }
+}
+
+async fn examine_database(config: &Config, storage: &StorageConfig, findings: &mut Findings) {
     let database = match storage.open(IfMissing::Fail) {
         Ok(database) => database,
         Err(error) => {
-            findings.fail("database", &error);
+            let Some(path) = database_to_be_made(storage, &error) else {
+                return findings.fail("database", &error);
+            };
+            if let Err(error) = could_make_database(path) {
+                return findings.fail("database", &error);
+            }
+            let path = path.display();
+            findings.add(
+                "database",
+                Status::Ok,
+                format!("{path} is made when a server first starts"),
+            );
+            if !config.migrate {
+                let what = format!("is not made with the database, since {MIGRATE_IS_OFF}");
+                findings.add("schema", Status::Failure, what);
+            }
+            // A secret may be there all the same, and has to be a good one.
+            let stores = Memory::new().stores();
+            examine_secret(config, storage, &stores, findings).await;
             return;
         }
     };
@@ -253,7 +371,7 @@ async fn examine_database(config: &Config, storage: &StorageConfig, findings: &m
                     "`leadr-auth serve` brings it up to date when it starts",
                 )
             } else {
-                (Status::Failure, "MIGRATE is off: run `leadr-auth migrate`")
+                (Status::Failure, MIGRATE_IS_OFF)
             };
             let pending = pending.join(", ");
             findings.add("schema", status, format!("lacks {pending}; {by}"));
@@ -281,12 +399,22 @@ async fn examine_database(config: &Config, storage: &StorageConfig, findings: &m
             return;
         }
     }
-    examine_secret(storage, &stores, findings).await;
-    examine_operator(&stores, findings).await;
+    let configured = examine_secret(config, storage, &stores, findings).await;
+    examine_operator(configured, &stores, findings).await;
     match &database {
         Database::Memory(_) => {}
-        Database::Sqlite(sqlite, file) => examine_file(sqlite, &file.path, findings).await,
+        Database::Sqlite(sqlite, file) => {
+            examine_lock(&file.path, findings);
+            examine_file(sqlite, &file.path, findings).await;
+        }
         Database::Postgres(postgres, _) => examine_server(postgres, findings).await,
+    }
+}
+
+/// Could a server keep others away from the database? Whether one does is another question.
+fn examine_lock(path: &Path, findings: &mut Findings) {
+    if let Err(error) = ServerLock::check(path) {
+        findings.fail("lock", &error.into());
     }
 }
 
@@ -341,30 +469,125 @@ async fn examine_server(postgres: &Postgres, findings: &mut Findings) {
     }
 }
 
-async fn examine_secret(storage: &StorageConfig, stores: &Stores, findings: &mut Findings) {
-    let check = "secret";
-    match storage.is_secret_to_be_made(stores).await {
-        Ok(Some(path)) => {
-            let what = format!("{} is made when a server first starts", path.display());
-            return findings.add(check, Status::Ok, what);
-        }
-        Ok(None) => {}
-        Err(error) => return findings.fail(check, &error.into()),
-    }
-    let pepper = match storage.pepper(stores, None).await {
-        Ok(pepper) => pepper,
-        Err(error) => return findings.fail(check, &error),
+/// The secret, as far as it is there.
+enum Secret<'a> {
+    /// The server that first starts makes it here.
+    ToBeMade(&'a Path),
+    /// This one.
+    Found(Pepper),
+}
+
+async fn find_secret<'a>(
+    storage: &'a StorageConfig,
+    stores: &Stores,
+) -> anyhow::Result<Secret<'a>> {
+    let Some(path) = storage.is_secret_to_be_made(stores).await? else {
+        return Ok(Secret::Found(storage.pepper(stores, None).await?));
     };
-    match stores.secrets.registered().await {
-        Ok(Some(registered)) if !pepper.matches(&registered) => {
-            return findings.add(
+    let folder = folder_of(path);
+    // A data directory that is still to be made can be, as is known by now.
+    if is_there(folder).unwrap_or(true) {
+        could_make_file_in(folder)
+            .with_context(|| format!("no secret can be made in {}", path.display()))?;
+    }
+    Ok(Secret::ToBeMade(path))
+}
+
+/// How it stands with `SUPERADMIN_API_KEY`.
+#[derive(Clone, Copy)]
+enum ConfiguredKey {
+    /// The store does not know it yet.
+    ToBeStored,
+    /// It is stored, and this would be said of it.
+    Stored(Verdict),
+    /// Its prefix is stored with another hash.
+    Mismatch,
+}
+
+impl ConfiguredKey {
+    /// What a start finds out about it, without changing anything.
+    async fn find(key: &PlainKey, pepper: &Pepper, stores: &Stores) -> Result<Self, StoreError> {
+        Ok(match stores.lookup.find(&key.prefix()).await? {
+            None => Self::ToBeStored,
+            Some(record) if pepper.verify(key, &record.key.key_hash) => {
+                Self::Stored(decide(&record, SystemClock.now()))
+            }
+            Some(_) => Self::Mismatch,
+        })
+    }
+
+    fn examine(self, findings: &mut Findings) {
+        let check = "configured key";
+        match self {
+            Self::ToBeStored => findings.add(
                 check,
-                Status::Failure,
-                "is not the one that the stored keys are hashed under; with this one no stored key works",
-            );
+                Status::Ok,
+                "SUPERADMIN_API_KEY is stored when a server next starts",
+            ),
+            Self::Stored(Verdict::Valid) => {
+                findings.add(check, Status::Ok, "SUPERADMIN_API_KEY is stored, and works");
+            }
+            Self::Stored(refusal) => findings.add(
+                check,
+                Status::Warning,
+                format!(
+                    "SUPERADMIN_API_KEY is refused ({refusal:?}), and no restart brings it back: take it out, or set \
+                     another"
+                ),
+            ),
+            Self::Mismatch => findings.fail(check, &EnsureOperatorError::KeyMismatch.into()),
         }
-        Ok(_) => {}
-        Err(error) => return findings.fail(check, &error.into()),
+    }
+
+    /// Has an operator a key that works when a server has started?
+    const fn will_work(self) -> bool {
+        matches!(self, Self::ToBeStored | Self::Stored(Verdict::Valid))
+    }
+}
+
+/// Examines what is hashed under the secret as well, as far as that tells something about it. Answers how it stands with the
+/// configured key, where one is configured and that can be told.
+async fn examine_secret(
+    config: &Config,
+    storage: &StorageConfig,
+    stores: &Stores,
+    findings: &mut Findings,
+) -> Option<ConfiguredKey> {
+    let check = "secret";
+    let pepper = match find_secret(storage, stores).await {
+        Ok(Secret::Found(pepper)) => pepper,
+        Ok(Secret::ToBeMade(path)) => {
+            let what = format!("{} is made when a server first starts", path.display());
+            findings.add(check, Status::Ok, what);
+            return None;
+        }
+        Err(error) => {
+            findings.fail(check, &error);
+            return None;
+        }
+    };
+    let known = async {
+        let registered = stores.secrets.registered().await?;
+        let configured = match &config.superadmin_key {
+            Some(key) => Some(ConfiguredKey::find(key, &pepper, stores).await?),
+            None => None,
+        };
+        Ok((registered, configured, stores.accounts.is_empty().await?))
+    };
+    let known: Result<_, StoreError> = known.await;
+    let (registered, configured, is_empty) = match known {
+        Ok(known) => known,
+        Err(error) => {
+            findings.fail(check, &error.into());
+            return None;
+        }
+    };
+    if registered
+        .as_ref()
+        .is_some_and(|registered| !pepper.matches(registered))
+    {
+        findings.fail(check, &SecretError::Mismatch.into());
+        return None;
     }
     let strength = match &storage.secret {
         Some(SecretConfig::Said(_, strength)) => *strength,
@@ -373,58 +596,80 @@ async fn examine_secret(storage: &StorageConfig, stores: &Stores, findings: &mut
         }
         Some(SecretConfig::Random(_)) | None => Strength::Random,
     };
-    match strength {
-        Strength::Random => findings.add(
-            check,
-            Status::Ok,
-            "long enough, and the one of the stored keys",
-        ),
-        Strength::Repetitive => findings.add(
+    let (status, what) = if registered.is_some()
+        || matches!(configured, Some(ConfiguredKey::Stored(_)))
+    {
+        (Status::Ok, "long enough, and the one of the stored keys")
+    } else if is_empty {
+        (Status::Ok, "long enough")
+    } else {
+        (
+            Status::Warning,
+            "long enough, but nothing says yet whether it is the one of the stored keys; `leadr-auth serve` takes it for \
+             that when it starts",
+        )
+    };
+    if strength == Strength::Repetitive {
+        findings.add(
             check,
             Status::Warning,
             "has very few different characters; whoever reads the database could guess it",
-        ),
+        );
     }
+    // There is nothing good to be said of one that can be guessed.
+    if strength == Strength::Random || status != Status::Ok {
+        findings.add(check, status, what);
+    }
+    if let Some(configured) = configured {
+        configured.examine(findings);
+    }
+    configured
 }
 
-/// How it stands with the operator's account.
-enum Operator {
-    /// Nobody has an account yet.
-    ToBeMade,
-    /// So many of its keys are not revoked.
-    Keys(usize),
+/// How many keys of operators work at the time `now`; `None` where nobody has an account yet.
+async fn working_operator_keys(
+    stores: &Stores,
+    now: Timestamp,
+) -> Result<Option<usize>, StoreError> {
+    if stores.accounts.is_empty().await? {
+        return Ok(None);
+    }
+    let mut working = 0;
+    for account in stores.accounts.list().await? {
+        if account.role != AccountRole::Operator {
+            continue;
+        }
+        let keys = stores.keys.list(KeyFilter::of(account.id)).await?;
+        for key in keys {
+            let account = account.clone();
+            let verdict = decide(&KeyRecord { key, account }, now);
+            working += usize::from(verdict == Verdict::Valid);
+        }
+    }
+    Ok(Some(working))
 }
 
-async fn examine_operator(stores: &Stores, findings: &mut Findings) {
+async fn examine_operator(
+    configured: Option<ConfiguredKey>,
+    stores: &Stores,
+    findings: &mut Findings,
+) {
     let check = "operator";
-    let working = async {
-        if stores.accounts.is_empty().await? {
-            return Ok(Operator::ToBeMade);
-        }
-        let Some(operator) = stores.accounts.find_operator().await? else {
-            return Ok(Operator::Keys(0));
-        };
-        let working = KeyFilter {
-            active_only: true,
-            ..KeyFilter::of(operator.id)
-        };
-        Ok(Operator::Keys(stores.keys.list(working).await?.len()))
-    };
-    let working: Result<_, StoreError> = working.await;
-    match working {
-        Ok(Operator::ToBeMade) => {
-            findings.add(check, Status::Ok, "is made when a server first starts");
-        }
-        Ok(Operator::Keys(keys @ 1..)) => {
-            findings.add(check, Status::Ok, format!("has {keys} working keys"));
-        }
-        Ok(Operator::Keys(0)) => findings.add(
-            check,
-            Status::Warning,
-            "nobody has an operator's key: `leadr-auth operator new-key` makes one",
+    let (status, what) = match working_operator_keys(stores, SystemClock.now()).await {
+        Err(error) => return findings.fail(check, &error.into()),
+        Ok(None) => (Status::Ok, "is made when a server first starts".to_owned()),
+        Ok(Some(0)) if configured.is_some_and(ConfiguredKey::will_work) => (
+            Status::Ok,
+            "has SUPERADMIN_API_KEY when a server next starts".to_owned(),
         ),
-        Err(error) => findings.add(check, Status::Failure, Chain(&error).to_string()),
-    }
+        Ok(Some(0)) => (
+            Status::Warning,
+            "no operator's key works: `leadr-auth operator new-key` makes one".to_owned(),
+        ),
+        Ok(Some(1)) => (Status::Ok, "has 1 working key".to_owned()),
+        Ok(Some(keys)) => (Status::Ok, format!("has {keys} working keys")),
+    };
+    findings.add(check, status, what);
 }
 
 /// By which of its settings the database may lose what it acknowledged.
@@ -467,7 +712,32 @@ fn examine_clock(
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
+    use leadr_auth_sqlite::SqliteConfig;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_is_about_to_take_the_lock_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.db");
+        fs::write(&path, "").unwrap();
+        let storage = StorageConfig {
+            store: StoreConfig::Sqlite(SqliteConfig::new(path.clone())),
+            data_dir: folder.path().to_owned(),
+            secret: None,
+        };
+        // It has its address before it opens the database.
+        let starting = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = starting.local_addr().unwrap();
+        let mut findings = Findings::default();
+        let examined = examine_address("listen", address, &storage, &mut findings);
+        // The first look comes first.
+        let ((), _lock) = tokio::join!(examined, async { ServerLock::acquire(&path).unwrap() });
+        assert_eq!(findings.0[0].status, Status::Ok, "{findings:?}");
+        assert!(findings.0[0].what.contains("a server runs"));
+    }
 
     #[test]
     fn clocks_that_disagree_are_told_by_side() {
