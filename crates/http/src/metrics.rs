@@ -7,11 +7,14 @@
 //! To add a metric about requests: a field of [`RequestMetrics`]. About anything else: a number in the service's
 //! `Statistics`, and its line in [`Scrape`].
 
+use std::collections::HashMap;
 use std::fmt;
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
-use actix_web::{HttpResponse, web};
+use actix_web::http::header::ACCEPT;
+use actix_web::{HttpRequest, HttpResponse, web};
 use leadr_auth_domain::Verdict;
 use leadr_auth_service::Service;
 use prometheus_client::collector::Collector;
@@ -29,8 +32,11 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::State;
 use crate::error::ApiError;
 
-/// The text that [`scrape`] answers with. Prometheus knows by it that counters end in `_total`.
+/// The newer text format. Prometheus asks for it.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The older one, which everything else understands that reads metrics.
+const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// From a health check's time to that of a client that has long gone, in seconds.
 const BUCKETS: [f64; 16] = [
@@ -261,9 +267,81 @@ fn word(verdict: Verdict) -> &'static str {
     }
 }
 
-/// All metrics, as text.
-pub(crate) async fn scrape(state: web::Data<State>) -> Result<HttpResponse, ApiError> {
+/// All metrics, as text of the format that was asked for.
+pub(crate) async fn scrape(
+    state: web::Data<State>,
+    request: HttpRequest,
+) -> Result<HttpResponse, ApiError> {
     let mut text = String::new();
     text::encode(&mut text, &state.metrics.registry).map_err(ApiError::internal)?;
-    Ok(HttpResponse::Ok().content_type(OPEN_METRICS).body(text))
+    let wants_open_metrics = request
+        .headers()
+        .get_all(ACCEPT)
+        .filter_map(|value| value.to_str().ok())
+        .any(|value| value.contains("application/openmetrics-text"));
+    let mut answer = HttpResponse::Ok();
+    Ok(if wants_open_metrics {
+        answer.content_type(OPEN_METRICS).body(text)
+    } else {
+        answer
+            .content_type(PROMETHEUS_TEXT)
+            .body(prometheus_text(&text))
+    })
+}
+
+/// The same in the older format. It names a counter with its `_total`, knows neither units nor metrics that are pieces of
+/// information, which are gauges there, and has no end.
+fn prometheus_text(open_metrics: &str) -> String {
+    let declared = |line: &str| {
+        let (name, kind) = line.strip_prefix("# TYPE ")?.split_once(' ')?;
+        Some((name.to_owned(), kind.to_owned()))
+    };
+    let kinds: HashMap<_, _> = open_metrics.lines().filter_map(declared).collect();
+    let mut text = String::with_capacity(open_metrics.len());
+    for line in open_metrics.lines() {
+        let mut words = line.splitn(4, ' ');
+        let (what, name, rest) = match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some(what), Some(name), Some(rest)) => (what, name, rest),
+            (Some("#"), ..) => continue,
+            _ => {
+                text.push_str(line);
+                text.push('\n');
+                continue;
+            }
+        };
+        let (ending, kind) = match kinds.get(name).map(String::as_str) {
+            Some("counter") => ("_total", "counter"),
+            Some("info") => ("_info", "gauge"),
+            Some(kind) => ("", kind),
+            None => ("", "untyped"),
+        };
+        let rest = match what {
+            "TYPE" => kind,
+            "HELP" => rest,
+            _ => continue,
+        };
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "# {what} {name}{ending} {rest}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_older_format_has_its_own_names() {
+        let open_metrics = "# HELP a_requests Requests, of all kinds.\n# TYPE a_requests counter\n\
+            a_requests_total{route=\"/ b\"} 2\n\
+            # HELP a_seconds Time.\n# TYPE a_seconds histogram\n# UNIT a_seconds seconds\n\
+            a_seconds_bucket{le=\"+Inf\"} 2\na_seconds_sum 0.5\na_seconds_count 2\n\
+            # HELP a_build The build.\n# TYPE a_build info\na_build_info{version=\"1\"} 1\n# EOF\n";
+        let expected = "# HELP a_requests_total Requests, of all kinds.\n# TYPE a_requests_total counter\n\
+            a_requests_total{route=\"/ b\"} 2\n\
+            # HELP a_seconds Time.\n# TYPE a_seconds histogram\n\
+            a_seconds_bucket{le=\"+Inf\"} 2\na_seconds_sum 0.5\na_seconds_count 2\n\
+            # HELP a_build_info The build.\n# TYPE a_build_info gauge\na_build_info{version=\"1\"} 1\n";
+        assert_eq!(prometheus_text(open_metrics), expected);
+    }
 }

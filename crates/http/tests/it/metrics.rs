@@ -11,7 +11,10 @@ use crate::support::{Api, NOBODY};
 const DOCS: &str = include_str!("../../../../docs/metrics.md");
 
 async fn scrape(state: &State) -> String {
-    let request = Api::request("GET", "/metrics", None);
+    let request = Api::request("GET", "/metrics", None).insert_header((
+        "accept",
+        "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.1",
+    ));
     let answer = Api::send_inside(state, request).await.expect(200);
     assert_eq!(
         answer.header("content-type"),
@@ -115,6 +118,49 @@ async fn the_docs_list_what_is_shown_and_nothing_else() {
             !name.starts_with("leadr_auth_") || names.contains(name),
             "{word}"
         );
+    }
+}
+
+/// Who does not ask for the newer format gets the one that everything understands.
+#[actix_web::test]
+async fn both_formats_say_the_same() {
+    let api = Api::new().await;
+    let state = api.state();
+    Api::send_to(&state, Api::request("GET", "/livez", None)).await;
+    // A scrape is itself counted when it is over.
+    scrape(&state).await;
+    for accept in [None, Some("*/*"), Some("text/plain")] {
+        let mut request = Api::request("GET", "/metrics", None);
+        if let Some(accept) = accept {
+            request = request.insert_header(("accept", accept));
+        }
+        let older = Api::send_inside(&state, request).await.expect(200);
+        assert_eq!(
+            older.header("content-type"),
+            "text/plain; version=0.0.4; charset=utf-8"
+        );
+        let newer = scrape(&state).await;
+        assert_eq!(series(&older.text), series(&newer));
+        assert!(!older.text.contains("EOF") && !older.text.contains("UNIT"));
+        // Whatever has a type there has its name.
+        for line in older.text.lines() {
+            let Some(declared) = line.strip_prefix("# TYPE ") else {
+                continue;
+            };
+            let (name, kind) = declared.split_once(' ').unwrap();
+            assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
+            let sample = if kind == "histogram" {
+                format!("{name}_count")
+            } else {
+                name.to_owned()
+            };
+            assert!(
+                series(&older.text)
+                    .iter()
+                    .any(|series| series.split('{').next() == Some(&sample)),
+                "{line}"
+            );
+        }
     }
 }
 
