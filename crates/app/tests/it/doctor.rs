@@ -403,9 +403,6 @@ fn a_configured_key_that_the_store_knows() {
     let (status, what, _) = examine(&key, 0);
     assert_eq!(status, "warning");
     assert!(what.contains("SUPERADMIN_API_KEY is refused (Revoked)"));
-    let mut running = place.serve(&[], &[ANYWHERE, ("SUPERADMIN_API_KEY", &key)]);
-    running.wait_for("ready, but SUPERADMIN_API_KEY is refused (Revoked)");
-    running.end("-TERM");
 
     // One that nobody knows yet becomes an operator's.
     let unknown = place.tool(0, &["generate-key"]).out;
@@ -416,6 +413,9 @@ fn a_configured_key_that_the_store_knows() {
         "{what}"
     );
     assert_eq!(finding(&found, "operator")["status"], "ok", "{}", found.out);
+
+    let mut running = place.serve(&[], &[ANYWHERE, ("SUPERADMIN_API_KEY", &key)]);
+    running.wait_for("ready, but SUPERADMIN_API_KEY is refused (Revoked)");
 }
 
 #[test]
