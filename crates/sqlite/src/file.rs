@@ -325,10 +325,10 @@ fn open_resolved(
     if_missing: IfMissing,
 ) -> Result<SqliteConnection, OpenFault> {
     find_or_make(path, config, if_missing)?;
-    // Through a connection that cannot write, whatever it meets: recovering what is not ours would be a change.
-    let is_new = is_new(&mut establish(path, "ro", config.busy_timeout)?)?;
+    check_owner(path, config)?;
     let mut connection = connect(path, config)?;
-    if is_new {
+    // Asked again, because what was cut short is taken back only now.
+    if is_new(&mut connection)? {
         claim(&mut connection)?;
     }
     keep_a_log_ahead(&mut connection, config.busy_timeout)?;
@@ -395,6 +395,21 @@ fn make(path: &Path, config: &SqliteConfig) -> Result<(), OpenFault> {
     // The name is kept in the folder.
     File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()?;
     Ok(())
+}
+
+/// An error where the file is somebody else's. Asks through a connection that cannot write, whatever it meets: recovering
+/// what is not ours would be a change.
+fn check_owner(path: &Path, config: &SqliteConfig) -> Result<(), OpenFault> {
+    let ask = |mode| is_new(&mut establish(path, mode, config.busy_timeout)?).map(drop);
+    match ask("ro") {
+        // A process was killed while it wrote without a log ahead, as the first one to open a file does. What it began has to
+        // be taken back before anything is read, which needs a right that this connection has not. Whose the file is can be
+        // told all the same, from the file alone.
+        Err(OpenFault::ReadOnly(_)) if length(&beside(path, "-journal"))? > 0 => {
+            ask("ro&immutable=1")
+        }
+        answered => answered,
+    }
 }
 
 /// Is it a database that nobody has put anything into? An error where it is somebody else's.
@@ -672,7 +687,7 @@ pub(crate) fn backup(
     let folder = to.parent().unwrap_or(Path::new("/"));
     let scratch = Scratch::beside(to).map_err(|error| target(error.into()))?;
     write_into(connection, &scratch.0)?;
-    let (accounts, keys) = verify(&scratch.0)?;
+    let (accounts, keys) = settle(&scratch.0)?;
     let bytes = File::open(&scratch.0)
         .and_then(|file| {
             file.sync_all()?;
@@ -711,9 +726,16 @@ fn write_into(connection: &mut SqliteConnection, path: &Path) -> QueryResult<()>
         .map(drop)
 }
 
-/// Is the copy sound, and what is in it?
-fn verify(path: &Path) -> Result<(u64, u64), BackupError> {
-    let mut copy = establish(path, "ro", Duration::ZERO).map_err(error::of_connecting)?;
+/// Gives the copy a log ahead, so that the first one to open it need not, and could not be killed in the midst of that. Is it
+/// sound, and what is in it?
+fn settle(path: &Path) -> Result<(u64, u64), BackupError> {
+    let mut copy = establish(path, "rw", Duration::ZERO).map_err(error::of_connecting)?;
+    // Nobody else has it, and so the log needs no memory to be shared, which not every place for backups allows.
+    copy.batch_execute("PRAGMA locking_mode = EXCLUSIVE")?;
+    keep_a_log_ahead(&mut copy, Duration::ZERO).map_err(|fault| {
+        let path = path.to_owned();
+        BackupError::Target(path.clone(), OpenError { path, fault }.into())
+    })?;
     let found: Vec<String> = pragma_quick_check::table
         .select(pragma_quick_check::quick_check)
         .load(&mut copy)?;

@@ -144,6 +144,91 @@ async fn the_log_of_what_is_not_ours_is_left_as_it_is() {
     drop(open);
 }
 
+/// What a process leaves that is killed in the midst of a write without a log ahead: the file half written, and beside it
+/// the journal by which that is taken back.
+fn killed_halfway(from: &Scratch, to: &Scratch, write: &str) {
+    let mut writer = from.raw();
+    writer
+        .batch_execute(&format!(
+            "PRAGMA journal_mode = DELETE; PRAGMA cache_size = 1; BEGIN IMMEDIATE; {write}"
+        ))
+        .unwrap();
+    for name in ["keys.db", "keys.db-journal"] {
+        fs::copy(from.folder().join(name), to.folder().join(name)).unwrap();
+    }
+    assert!(
+        fs::metadata(to.folder().join("keys.db-journal"))
+            .unwrap()
+            .len()
+            > 0
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_cut_short_before_there_was_a_log_is_taken_back() {
+    let (source, scratch) = (filled().await, Scratch::new());
+    let whole = fs::read(source.path()).unwrap();
+    killed_halfway(
+        &source,
+        &scratch,
+        "UPDATE api_keys SET name = 'half ' || hex(randomblob(500))",
+    );
+    assert!(
+        whole != fs::read(scratch.path()).unwrap(),
+        "it is not half written"
+    );
+    let sqlite = scratch.open().await;
+    assert_eq!(sqlite.integrity().await.unwrap(), [""; 0]);
+    let filter = KeyFilter::of(account(1).id);
+    let listed = sqlite.stores().keys.list(filter).await.unwrap();
+    assert_eq!(listed.len(), 100);
+    assert!(
+        listed
+            .iter()
+            .all(|key| key.name.as_str().starts_with("Key "))
+    );
+}
+
+/// As the first opening of an empty file is. It is empty again then, and has to be claimed again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_that_was_cut_short_is_made_again() {
+    let (source, scratch, claimed) = (Scratch::new(), Scratch::new(), Scratch::new());
+    killed_halfway(
+        &source,
+        &scratch,
+        "CREATE TABLE t (a); INSERT INTO t VALUES (randomblob(90000))",
+    );
+    drop(Sqlite::open(claimed.config(), IfMissing::Create).unwrap());
+    fs::copy(claimed.path(), scratch.path()).unwrap();
+    for _ in 0..2 {
+        drop(scratch.open().await);
+        assert_eq!(scratch.names(), ["keys.db"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_journal_of_what_is_not_ours_is_left_as_it_is() {
+    let (source, scratch) = (Scratch::new(), Scratch::new());
+    source
+        .raw()
+        .batch_execute(
+            "CREATE TABLE songs (name TEXT); INSERT INTO songs VALUES (hex(randomblob(90000)))",
+        )
+        .unwrap();
+    killed_halfway(
+        &source,
+        &scratch,
+        "UPDATE songs SET name = hex(randomblob(90000))",
+    );
+    let content = || {
+        ["keys.db", "keys.db-journal"].map(|name| fs::read(scratch.folder().join(name)).unwrap())
+    };
+    let before = content();
+    assert!(matches!(refused(&scratch).fault, OpenFault::Foreign));
+    assert!(before == content(), "the file or its journal has changed");
+    assert_eq!(scratch.names(), ["keys.db", "keys.db-journal"]);
+}
+
 /// A database with a hundred keys.
 async fn filled() -> Scratch {
     let scratch = Scratch::new();
