@@ -2,7 +2,8 @@
 //!
 //! SQLite works in the thread that calls it, and waits there for the disk. So each connection belongs to a thread of its
 //! own: work is put into a queue, and whoever asked awaits the answer. One thread writes, because SQLite has one writer at a
-//! time anyway; some read.
+//! time anyway; some read. Two of those do nothing but lookups, so that no list, however long and however often it is asked for,
+//! keeps a request waiting that only wants to know whether its key is good.
 //!
 //! # How writes are committed
 //!
@@ -34,12 +35,16 @@ use crate::{error, file};
 /// nobody waits long for others.
 const GROUP: usize = 64;
 
+/// How many threads do nothing but lookups. Two, so that one which has to read from the disk does not hold up those whose
+/// pages are in memory.
+pub(crate) const LOOKUPS: usize = 2;
+
 /// Where the database is, and how long it may take.
 #[derive(Clone, Debug)]
 pub struct SqliteConfig {
     /// The file. Its folder has to exist; files with its name and an ending (`-wal`, `-shm`, `.lock`) appear beside it.
     pub path: PathBuf,
-    /// How many threads read; at least one. One more writes.
+    /// How many threads read, at least one, besides two that only look up. One more writes.
     pub readers: usize,
     /// The most that a lookup or a sign of life may take.
     pub lookup_timeout: Duration,
@@ -51,7 +56,7 @@ pub struct SqliteConfig {
 }
 
 impl SqliteConfig {
-    /// This file, two to four threads that read, a quarter of a second per lookup, five seconds per statement and for other
+    /// This file, two to four threads that read (by the number of processors), a quarter of a second per lookup, five seconds per statement and for other
     /// processes.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         let processors = thread::available_parallelism().map_or(2, usize::from);
@@ -205,6 +210,8 @@ pub(crate) struct Pool(Arc<Shared>);
 
 struct Shared {
     config: SqliteConfig,
+    /// For what somebody waits for with every request.
+    lookups: Crew<Read>,
     readers: Crew<Read>,
     writer: Crew<Write>,
     gauge: Arc<Gauge>,
@@ -223,6 +230,7 @@ impl Shared {
     /// Waits, so that every connection is closed: the writer's is the last one, and closing that one writes the log ahead
     /// into the file and takes it away.
     fn close(&self) {
+        self.lookups.end();
         self.readers.end();
         self.writer.end();
     }
@@ -234,25 +242,33 @@ impl Drop for Shared {
     }
 }
 
+/// What the threads are started with.
+pub(crate) struct Connections {
+    pub(crate) lookups: Vec<SqliteConnection>,
+    pub(crate) readers: Vec<SqliteConnection>,
+    pub(crate) writer: SqliteConnection,
+}
+
 impl Pool {
     /// Starts the threads, each with its connection.
-    pub(crate) fn start(
-        config: SqliteConfig,
-        writer: SqliteConnection,
-        readers: Vec<SqliteConnection>,
-    ) -> std::io::Result<Self> {
+    pub(crate) fn start(config: SqliteConfig, connections: Connections) -> std::io::Result<Self> {
         let mut shared = Shared {
             config,
+            lookups: Crew::new(),
             readers: Crew::new(),
             writer: Crew::new(),
             gauge: Arc::default(),
         };
-        for connection in readers {
-            let gauge = Arc::clone(&shared.gauge);
-            shared.readers.add("sqlite read", move |queue| {
-                serve_reads(queue, connection, &gauge);
-            })?;
+        for (crew, name, connections) in [
+            (&mut shared.lookups, "sqlite lookup", connections.lookups),
+            (&mut shared.readers, "sqlite read", connections.readers),
+        ] {
+            for connection in connections {
+                let gauge = Arc::clone(&shared.gauge);
+                crew.add(name, move |queue| serve_reads(queue, connection, &gauge))?;
+            }
         }
+        let writer = connections.writer;
         let gauge = Arc::clone(&shared.gauge);
         shared.writer.add("sqlite write", move |queue| {
             serve_writes(queue, writer, &gauge);
@@ -265,7 +281,7 @@ impl Pool {
         &self,
         work: impl FnOnce(&mut SqliteConnection) -> QueryResult<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        read(&self.0.readers, self.0.config.lookup_timeout, work).await
+        read(&self.0.lookups, self.0.config.lookup_timeout, work).await
     }
 
     /// Reads anything else, by a single statement.
@@ -401,17 +417,18 @@ impl Pool {
     /// How busy the threads are.
     pub(crate) fn load(&self) -> StoreLoad {
         let Shared {
+            lookups,
             readers,
             writer,
             gauge,
             ..
         } = &*self.0;
-        let max = readers.size + writer.size;
+        let max = lookups.size + readers.size + writer.size;
         StoreLoad {
             max,
             open: max,
             in_use: gauge.busy.load(Ordering::Relaxed).min(max),
-            waiting: readers.queue.len() + writer.queue.len(),
+            waiting: lookups.queue.len() + readers.queue.len() + writer.queue.len(),
         }
     }
 }
@@ -547,7 +564,8 @@ mod tests {
     use diesel::{prelude::*, result::Error};
     use leadr_auth_domain::Account;
     use leadr_auth_ports::{
-        AccountRepository as _, CreateAccountError, Rows, contract::fixtures::account,
+        AccountRepository as _, CreateAccountError, KeyLookup as _, Rows, StoreHealth as _,
+        contract::fixtures::account,
     };
     use tempfile::TempDir;
     use tokio::task::JoinHandle;
@@ -585,6 +603,27 @@ mod tests {
         });
         entered.await.unwrap();
         release
+    }
+
+    /// Keeps the threads that read busy until what is answered is dropped.
+    async fn hold_readers(pool: &Pool) -> Vec<mpsc::Sender<()>> {
+        let mut holds = Vec::new();
+        for _ in 0..pool.0.config.readers {
+            let (release, released) = mpsc::channel::<()>();
+            let (enter, entered) = oneshot::channel();
+            let pool = pool.clone();
+            tokio::spawn(async move {
+                let held = pool.read(move |_| {
+                    let _ = enter.send(());
+                    let _ = released.recv();
+                    Ok(())
+                });
+                drop(held.await);
+            });
+            entered.await.unwrap();
+            holds.push(release);
+        }
+        holds
     }
 
     fn create(pool: &Pool, account: Account) -> JoinHandle<Result<(), CreateAccountError>> {
@@ -640,6 +679,21 @@ mod tests {
             commits, 1,
             "the one that held the writer, and all the others"
         );
+    }
+
+    /// However many lists are asked for.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_lookup_waits_for_no_other_read() {
+        let (_folder, pool) = start(|_| ()).await;
+        let readers = pool.0.config.readers;
+        assert_eq!(pool.load().max, readers + LOOKUPS + 1);
+        let holds = hold_readers(&pool).await;
+        assert_eq!(pool.load().in_use, readers);
+        crate::health::Health(pool.clone()).ping().await.unwrap();
+        let prefix = leadr_auth_ports::contract::fixtures::plain_key(1).prefix();
+        let found = crate::keys::Keys(pool.clone()).find(&prefix).await.unwrap();
+        assert!(found.is_none());
+        drop(holds);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
