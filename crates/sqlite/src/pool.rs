@@ -70,6 +70,10 @@ impl SqliteConfig {
     }
 }
 
+/// The most that waits for a thread. More than could be done before those who wait give up, and little enough memory where
+/// nothing gets done at all.
+const WAITING: usize = 4096;
+
 /// What waits for a thread, first come, first served.
 struct Queue<J> {
     waiting: Mutex<Waiting<J>>,
@@ -102,6 +106,11 @@ impl<J> Queue<J> {
         let mut waiting = self.lock();
         if waiting.closed {
             return Err(StoreError::unavailable("the database is closed"));
+        }
+        if waiting.jobs.len() >= WAITING {
+            return Err(StoreError::unavailable(
+                "too much is waiting for the database",
+            ));
         }
         waiting.jobs.push_back(job);
         self.arrived.notify_one();
@@ -190,9 +199,54 @@ impl<J> Drop for Crew<J> {
 /// Reads, and answers by itself.
 pub(crate) type Read = Box<dyn FnOnce(&mut SqliteConnection) + Send>;
 
-/// Writes, inside a transaction that others write in too; or hears why there is none. `None` where nobody waits for it any
-/// more: then it has done nothing.
-type Write = Box<dyn FnOnce(Result<&mut SqliteConnection, StoreError>) -> Option<Written> + Send>;
+/// What is to be written.
+type Write = Box<dyn ToWrite>;
+
+trait ToWrite: Send {
+    /// Has whoever asked gone away, or waited long enough? Then it need not be begun.
+    fn is_abandoned(&self) -> bool;
+
+    /// Writes, inside a transaction that others write in too; or hears why there is none. `None` where nobody waits for it
+    /// any more: then it has done nothing.
+    fn run(self: Box<Self>, begun: Result<&mut SqliteConnection, StoreError>) -> Option<Written>;
+}
+
+/// Some work, and whom to tell what came of it.
+struct Asked<W, T, E> {
+    work: W,
+    tell: oneshot::Sender<Result<Result<T, E>, StoreError>>,
+}
+
+impl<W, T, E> ToWrite for Asked<W, T, E>
+where
+    W: FnOnce(&mut SqliteConnection) -> Result<T, E> + Send,
+    T: Send + 'static,
+    E: Send + 'static,
+{
+    fn is_abandoned(&self) -> bool {
+        self.tell.is_closed()
+    }
+
+    fn run(self: Box<Self>, begun: Result<&mut SqliteConnection, StoreError>) -> Option<Written> {
+        let Self { work, tell } = *self;
+        if tell.is_closed() {
+            return None;
+        }
+        let done = match begun {
+            Ok(connection) => work(connection),
+            Err(error) => {
+                let _ = tell.send(Err(error));
+                return None;
+            }
+        };
+        Some(Written {
+            keep: done.is_ok(),
+            answer: Box::new(move |committed| {
+                let _ = tell.send(committed.map(|()| done));
+            }),
+        })
+    }
+}
 
 /// What has been written, and waits to be committed.
 struct Written {
@@ -345,25 +399,7 @@ impl Pool {
         E: Send + 'static,
     {
         let (tell, told) = oneshot::channel();
-        self.0.writer.queue.push(Box::new(move |begun| {
-            // Closed by who went away, and by who waited long enough.
-            if tell.is_closed() {
-                return None;
-            }
-            let done = match begun {
-                Ok(connection) => work(connection),
-                Err(error) => {
-                    let _ = tell.send(Err(error));
-                    return None;
-                }
-            };
-            Some(Written {
-                keep: done.is_ok(),
-                answer: Box::new(move |committed| {
-                    let _ = tell.send(committed.map(|()| done));
-                }),
-            })
-        }))?;
+        self.0.writer.queue.push(Box::new(Asked { work, tell }))?;
         answered(time, told).await
     }
 
@@ -479,6 +515,11 @@ fn serve_reads(queue: &Queue<Read>, mut connection: SqliteConnection, gauge: &Ga
 
 fn serve_writes(queue: &Queue<Write>, mut connection: SqliteConnection, gauge: &Gauge) {
     while let Some(job) = queue.pop() {
+        // Before there is a transaction, for which it would wait as long as another process has the lock: what nobody waits
+        // for would so keep up what somebody does.
+        if job.is_abandoned() {
+            continue;
+        }
         gauge.busy.fetch_add(1, Ordering::Relaxed);
         write_group(queue, job, &mut connection, gauge);
         gauge.busy.fetch_sub(1, Ordering::Relaxed);
@@ -494,7 +535,7 @@ fn write_group(
 ) {
     // The lock is taken at once: a transaction that begins by reading cannot write any more when somebody else has.
     if let Err(error) = connection.batch_execute("BEGIN IMMEDIATE") {
-        first(Err(error::of_query(error)));
+        first.run(Err(error::of_query(error)));
         return;
     }
     let mut answers = Vec::new();
@@ -526,11 +567,11 @@ fn write_one(
     answers: &mut Vec<Answer>,
 ) -> QueryResult<()> {
     if let Err(error) = connection.batch_execute("SAVEPOINT one") {
-        job(Err(error::of_group(&error)));
+        job.run(Err(error::of_group(&error)));
         return Err(error);
     }
     // Its caller hears of a panic by its sender, which goes down with it.
-    let written = catch_unwind(AssertUnwindSafe(|| job(Ok(connection))));
+    let written = catch_unwind(AssertUnwindSafe(|| job.run(Ok(connection))));
     let keep = matches!(&written, Ok(None | Some(Written { keep: true, .. })));
     let ended = connection.batch_execute(if keep {
         "RELEASE one"
@@ -781,6 +822,43 @@ mod tests {
         until(|| pool.load().in_use == 0 && pool.load().waiting == 0).await;
         assert!(!is_stored(&pool, &account(1)).await);
         assert!(!is_stored(&pool, &account(2)).await);
+    }
+
+    /// Another process has the write lock: only those wait for it for whom somebody waits.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_was_given_up_does_not_wait_for_another_process() {
+        let (_folder, pool) = start(|config| {
+            config.busy_timeout = Duration::from_millis(500);
+            config.statement_timeout = Duration::from_millis(100);
+        })
+        .await;
+        let mut other = file::connect(&pool.0.config.path, &pool.0.config).unwrap();
+        other.batch_execute("BEGIN IMMEDIATE").unwrap();
+        let start = std::time::Instant::now();
+        let late: Vec<_> = (1..20).map(|n| create(&pool, account(n))).collect();
+        for late in late {
+            assert!(late.await.unwrap().is_err());
+        }
+        until(|| pool.load().in_use == 0 && pool.load().waiting == 0).await;
+        assert!(
+            start.elapsed() < Duration::from_secs(3),
+            "each has waited for the lock: {:?}",
+            start.elapsed()
+        );
+        other.batch_execute("ROLLBACK").unwrap();
+        create(&pool, account(20)).await.unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_queue_has_an_end() {
+        let queue = Queue::new();
+        for n in 0..WAITING {
+            queue.push(n).unwrap();
+        }
+        let refused = queue.push(0).unwrap_err();
+        assert!(refused.is_retryable(), "{refused:?}");
+        assert_eq!(queue.pop(), Some(0));
+        queue.push(0).unwrap();
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
