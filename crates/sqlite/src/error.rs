@@ -68,7 +68,7 @@ pub(crate) enum Symptom {
 
 /// Diesel passes on what SQLite says and not its number, so the words decide. They are a table of constants in SQLite
 /// (`sqlite3ErrStr`), which has not changed in many years; a test holds those that can be provoked against it.
-const SYMPTOMS: [(&str, Symptom); 13] = [
+const SYMPTOMS: [(&str, Symptom); 15] = [
     ("database is locked", Symptom::Busy),
     ("database table is locked", Symptom::Busy),
     ("locking protocol", Symptom::Busy),
@@ -82,6 +82,9 @@ const SYMPTOMS: [(&str, Symptom); 13] = [
     ("no such table", Symptom::Unmigrated),
     ("no such column", Symptom::Unmigrated),
     ("database disk image is malformed", Symptom::Corrupt),
+    // With the name of what cannot be read, and why.
+    ("malformed database schema", Symptom::Corrupt),
+    ("unsupported file format", Symptom::Corrupt),
     ("file is not a database", Symptom::Foreign),
 ];
 
@@ -304,6 +307,8 @@ mod tests {
             ("attempt to write a readonly database", true),
             ("database disk image is malformed", false),
             ("file is not a database", false),
+            ("malformed database schema (accounts)", false),
+            ("unsupported file format", false),
             ("datatype mismatch", false),
         ] {
             let error =

@@ -746,11 +746,19 @@ fn settle(path: &Path) -> Result<(u64, u64), BackupError> {
 }
 
 /// Everything that is wrong with the database, in SQLite's words; nothing where it is sound. Reads all of it.
-pub(crate) fn integrity(connection: &mut SqliteConnection) -> Result<Vec<String>, StoreError> {
-    match checks(connection) {
+pub(crate) fn integrity(config: &SqliteConfig) -> Result<Vec<String>, StoreError> {
+    // Too damaged for SQLite to get through, or to begin with, is an answer.
+    let is_answer = |symptom| matches!(symptom, Symptom::Corrupt | Symptom::Foreign);
+    let mut connection = match connect(&config.path, config) {
+        Ok(connection) => connection,
+        Err(error) if is_answer(error::symptom_of_connecting(&error)) => {
+            return Ok(vec![error.to_string()]);
+        }
+        Err(error) => return Err(error::of_connecting(error)),
+    };
+    match checks(&mut connection) {
         Ok(found) => Ok(found),
-        // Too damaged for SQLite to get through, which is an answer.
-        Err(error) if error::symptom(&error) == Symptom::Corrupt => Ok(vec![error.to_string()]),
+        Err(error) if is_answer(error::symptom(&error)) => Ok(vec![error.to_string()]),
         Err(error) => Err(error::of_query(error)),
     }
 }

@@ -127,7 +127,7 @@ impl Sqlite {
 
     /// Everything that is wrong with the file, in SQLite's words; nothing where it is sound. Reads all of it.
     pub async fn integrity(&self) -> Result<Vec<String>, StoreError> {
-        self.pool.apart("integrity", file::integrity).await?
+        self.pool.aside("integrity", file::integrity).await?
     }
 
     /// The latest instant at which a record was made or changed: a clock that is behind it is wrong. `None` where there is no

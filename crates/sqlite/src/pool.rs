@@ -410,18 +410,29 @@ impl Pool {
         name: &str,
         work: impl FnOnce(&mut SqliteConnection) -> T + Send + 'static,
     ) -> Result<T, StoreError> {
+        self.aside(name, |config| {
+            file::connect(&config.path, config)
+                .map(|mut connection| work(&mut connection))
+                .map_err(error::of_connecting)
+        })
+        .await?
+    }
+
+    /// As [`Pool::apart`], and opens its connection by itself.
+    pub(crate) async fn aside<T: Send + 'static>(
+        &self,
+        name: &str,
+        work: impl FnOnce(&SqliteConfig) -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
         let config = self.0.config.clone();
         let (tell, told) = oneshot::channel();
         thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
-                let done = file::connect(&config.path, &config)
-                    .map(|mut connection| work(&mut connection))
-                    .map_err(error::of_connecting);
-                let _ = tell.send(done);
+                let _ = tell.send(work(&config));
             })
             .map_err(StoreError::unavailable)?;
-        told.await.unwrap_or_else(|_| Err(panicked()))
+        told.await.map_err(|_| panicked())
     }
 
     /// A thread of its own that reads, on a connection that `open` makes there.

@@ -323,6 +323,32 @@ async fn a_damaged_page_is_internal_and_found_by_the_check() {
     assert!(!sqlite.integrity().await.unwrap().is_empty());
 }
 
+/// What the tables are cannot be read: opening says so, and so does the check where it is open already.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_schema_is_said_to_be_damaged() {
+    let scratch = filled().await;
+    let sqlite = scratch.open().await;
+    scratch
+        .raw()
+        .batch_execute(
+            "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = 'CREATE nothing' WHERE name = 'api_keys'",
+        )
+        .unwrap();
+    let found = sqlite.integrity().await.unwrap();
+    assert!(found[0].contains("malformed database schema"), "{found:?}");
+    let error = refused(&scratch);
+    assert!(matches!(error.fault, OpenFault::Corrupt(_)), "{error:?}");
+
+    let scratch = filled().await;
+    // A format of the schema that there is not.
+    let mut file = OpenOptions::new().write(true).open(scratch.path()).unwrap();
+    file.seek(SeekFrom::Start(44)).unwrap();
+    file.write_all(&[0, 0, 0, 9]).unwrap();
+    drop(file);
+    let error = refused(&scratch);
+    assert!(matches!(error.fault, OpenFault::Corrupt(_)), "{error:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reference_to_nothing_is_found_by_the_check() {
     let scratch = filled().await;
