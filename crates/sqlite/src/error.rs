@@ -5,7 +5,8 @@ use diesel::{
     result::{DatabaseErrorKind, Error},
 };
 use leadr_auth_ports::{
-    CreateAccountError, CreateKeyError, CreateOperatorError, StoreError, UpdateAccountError,
+    BoxError, CreateAccountError, CreateKeyError, CreateOperatorError, StoreError,
+    UpdateAccountError,
 };
 use uuid::Uuid;
 
@@ -113,6 +114,12 @@ pub(crate) fn symptom_of_connecting(error: &ConnectionError) -> Symptom {
         ConnectionError::CouldntSetupConfiguration(error) => symptom(error),
         _ => Symptom::Other,
     }
+}
+
+/// What is the matter, where it is the database that tells it.
+pub(crate) fn symptom_of_any(error: &BoxError) -> Option<Symptom> {
+    let query = error.downcast_ref().map(symptom);
+    query.or_else(|| error.downcast_ref().map(symptom_of_connecting))
 }
 
 /// May it be otherwise later, without anybody repairing the file?

@@ -315,8 +315,34 @@ pub(crate) fn open(
     let path = resolve(&config.path).map_err(|fault| named(&config.path, fault))?;
     match open_resolved(&path, config, if_missing) {
         Ok(connection) => Ok((path, connection)),
-        Err(fault) => Err(named(&path, fault)),
+        Err(fault) => {
+            let fault = explain(&path, fault);
+            Err(named(&path, fault))
+        }
     }
+}
+
+/// Where SQLite only says that it could not read or write, or could not make a file, it may be for want of room: it has no
+/// words for a log ahead whose index does not fit. Then nothing else fits there either.
+pub(crate) fn explain(path: &Path, fault: OpenFault) -> OpenFault {
+    let source = match &fault {
+        OpenFault::Unavailable(source) | OpenFault::ReadOnly(source) => source,
+        _ => return fault,
+    };
+    match error::symptom_of_any(source) {
+        Some(Symptom::Device | Symptom::Closed) => {}
+        _ => return fault,
+    }
+    match write_beside(path).map_err(OpenFault::from) {
+        Err(full @ OpenFault::Full(_)) => full,
+        _ => fault,
+    }
+}
+
+/// Writes as much beside `path` as the index of a log ahead takes at first, and takes it away again.
+fn write_beside(path: &Path) -> io::Result<()> {
+    let scratch = Scratch::beside(path)?;
+    fs::write(&scratch.0, [1; 32 * 1024])
 }
 
 fn open_resolved(

@@ -72,8 +72,8 @@ impl Sqlite {
         config.path = path;
         let started = Self::start(&config, writer);
         started.map_err(|fault| OpenError {
+            fault: file::explain(&config.path, fault),
             path: config.path,
-            fault,
         })
     }
 

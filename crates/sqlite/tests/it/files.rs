@@ -16,7 +16,9 @@ use leadr_auth_ports::{
     KeyFilter, StoreError,
     contract::fixtures::{account, key},
 };
-use leadr_auth_sqlite::{IfMissing, LockError, OpenError, OpenFault, ServerLock, Sqlite, migrate};
+use leadr_auth_sqlite::{
+    IfMissing, LockError, OpenError, OpenFault, ServerLock, Sqlite, SqliteConfig, migrate,
+};
 
 use crate::support::{Scratch, raw};
 
@@ -402,6 +404,52 @@ async fn a_second_server_is_kept_away() {
     let _lock = ServerLock::acquire(&other).unwrap();
     let nowhere = ServerLock::acquire(Path::new("/nowhere/keys.db")).unwrap_err();
     assert!(matches!(nowhere, LockError::Failed(..)), "{nowhere:?}");
+}
+
+/// Where a test may mount a small file system of its own, which needs root.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_is_said_to_be_full() {
+    const FAILED: i32 = 101;
+    let place = tempfile::TempDir::new().unwrap();
+    let mount = r#"mount -t tmpfs -o size=256k tmpfs "$1" && cd "$1" && exec "$2" --ignored --exact "$3" --quiet"#;
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-c", mount, "sh"])
+        .arg(place.path())
+        .arg(std::env::current_exe().unwrap())
+        .arg("files::in_a_small_place_a_full_disk_is_said_to_be_full")
+        .output();
+    if let Ok(output) = output {
+        assert_ne!(output.status.code(), Some(FAILED), "{output:?}");
+    }
+}
+
+#[test]
+#[ignore = "fills the file system that it runs in: `a_full_disk_is_said_to_be_full` runs it"]
+fn in_a_small_place_a_full_disk_is_said_to_be_full() {
+    let place = std::env::current_dir().unwrap();
+    let config = SqliteConfig::new(place.join("keys.db"));
+    drop(Sqlite::open(config.clone(), IfMissing::Create).unwrap());
+    let mut filler = fs::File::create(place.join("filler")).unwrap();
+    // No more than the small place has, where it runs in another one by mistake.
+    for _ in 0..256 {
+        if filler.write_all(&[1; 1024]).is_err() {
+            break;
+        }
+    }
+    for if_missing in [IfMissing::Fail, IfMissing::Create] {
+        let error = Sqlite::open(config.clone(), if_missing).unwrap_err();
+        assert!(matches!(error.fault, OpenFault::Full(_)), "{error:?}");
+    }
+    let other = SqliteConfig::new(place.join("other.db"));
+    let error = Sqlite::open(other, IfMissing::Create).unwrap_err();
+    assert!(matches!(error.fault, OpenFault::Full(_)), "{error:?}");
+    drop(filler);
+    fs::remove_file(place.join("filler")).unwrap();
+    drop(Sqlite::open(config, IfMissing::Fail).unwrap());
+    let names = fs::read_dir(&place)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name());
+    assert_eq!(names.collect::<Vec<_>>(), ["keys.db"]);
 }
 
 /// Modes do not bind root, so where that runs the tests this one runs itself again as nobody.
