@@ -5,7 +5,8 @@ use diesel::{
     result::{DatabaseErrorKind, Error},
 };
 use leadr_auth_ports::{
-    CreateAccountError, CreateKeyError, CreateOperatorError, StoreError, UpdateAccountError,
+    BoxError, CreateAccountError, CreateKeyError, CreateOperatorError, StoreError,
+    UpdateAccountError,
 };
 use uuid::Uuid;
 
@@ -68,7 +69,7 @@ pub(crate) enum Symptom {
 
 /// Diesel passes on what SQLite says and not its number, so the words decide. They are a table of constants in SQLite
 /// (`sqlite3ErrStr`), which has not changed in many years; a test holds those that can be provoked against it.
-const SYMPTOMS: [(&str, Symptom); 13] = [
+const SYMPTOMS: [(&str, Symptom); 15] = [
     ("database is locked", Symptom::Busy),
     ("database table is locked", Symptom::Busy),
     ("locking protocol", Symptom::Busy),
@@ -82,6 +83,9 @@ const SYMPTOMS: [(&str, Symptom); 13] = [
     ("no such table", Symptom::Unmigrated),
     ("no such column", Symptom::Unmigrated),
     ("database disk image is malformed", Symptom::Corrupt),
+    // With the name of what cannot be read, and why.
+    ("malformed database schema", Symptom::Corrupt),
+    ("unsupported file format", Symptom::Corrupt),
     ("file is not a database", Symptom::Foreign),
 ];
 
@@ -110,6 +114,12 @@ pub(crate) fn symptom_of_connecting(error: &ConnectionError) -> Symptom {
         ConnectionError::CouldntSetupConfiguration(error) => symptom(error),
         _ => Symptom::Other,
     }
+}
+
+/// What is the matter, where it is the database that tells it.
+pub(crate) fn symptom_of_any(error: &BoxError) -> Option<Symptom> {
+    let query = error.downcast_ref().map(symptom);
+    query.or_else(|| error.downcast_ref().map(symptom_of_connecting))
 }
 
 /// May it be otherwise later, without anybody repairing the file?
@@ -304,6 +314,8 @@ mod tests {
             ("attempt to write a readonly database", true),
             ("database disk image is malformed", false),
             ("file is not a database", false),
+            ("malformed database schema (accounts)", false),
+            ("unsupported file format", false),
             ("datatype mismatch", false),
         ] {
             let error =

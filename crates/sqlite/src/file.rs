@@ -315,8 +315,34 @@ pub(crate) fn open(
     let path = resolve(&config.path).map_err(|fault| named(&config.path, fault))?;
     match open_resolved(&path, config, if_missing) {
         Ok(connection) => Ok((path, connection)),
-        Err(fault) => Err(named(&path, fault)),
+        Err(fault) => {
+            let fault = explain(&path, fault);
+            Err(named(&path, fault))
+        }
     }
+}
+
+/// Where SQLite only says that it could not read or write, or could not make a file, it may be for want of room: it has no
+/// words for a log ahead whose index does not fit. Then nothing else fits there either.
+pub(crate) fn explain(path: &Path, fault: OpenFault) -> OpenFault {
+    let source = match &fault {
+        OpenFault::Unavailable(source) | OpenFault::ReadOnly(source) => source,
+        _ => return fault,
+    };
+    match error::symptom_of_any(source) {
+        Some(Symptom::Device | Symptom::Closed) => {}
+        _ => return fault,
+    }
+    match write_beside(path).map_err(OpenFault::from) {
+        Err(full @ OpenFault::Full(_)) => full,
+        _ => fault,
+    }
+}
+
+/// Writes as much beside `path` as the index of a log ahead takes at first, and takes it away again.
+fn write_beside(path: &Path) -> io::Result<()> {
+    let scratch = Scratch::beside(path)?;
+    fs::write(&scratch.0, [1; 32 * 1024])
 }
 
 fn open_resolved(
@@ -325,10 +351,10 @@ fn open_resolved(
     if_missing: IfMissing,
 ) -> Result<SqliteConnection, OpenFault> {
     find_or_make(path, config, if_missing)?;
-    // Through a connection that cannot write, whatever it meets: recovering what is not ours would be a change.
-    let is_new = is_new(&mut establish(path, "ro", config.busy_timeout)?)?;
+    check_owner(path, config)?;
     let mut connection = connect(path, config)?;
-    if is_new {
+    // Asked again, because what was cut short is taken back only now.
+    if is_new(&mut connection)? {
         claim(&mut connection)?;
     }
     keep_a_log_ahead(&mut connection, config.busy_timeout)?;
@@ -395,6 +421,21 @@ fn make(path: &Path, config: &SqliteConfig) -> Result<(), OpenFault> {
     // The name is kept in the folder.
     File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()?;
     Ok(())
+}
+
+/// An error where the file is somebody else's. Asks through a connection that cannot write, whatever it meets: recovering
+/// what is not ours would be a change.
+fn check_owner(path: &Path, config: &SqliteConfig) -> Result<(), OpenFault> {
+    let ask = |mode| is_new(&mut establish(path, mode, config.busy_timeout)?).map(drop);
+    match ask("ro") {
+        // A process was killed while it wrote without a log ahead, as the first one to open a file does. What it began has to
+        // be taken back before anything is read, which needs a right that this connection has not. Whose the file is can be
+        // told all the same, from the file alone.
+        Err(OpenFault::ReadOnly(_)) if length(&beside(path, "-journal"))? > 0 => {
+            ask("ro&immutable=1")
+        }
+        answered => answered,
+    }
 }
 
 /// Is it a database that nobody has put anything into? An error where it is somebody else's.
@@ -722,7 +763,7 @@ pub(crate) fn backup(
     let folder = to.parent().unwrap_or(Path::new("/"));
     let scratch = Scratch::beside(to).map_err(|error| target(error.into()))?;
     write_into(connection, &scratch.0)?;
-    let (accounts, keys) = verify(&scratch.0)?;
+    let (accounts, keys) = settle(&scratch.0)?;
     let bytes = File::open(&scratch.0)
         .and_then(|file| {
             file.sync_all()?;
@@ -761,9 +802,16 @@ fn write_into(connection: &mut SqliteConnection, path: &Path) -> QueryResult<()>
         .map(drop)
 }
 
-/// Is the copy sound, and what is in it?
-fn verify(path: &Path) -> Result<(u64, u64), BackupError> {
-    let mut copy = establish(path, "ro", Duration::ZERO).map_err(error::of_connecting)?;
+/// Gives the copy a log ahead, so that the first one to open it need not, and could not be killed in the midst of that. Is it
+/// sound, and what is in it?
+fn settle(path: &Path) -> Result<(u64, u64), BackupError> {
+    let mut copy = establish(path, "rw", Duration::ZERO).map_err(error::of_connecting)?;
+    // Nobody else has it, and so the log needs no memory to be shared, which not every place for backups allows.
+    copy.batch_execute("PRAGMA locking_mode = EXCLUSIVE")?;
+    keep_a_log_ahead(&mut copy, Duration::ZERO).map_err(|fault| {
+        let path = path.to_owned();
+        BackupError::Target(path.clone(), OpenError { path, fault }.into())
+    })?;
     let found: Vec<String> = pragma_quick_check::table
         .select(pragma_quick_check::quick_check)
         .load(&mut copy)?;
@@ -774,11 +822,19 @@ fn verify(path: &Path) -> Result<(u64, u64), BackupError> {
 }
 
 /// Everything that is wrong with the database, in SQLite's words; nothing where it is sound. Reads all of it.
-pub(crate) fn integrity(connection: &mut SqliteConnection) -> Result<Vec<String>, StoreError> {
-    match checks(connection) {
+pub(crate) fn integrity(config: &SqliteConfig) -> Result<Vec<String>, StoreError> {
+    // Too damaged for SQLite to get through, or to begin with, is an answer.
+    let is_answer = |symptom| matches!(symptom, Symptom::Corrupt | Symptom::Foreign);
+    let mut connection = match connect(&config.path, config) {
+        Ok(connection) => connection,
+        Err(error) if is_answer(error::symptom_of_connecting(&error)) => {
+            return Ok(vec![error.to_string()]);
+        }
+        Err(error) => return Err(error::of_connecting(error)),
+    };
+    match checks(&mut connection) {
         Ok(found) => Ok(found),
-        // Too damaged for SQLite to get through, which is an answer.
-        Err(error) if error::symptom(&error) == Symptom::Corrupt => Ok(vec![error.to_string()]),
+        Err(error) if is_answer(error::symptom(&error)) => Ok(vec![error.to_string()]),
         Err(error) => Err(error::of_query(error)),
     }
 }

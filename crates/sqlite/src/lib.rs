@@ -26,6 +26,7 @@
 //!
 //! - One thread writes, and commits what is waiting together: a write alone waits for the disk once, and many at a time wait
 //!   for it once together. A transaction that is lost is lost for all of them.
+//! - Two threads look up and do nothing else: no list keeps them from it. They are idle while others read.
 //! - An acknowledged write is on the disk (`synchronous = FULL`): each commit waits for it.
 //! - A change compares and swaps, because it cannot be lent to the thread that writes: where many change one record, some run
 //!   more than once.
@@ -71,16 +72,23 @@ impl Sqlite {
         config.path = path;
         let started = Self::start(&config, writer);
         started.map_err(|fault| OpenError {
+            fault: file::explain(&config.path, fault),
             path: config.path,
-            fault,
         })
     }
 
     fn start(config: &SqliteConfig, writer: SqliteConnection) -> Result<Self, OpenFault> {
-        let readers = (0..config.readers.max(1))
-            .map(|_| file::connect_to_read(&config.path, config))
-            .collect::<Result<_, _>>()?;
-        let pool = pool::Pool::start(config.clone(), writer, readers)?;
+        let readers = |number: usize| -> Result<Vec<_>, OpenFault> {
+            (0..number)
+                .map(|_| Ok(file::connect_to_read(&config.path, config)?))
+                .collect()
+        };
+        let connections = pool::Connections {
+            lookups: readers(pool::LOOKUPS)?,
+            readers: readers(config.readers.max(1))?,
+            writer,
+        };
+        let pool = pool::Pool::start(config.clone(), connections)?;
         Ok(Self { pool })
     }
 
@@ -119,7 +127,7 @@ impl Sqlite {
 
     /// Everything that is wrong with the file, in SQLite's words; nothing where it is sound. Reads all of it.
     pub async fn integrity(&self) -> Result<Vec<String>, StoreError> {
-        self.pool.apart("integrity", file::integrity).await?
+        self.pool.aside("integrity", file::integrity).await?
     }
 
     /// The latest instant at which a record was made or changed: a clock that is behind it is wrong. `None` where there is no

@@ -2,7 +2,8 @@
 //!
 //! SQLite works in the thread that calls it, and waits there for the disk. So each connection belongs to a thread of its
 //! own: work is put into a queue, and whoever asked awaits the answer. One thread writes, because SQLite has one writer at a
-//! time anyway; some read.
+//! time anyway; some read. Two of those do nothing but lookups, so that no list, however long and however often it is asked for,
+//! keeps a request waiting that only wants to know whether its key is good.
 //!
 //! # How writes are committed
 //!
@@ -34,12 +35,16 @@ use crate::{error, file};
 /// nobody waits long for others.
 const GROUP: usize = 64;
 
+/// How many threads do nothing but lookups. Two, so that one which has to read from the disk does not hold up those whose
+/// pages are in memory.
+pub(crate) const LOOKUPS: usize = 2;
+
 /// Where the database is, and how long it may take.
 #[derive(Clone, Debug)]
 pub struct SqliteConfig {
     /// The file. Its folder has to exist; files with its name and an ending (`-wal`, `-shm`, `.lock`) appear beside it.
     pub path: PathBuf,
-    /// How many threads read; at least one. One more writes.
+    /// How many threads read, at least one, besides two that only look up. One more writes.
     pub readers: usize,
     /// The most that a lookup or a sign of life may take.
     pub lookup_timeout: Duration,
@@ -51,7 +56,7 @@ pub struct SqliteConfig {
 }
 
 impl SqliteConfig {
-    /// This file, two to four threads that read, a quarter of a second per lookup, five seconds per statement and for other
+    /// This file, two to four threads that read (by the number of processors), a quarter of a second per lookup, five seconds per statement and for other
     /// processes.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         let processors = thread::available_parallelism().map_or(2, usize::from);
@@ -64,6 +69,10 @@ impl SqliteConfig {
         }
     }
 }
+
+/// The most that waits for a thread. More than could be done before those who wait give up, and little enough memory where
+/// nothing gets done at all.
+const WAITING: usize = 4096;
 
 /// What waits for a thread, first come, first served.
 struct Queue<J> {
@@ -97,6 +106,11 @@ impl<J> Queue<J> {
         let mut waiting = self.lock();
         if waiting.closed {
             return Err(StoreError::unavailable("the database is closed"));
+        }
+        if waiting.jobs.len() >= WAITING {
+            return Err(StoreError::unavailable(
+                "too much is waiting for the database",
+            ));
         }
         waiting.jobs.push_back(job);
         self.arrived.notify_one();
@@ -185,9 +199,54 @@ impl<J> Drop for Crew<J> {
 /// Reads, and answers by itself.
 pub(crate) type Read = Box<dyn FnOnce(&mut SqliteConnection) + Send>;
 
-/// Writes, inside a transaction that others write in too; or hears why there is none. `None` where nobody waits for it any
-/// more: then it has done nothing.
-type Write = Box<dyn FnOnce(Result<&mut SqliteConnection, StoreError>) -> Option<Written> + Send>;
+/// What is to be written.
+type Write = Box<dyn ToWrite>;
+
+trait ToWrite: Send {
+    /// Has whoever asked gone away, or waited long enough? Then it need not be begun.
+    fn is_abandoned(&self) -> bool;
+
+    /// Writes, inside a transaction that others write in too; or hears why there is none. `None` where nobody waits for it
+    /// any more: then it has done nothing.
+    fn run(self: Box<Self>, begun: Result<&mut SqliteConnection, StoreError>) -> Option<Written>;
+}
+
+/// Some work, and whom to tell what came of it.
+struct Asked<W, T, E> {
+    work: W,
+    tell: oneshot::Sender<Result<Result<T, E>, StoreError>>,
+}
+
+impl<W, T, E> ToWrite for Asked<W, T, E>
+where
+    W: FnOnce(&mut SqliteConnection) -> Result<T, E> + Send,
+    T: Send + 'static,
+    E: Send + 'static,
+{
+    fn is_abandoned(&self) -> bool {
+        self.tell.is_closed()
+    }
+
+    fn run(self: Box<Self>, begun: Result<&mut SqliteConnection, StoreError>) -> Option<Written> {
+        let Self { work, tell } = *self;
+        if tell.is_closed() {
+            return None;
+        }
+        let done = match begun {
+            Ok(connection) => work(connection),
+            Err(error) => {
+                let _ = tell.send(Err(error));
+                return None;
+            }
+        };
+        Some(Written {
+            keep: done.is_ok(),
+            answer: Box::new(move |committed| {
+                let _ = tell.send(committed.map(|()| done));
+            }),
+        })
+    }
+}
 
 /// What has been written, and waits to be committed.
 struct Written {
@@ -205,6 +264,8 @@ pub(crate) struct Pool(Arc<Shared>);
 
 struct Shared {
     config: SqliteConfig,
+    /// For what somebody waits for with every request.
+    lookups: Crew<Read>,
     readers: Crew<Read>,
     writer: Crew<Write>,
     gauge: Arc<Gauge>,
@@ -223,6 +284,7 @@ impl Shared {
     /// Waits, so that every connection is closed: the writer's is the last one, and closing that one writes the log ahead
     /// into the file and takes it away.
     fn close(&self) {
+        self.lookups.end();
         self.readers.end();
         self.writer.end();
     }
@@ -234,25 +296,33 @@ impl Drop for Shared {
     }
 }
 
+/// What the threads are started with.
+pub(crate) struct Connections {
+    pub(crate) lookups: Vec<SqliteConnection>,
+    pub(crate) readers: Vec<SqliteConnection>,
+    pub(crate) writer: SqliteConnection,
+}
+
 impl Pool {
     /// Starts the threads, each with its connection.
-    pub(crate) fn start(
-        config: SqliteConfig,
-        writer: SqliteConnection,
-        readers: Vec<SqliteConnection>,
-    ) -> std::io::Result<Self> {
+    pub(crate) fn start(config: SqliteConfig, connections: Connections) -> std::io::Result<Self> {
         let mut shared = Shared {
             config,
+            lookups: Crew::new(),
             readers: Crew::new(),
             writer: Crew::new(),
             gauge: Arc::default(),
         };
-        for connection in readers {
-            let gauge = Arc::clone(&shared.gauge);
-            shared.readers.add("sqlite read", move |queue| {
-                serve_reads(queue, connection, &gauge);
-            })?;
+        for (crew, name, connections) in [
+            (&mut shared.lookups, "sqlite lookup", connections.lookups),
+            (&mut shared.readers, "sqlite read", connections.readers),
+        ] {
+            for connection in connections {
+                let gauge = Arc::clone(&shared.gauge);
+                crew.add(name, move |queue| serve_reads(queue, connection, &gauge))?;
+            }
         }
+        let writer = connections.writer;
         let gauge = Arc::clone(&shared.gauge);
         shared.writer.add("sqlite write", move |queue| {
             serve_writes(queue, writer, &gauge);
@@ -265,7 +335,7 @@ impl Pool {
         &self,
         work: impl FnOnce(&mut SqliteConnection) -> QueryResult<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        read(&self.0.readers, self.0.config.lookup_timeout, work).await
+        read(&self.0.lookups, self.0.config.lookup_timeout, work).await
     }
 
     /// Reads anything else, by a single statement.
@@ -329,25 +399,7 @@ impl Pool {
         E: Send + 'static,
     {
         let (tell, told) = oneshot::channel();
-        self.0.writer.queue.push(Box::new(move |begun| {
-            // Closed by who went away, and by who waited long enough.
-            if tell.is_closed() {
-                return None;
-            }
-            let done = match begun {
-                Ok(connection) => work(connection),
-                Err(error) => {
-                    let _ = tell.send(Err(error));
-                    return None;
-                }
-            };
-            Some(Written {
-                keep: done.is_ok(),
-                answer: Box::new(move |committed| {
-                    let _ = tell.send(committed.map(|()| done));
-                }),
-            })
-        }))?;
+        self.0.writer.queue.push(Box::new(Asked { work, tell }))?;
         answered(time, told).await
     }
 
@@ -358,18 +410,29 @@ impl Pool {
         name: &str,
         work: impl FnOnce(&mut SqliteConnection) -> T + Send + 'static,
     ) -> Result<T, StoreError> {
+        self.aside(name, |config| {
+            file::connect(&config.path, config)
+                .map(|mut connection| work(&mut connection))
+                .map_err(error::of_connecting)
+        })
+        .await?
+    }
+
+    /// As [`Pool::apart`], and opens its connection by itself.
+    pub(crate) async fn aside<T: Send + 'static>(
+        &self,
+        name: &str,
+        work: impl FnOnce(&SqliteConfig) -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
         let config = self.0.config.clone();
         let (tell, told) = oneshot::channel();
         thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
-                let done = file::connect(&config.path, &config)
-                    .map(|mut connection| work(&mut connection))
-                    .map_err(error::of_connecting);
-                let _ = tell.send(done);
+                let _ = tell.send(work(&config));
             })
             .map_err(StoreError::unavailable)?;
-        told.await.unwrap_or_else(|_| Err(panicked()))
+        told.await.map_err(|_| panicked())
     }
 
     /// A thread of its own that reads, on a connection that `open` makes there.
@@ -401,17 +464,18 @@ impl Pool {
     /// How busy the threads are.
     pub(crate) fn load(&self) -> StoreLoad {
         let Shared {
+            lookups,
             readers,
             writer,
             gauge,
             ..
         } = &*self.0;
-        let max = readers.size + writer.size;
+        let max = lookups.size + readers.size + writer.size;
         StoreLoad {
             max,
             open: max,
             in_use: gauge.busy.load(Ordering::Relaxed).min(max),
-            waiting: readers.queue.len() + writer.queue.len(),
+            waiting: lookups.queue.len() + readers.queue.len() + writer.queue.len(),
         }
     }
 }
@@ -462,6 +526,11 @@ fn serve_reads(queue: &Queue<Read>, mut connection: SqliteConnection, gauge: &Ga
 
 fn serve_writes(queue: &Queue<Write>, mut connection: SqliteConnection, gauge: &Gauge) {
     while let Some(job) = queue.pop() {
+        // Before there is a transaction, for which it would wait as long as another process has the lock: what nobody waits
+        // for would so keep up what somebody does.
+        if job.is_abandoned() {
+            continue;
+        }
         gauge.busy.fetch_add(1, Ordering::Relaxed);
         write_group(queue, job, &mut connection, gauge);
         gauge.busy.fetch_sub(1, Ordering::Relaxed);
@@ -477,7 +546,7 @@ fn write_group(
 ) {
     // The lock is taken at once: a transaction that begins by reading cannot write any more when somebody else has.
     if let Err(error) = connection.batch_execute("BEGIN IMMEDIATE") {
-        first(Err(error::of_query(error)));
+        first.run(Err(error::of_query(error)));
         return;
     }
     let mut answers = Vec::new();
@@ -509,11 +578,11 @@ fn write_one(
     answers: &mut Vec<Answer>,
 ) -> QueryResult<()> {
     if let Err(error) = connection.batch_execute("SAVEPOINT one") {
-        job(Err(error::of_group(&error)));
+        job.run(Err(error::of_group(&error)));
         return Err(error);
     }
     // Its caller hears of a panic by its sender, which goes down with it.
-    let written = catch_unwind(AssertUnwindSafe(|| job(Ok(connection))));
+    let written = catch_unwind(AssertUnwindSafe(|| job.run(Ok(connection))));
     let keep = matches!(&written, Ok(None | Some(Written { keep: true, .. })));
     let ended = connection.batch_execute(if keep {
         "RELEASE one"
@@ -547,7 +616,8 @@ mod tests {
     use diesel::{prelude::*, result::Error};
     use leadr_auth_domain::Account;
     use leadr_auth_ports::{
-        AccountRepository as _, CreateAccountError, Rows, contract::fixtures::account,
+        AccountRepository as _, CreateAccountError, KeyLookup as _, Rows, StoreHealth as _,
+        contract::fixtures::account,
     };
     use tempfile::TempDir;
     use tokio::task::JoinHandle;
@@ -585,6 +655,27 @@ mod tests {
         });
         entered.await.unwrap();
         release
+    }
+
+    /// Keeps the threads that read busy until what is answered is dropped.
+    async fn hold_readers(pool: &Pool) -> Vec<mpsc::Sender<()>> {
+        let mut holds = Vec::new();
+        for _ in 0..pool.0.config.readers {
+            let (release, released) = mpsc::channel::<()>();
+            let (enter, entered) = oneshot::channel();
+            let pool = pool.clone();
+            tokio::spawn(async move {
+                let held = pool.read(move |_| {
+                    let _ = enter.send(());
+                    let _ = released.recv();
+                    Ok(())
+                });
+                drop(held.await);
+            });
+            entered.await.unwrap();
+            holds.push(release);
+        }
+        holds
     }
 
     fn create(pool: &Pool, account: Account) -> JoinHandle<Result<(), CreateAccountError>> {
@@ -640,6 +731,21 @@ mod tests {
             commits, 1,
             "the one that held the writer, and all the others"
         );
+    }
+
+    /// However many lists are asked for.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_lookup_waits_for_no_other_read() {
+        let (_folder, pool) = start(|_| ()).await;
+        let readers = pool.0.config.readers;
+        assert_eq!(pool.load().max, readers + LOOKUPS + 1);
+        let holds = hold_readers(&pool).await;
+        assert_eq!(pool.load().in_use, readers);
+        crate::health::Health(pool.clone()).ping().await.unwrap();
+        let prefix = leadr_auth_ports::contract::fixtures::plain_key(1).prefix();
+        let found = crate::keys::Keys(pool.clone()).find(&prefix).await.unwrap();
+        assert!(found.is_none());
+        drop(holds);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -727,6 +833,43 @@ mod tests {
         until(|| pool.load().in_use == 0 && pool.load().waiting == 0).await;
         assert!(!is_stored(&pool, &account(1)).await);
         assert!(!is_stored(&pool, &account(2)).await);
+    }
+
+    /// Another process has the write lock: only those wait for it for whom somebody waits.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_was_given_up_does_not_wait_for_another_process() {
+        let (_folder, pool) = start(|config| {
+            config.busy_timeout = Duration::from_millis(500);
+            config.statement_timeout = Duration::from_millis(100);
+        })
+        .await;
+        let mut other = file::connect(&pool.0.config.path, &pool.0.config).unwrap();
+        other.batch_execute("BEGIN IMMEDIATE").unwrap();
+        let start = std::time::Instant::now();
+        let late: Vec<_> = (1..20).map(|n| create(&pool, account(n))).collect();
+        for late in late {
+            assert!(late.await.unwrap().is_err());
+        }
+        until(|| pool.load().in_use == 0 && pool.load().waiting == 0).await;
+        assert!(
+            start.elapsed() < Duration::from_secs(3),
+            "each has waited for the lock: {:?}",
+            start.elapsed()
+        );
+        other.batch_execute("ROLLBACK").unwrap();
+        create(&pool, account(20)).await.unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_queue_has_an_end() {
+        let queue = Queue::new();
+        for n in 0..WAITING {
+            queue.push(n).unwrap();
+        }
+        let refused = queue.push(0).unwrap_err();
+        assert!(refused.is_retryable(), "{refused:?}");
+        assert_eq!(queue.pop(), Some(0));
+        queue.push(0).unwrap();
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

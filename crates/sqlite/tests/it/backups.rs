@@ -50,6 +50,12 @@ async fn a_backup_holds_what_was_acknowledged_before_it_began() {
         let metadata = fs::metadata(&to).unwrap();
         assert_eq!(metadata.len(), report.bytes);
         assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+        // Whoever opens it first has nothing to change that could be cut short.
+        assert_eq!(
+            fs::read(&to).unwrap()[18..20],
+            [2, 2],
+            "it has no log ahead"
+        );
 
         let copy = Sqlite::open(SqliteConfig::new(&to), IfMissing::Fail).unwrap();
         assert_eq!(copy.integrity().await.unwrap(), [""; 0]);

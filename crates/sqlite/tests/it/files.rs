@@ -16,7 +16,9 @@ use leadr_auth_ports::{
     KeyFilter, StoreError,
     contract::fixtures::{account, key},
 };
-use leadr_auth_sqlite::{IfMissing, LockError, OpenError, OpenFault, ServerLock, Sqlite, migrate};
+use leadr_auth_sqlite::{
+    IfMissing, LockError, OpenError, OpenFault, ServerLock, Sqlite, SqliteConfig, migrate,
+};
 
 use crate::support::{Scratch, raw};
 
@@ -144,6 +146,91 @@ async fn the_log_of_what_is_not_ours_is_left_as_it_is() {
     drop(open);
 }
 
+/// What a process leaves that is killed in the midst of a write without a log ahead: the file half written, and beside it
+/// the journal by which that is taken back.
+fn killed_halfway(from: &Scratch, to: &Scratch, write: &str) {
+    let mut writer = from.raw();
+    writer
+        .batch_execute(&format!(
+            "PRAGMA journal_mode = DELETE; PRAGMA cache_size = 1; BEGIN IMMEDIATE; {write}"
+        ))
+        .unwrap();
+    for name in ["keys.db", "keys.db-journal"] {
+        fs::copy(from.folder().join(name), to.folder().join(name)).unwrap();
+    }
+    assert!(
+        fs::metadata(to.folder().join("keys.db-journal"))
+            .unwrap()
+            .len()
+            > 0
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_cut_short_before_there_was_a_log_is_taken_back() {
+    let (source, scratch) = (filled().await, Scratch::new());
+    let whole = fs::read(source.path()).unwrap();
+    killed_halfway(
+        &source,
+        &scratch,
+        "UPDATE api_keys SET name = 'half ' || hex(randomblob(500))",
+    );
+    assert!(
+        whole != fs::read(scratch.path()).unwrap(),
+        "it is not half written"
+    );
+    let sqlite = scratch.open().await;
+    assert_eq!(sqlite.integrity().await.unwrap(), [""; 0]);
+    let filter = KeyFilter::of(account(1).id);
+    let listed = sqlite.stores().keys.list(filter).await.unwrap();
+    assert_eq!(listed.len(), 100);
+    assert!(
+        listed
+            .iter()
+            .all(|key| key.name.as_str().starts_with("Key "))
+    );
+}
+
+/// As the first opening of an empty file is. It is empty again then, and has to be claimed again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_that_was_cut_short_is_made_again() {
+    let (source, scratch, claimed) = (Scratch::new(), Scratch::new(), Scratch::new());
+    killed_halfway(
+        &source,
+        &scratch,
+        "CREATE TABLE t (a); INSERT INTO t VALUES (randomblob(90000))",
+    );
+    drop(Sqlite::open(claimed.config(), IfMissing::Create).unwrap());
+    fs::copy(claimed.path(), scratch.path()).unwrap();
+    for _ in 0..2 {
+        drop(scratch.open().await);
+        assert_eq!(scratch.names(), ["keys.db"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_journal_of_what_is_not_ours_is_left_as_it_is() {
+    let (source, scratch) = (Scratch::new(), Scratch::new());
+    source
+        .raw()
+        .batch_execute(
+            "CREATE TABLE songs (name TEXT); INSERT INTO songs VALUES (hex(randomblob(90000)))",
+        )
+        .unwrap();
+    killed_halfway(
+        &source,
+        &scratch,
+        "UPDATE songs SET name = hex(randomblob(90000))",
+    );
+    let content = || {
+        ["keys.db", "keys.db-journal"].map(|name| fs::read(scratch.folder().join(name)).unwrap())
+    };
+    let before = content();
+    assert!(matches!(refused(&scratch).fault, OpenFault::Foreign));
+    assert!(before == content(), "the file or its journal has changed");
+    assert_eq!(scratch.names(), ["keys.db", "keys.db-journal"]);
+}
+
 /// A database with a hundred keys.
 async fn filled() -> Scratch {
     let scratch = Scratch::new();
@@ -238,6 +325,32 @@ async fn a_damaged_page_is_internal_and_found_by_the_check() {
     assert!(!sqlite.integrity().await.unwrap().is_empty());
 }
 
+/// What the tables are cannot be read: opening says so, and so does the check where it is open already.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_schema_is_said_to_be_damaged() {
+    let scratch = filled().await;
+    let sqlite = scratch.open().await;
+    scratch
+        .raw()
+        .batch_execute(
+            "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = 'CREATE nothing' WHERE name = 'api_keys'",
+        )
+        .unwrap();
+    let found = sqlite.integrity().await.unwrap();
+    assert!(found[0].contains("malformed database schema"), "{found:?}");
+    let error = refused(&scratch);
+    assert!(matches!(error.fault, OpenFault::Corrupt(_)), "{error:?}");
+
+    let scratch = filled().await;
+    // A format of the schema that there is not.
+    let mut file = OpenOptions::new().write(true).open(scratch.path()).unwrap();
+    file.seek(SeekFrom::Start(44)).unwrap();
+    file.write_all(&[0, 0, 0, 9]).unwrap();
+    drop(file);
+    let error = refused(&scratch);
+    assert!(matches!(error.fault, OpenFault::Corrupt(_)), "{error:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reference_to_nothing_is_found_by_the_check() {
     let scratch = filled().await;
@@ -291,6 +404,52 @@ async fn a_second_server_is_kept_away() {
     let _lock = ServerLock::acquire(&other).unwrap();
     let nowhere = ServerLock::acquire(Path::new("/nowhere/keys.db")).unwrap_err();
     assert!(matches!(nowhere, LockError::Failed(..)), "{nowhere:?}");
+}
+
+/// Where a test may mount a small file system of its own, which needs root.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_is_said_to_be_full() {
+    const FAILED: i32 = 101;
+    let place = tempfile::TempDir::new().unwrap();
+    let mount = r#"mount -t tmpfs -o size=256k tmpfs "$1" && cd "$1" && exec "$2" --ignored --exact "$3" --quiet"#;
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-c", mount, "sh"])
+        .arg(place.path())
+        .arg(std::env::current_exe().unwrap())
+        .arg("files::in_a_small_place_a_full_disk_is_said_to_be_full")
+        .output();
+    if let Ok(output) = output {
+        assert_ne!(output.status.code(), Some(FAILED), "{output:?}");
+    }
+}
+
+#[test]
+#[ignore = "fills the file system that it runs in: `a_full_disk_is_said_to_be_full` runs it"]
+fn in_a_small_place_a_full_disk_is_said_to_be_full() {
+    let place = std::env::current_dir().unwrap();
+    let config = SqliteConfig::new(place.join("keys.db"));
+    drop(Sqlite::open(config.clone(), IfMissing::Create).unwrap());
+    let mut filler = fs::File::create(place.join("filler")).unwrap();
+    // No more than the small place has, where it runs in another one by mistake.
+    for _ in 0..256 {
+        if filler.write_all(&[1; 1024]).is_err() {
+            break;
+        }
+    }
+    for if_missing in [IfMissing::Fail, IfMissing::Create] {
+        let error = Sqlite::open(config.clone(), if_missing).unwrap_err();
+        assert!(matches!(error.fault, OpenFault::Full(_)), "{error:?}");
+    }
+    let other = SqliteConfig::new(place.join("other.db"));
+    let error = Sqlite::open(other, IfMissing::Create).unwrap_err();
+    assert!(matches!(error.fault, OpenFault::Full(_)), "{error:?}");
+    drop(filler);
+    fs::remove_file(place.join("filler")).unwrap();
+    drop(Sqlite::open(config, IfMissing::Fail).unwrap());
+    let names = fs::read_dir(&place)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name());
+    assert_eq!(names.collect::<Vec<_>>(), ["keys.db"]);
 }
 
 /// Modes do not bind root, so where that runs the tests this one runs itself again as nobody.
