@@ -16,10 +16,11 @@ use leadr_auth_ports::Entropy as _;
 use leadr_auth_service::readiness::Phase;
 use leadr_auth_service::{Chain, OperatorState, Service};
 use leadr_auth_sqlite::ServerLock;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::config::{Config, SecretConfig};
-use crate::storage::Database;
+use crate::storage::{Database, is_secret_there};
 use crate::system::{OsEntropy, SystemClock};
 use crate::tls::Certificate;
 
@@ -89,7 +90,7 @@ impl Application {
         }
         let stores = database.stores();
         let new_secret = match &config.secret {
-            SecretConfig::Kept(path) if !path.exists() => Some(path.clone()),
+            SecretConfig::Kept(path) if !is_secret_there(path)? => Some(path.clone()),
             SecretConfig::Kept(_) | SecretConfig::Said(..) | SecretConfig::Random(_) => None,
         };
         let pepper = storage.pepper(&stores, Some(entropy.as_ref())).await?;
@@ -158,6 +159,8 @@ impl Application {
         stop: impl Future<Output = ()>,
         tell: impl Fn(Event) + Clone + Send + 'static,
     ) -> anyhow::Result<()> {
+        // Before anybody knows of this process: a signal that nobody waits for ends it.
+        let reloads = tokio::spawn(reload_at(signal(SignalKind::hangup())?, self.certificate));
         let handle = self.server.handle();
         let server = tokio::spawn(self.server);
         tell(Event::Listening(self.address));
@@ -166,7 +169,6 @@ impl Application {
             let handle = server.handle();
             (tokio::spawn(server), handle)
         });
-        let reloads = tokio::spawn(reload_on_hangup(self.certificate));
         let (stop_usage, usage_stopped) = oneshot::channel::<()>();
         let usage = tokio::spawn(self.service.usage().clone().run(async {
             let _ = usage_stopped.await;
@@ -300,9 +302,7 @@ impl Waiting {
 
 /// Reads the certificate again at every SIGHUP. Without one there is nothing to read, and the signal must not end the
 /// process all the same.
-async fn reload_on_hangup(certificate: Option<Certificate>) -> io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut hangup = signal(SignalKind::hangup())?;
+async fn reload_at(mut hangup: Signal, certificate: Option<Certificate>) {
     while hangup.recv().await.is_some() {
         match certificate.as_ref().map(Certificate::reload) {
             Some(Ok(())) => tracing::info!("read the certificate again"),
@@ -312,17 +312,17 @@ async fn reload_on_hangup(certificate: Option<Certificate>) -> io::Result<()> {
             None => tracing::info!("nothing to read again"),
         }
     }
-    Ok(())
 }
 
-/// Is over when the process is asked to end: SIGTERM, or SIGINT from a terminal.
-pub async fn asked_to_stop() -> io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
+/// Is over when the process is asked to end: SIGTERM, or SIGINT from a terminal. From the call on these do nothing else, also
+/// before anybody awaits it.
+pub fn asked_to_stop() -> io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }

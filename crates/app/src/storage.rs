@@ -145,7 +145,7 @@ pub fn check_data_dir(path: &Path) -> Result<(), DataDirError> {
 }
 
 /// Is a secret kept there? Where that cannot be told, none is made and none is missing.
-fn is_secret_there(path: &Path) -> anyhow::Result<bool> {
+pub fn is_secret_there(path: &Path) -> anyhow::Result<bool> {
     is_there(path)
         .with_context(|| format!("cannot tell whether the secret {} is there", path.display()))
 }

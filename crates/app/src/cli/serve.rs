@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::ArgMatches;
 use leadr_auth_service::OperatorState;
 
@@ -28,11 +29,8 @@ pub(super) async fn run(matches: Option<&ArgMatches>) -> anyhow::Result<ExitCode
         random_secret: matches!(config.secret, SecretConfig::Random(_)),
     };
     let application = Application::build(config).await?;
-    let stop = async {
-        if let Err(error) = asked_to_stop().await {
-            tracing::error!(%error, "cannot wait for signals");
-        }
-    };
+    // Before anybody is told of it.
+    let stop = asked_to_stop().context("cannot wait for signals")?;
     let base = base_url(application.address(), application.is_tls());
     let new_secret = application.new_secret().cloned();
     let outcome = application

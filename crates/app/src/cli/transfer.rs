@@ -21,7 +21,7 @@ use super::output::{Output, complain, json_line, line, printable};
 use super::{Usage, exit, flag, open_current, output, sources, text, tool, unless_interrupted};
 use crate::archive::{self, Header, MalformedLine};
 use crate::config::{Config, SecretConfig, StorageConfig, StoreConfig};
-use crate::storage::Database;
+use crate::storage::{Database, is_secret_there, is_there};
 use crate::system::OsEntropy;
 
 pub(super) fn export_command() -> Command {
@@ -334,7 +334,11 @@ pub(super) async fn import(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let source = Source::of(matches)?;
     let (header, _) = source.open().await?;
     // Where there is no database yet, an empty one tells as well what would come of it, and none is made for nothing.
-    let is_new = matches!(&storage.store, StoreConfig::Sqlite(sqlite) if !sqlite.path.exists());
+    let is_new = match &storage.store {
+        StoreConfig::Sqlite(sqlite) => !is_there(&sqlite.path)
+            .with_context(|| format!("cannot use the database {}", sqlite.path.display()))?,
+        StoreConfig::Memory | StoreConfig::Postgres(_) => false,
+    };
     let mut stores = if is_new {
         Memory::new().stores()
     } else if dry_run {
@@ -438,7 +442,7 @@ async fn agree_on_secret(
     theirs: Option<&PepperCheck>,
 ) -> anyhow::Result<Option<PepperCheck>> {
     let configured = match &storage.secret {
-        Some(SecretConfig::Kept(path)) if !path.exists() => None,
+        Some(SecretConfig::Kept(path)) if !is_secret_there(path)? => None,
         Some(_) => Some(storage.pepper(stores, None).await?),
         None => None,
     };
