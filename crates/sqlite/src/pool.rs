@@ -42,7 +42,8 @@ pub(crate) const LOOKUPS: usize = 2;
 /// Where the database is, and how long it may take.
 #[derive(Clone, Debug)]
 pub struct SqliteConfig {
-    /// The file. Its folder has to exist; files with its name and an ending (`-wal`, `-shm`, `.lock`) appear beside it.
+    /// The file. Its folder has to exist; beside it appear files with its name and an ending: `-wal`, `-shm` and `.lock`, and
+    /// for a moment, when it is made or opened for the first time, `-journal` and `.leadr-auth-part…`.
     pub path: PathBuf,
     /// How many threads read, at least one, besides two that only look up. One more writes.
     pub readers: usize,
