@@ -404,19 +404,26 @@ fn find_or_make(
     if metadata.is_some() {
         return Ok(());
     }
-    make(path, config)
+    make(path, config, |from, to| fs::hard_link(from, to))
 }
 
 /// Makes a database that is ours from the moment at which it has its name. A process that is killed meanwhile leaves none: of
 /// one that was begun under that name, nobody could tell whose it is without writing to it.
-fn make(path: &Path, config: &SqliteConfig) -> Result<(), OpenFault> {
+///
+/// Where the file system has no links it can have its name only while it is empty. To be claimed it then waits for what
+/// comes next, as any empty file: another process that finds it is as welcome to do that.
+fn make(path: &Path, config: &SqliteConfig, link: Link) -> Result<(), OpenFault> {
     let scratch = Scratch::beside(path)?;
     let mut connection = connect(&scratch.0, config)?;
     claim(&mut connection)?;
     keep_a_log_ahead(&mut connection, config.busy_timeout)?;
     // The last connection writes the log ahead into the file.
     drop(connection);
-    match scratch.keep_as(path) {
+    let named = match link(&scratch.0, path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => create_new(path),
+        linked => linked,
+    };
+    match named {
         Ok(()) => {}
         // Another process was quicker.
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
@@ -920,6 +927,22 @@ mod tests {
         fs::remove_file(&path).unwrap();
         scratch.keep_as(&path).unwrap();
         drop((scratch, other));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    /// Whoever finds it empty may begin with it at once, and nothing comes in its place afterwards.
+    #[test]
+    fn without_links_a_database_is_made_in_its_place() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let config = SqliteConfig::new(folder.path().join("keys.db"));
+        let path = &config.path;
+        make(path, &config, |_, _| Err(ErrorKind::Unsupported.into())).unwrap();
+        assert_eq!(fs::metadata(path).unwrap().len(), 0);
+        let (_, mut quicker) = open(&config, IfMissing::Create).unwrap();
+        make(path, &config, |_, _| Err(ErrorKind::Unsupported.into())).unwrap();
+        assert!(!is_new(&mut quicker).unwrap());
+        drop(quicker);
+        drop(open(&config, IfMissing::Fail).unwrap());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }
