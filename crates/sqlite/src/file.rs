@@ -109,6 +109,8 @@ pub enum OpenFault {
     NoFolder,
     /// It is a folder, or something else that is not a file.
     NotAFile,
+    /// It is a link, and where that leads there is nothing.
+    DeadLink,
     /// It is not SQLite's, or it is another program's.
     Foreign,
     /// It, or what belongs to it, is not whole.
@@ -137,6 +139,10 @@ impl fmt::Display for OpenError {
             OpenFault::NotAFile => {
                 write!(f, "{path} is not a file: name a file for the database")
             }
+            OpenFault::DeadLink => write!(
+                f,
+                "{path} is a link that leads nowhere: mend it, or name the file itself"
+            ),
             OpenFault::Foreign => write!(
                 f,
                 "{path} is not a database of leadr-auth, and was left as it is: name another file"
@@ -170,6 +176,7 @@ impl std::error::Error for OpenError {
             OpenFault::Missing
             | OpenFault::NoFolder
             | OpenFault::NotAFile
+            | OpenFault::DeadLink
             | OpenFault::Foreign
             | OpenFault::Newer(_) => None,
             OpenFault::Corrupt(source)
@@ -225,6 +232,10 @@ fn resolve(path: &Path) -> Result<PathBuf, OpenFault> {
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) if error.kind() == ErrorKind::NotADirectory => return Err(OpenFault::NoFolder),
         Err(error) => return Err(error.into()),
+    }
+    // Under its own name nothing could be made, and whether it is to be made where the link leads is not ours to say.
+    if fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink()) {
+        return Err(OpenFault::DeadLink);
     }
     let name = path.file_name().ok_or(OpenFault::NotAFile)?;
     let folder = match path.parent() {
@@ -738,11 +749,14 @@ impl Draft {
     /// A backup that will be at `to`, where there is nothing yet.
     pub(crate) fn begin(to: &Path) -> Result<Self, BackupError> {
         let target = |error: BoxError| BackupError::Target(to.to_owned(), error);
-        let to = resolve(to).map_err(|fault| {
-            let path = to.to_owned();
-            target(OpenError { path, fault }.into())
+        let to = resolve(to).map_err(|fault| match fault {
+            // Which is something too.
+            OpenFault::DeadLink => BackupError::Exists(to.to_owned()),
+            fault => {
+                let path = to.to_owned();
+                target(OpenError { path, fault }.into())
+            }
         })?;
-        // A link that leads nowhere is something too.
         if fs::symlink_metadata(&to).is_ok() {
             return Err(BackupError::Exists(to));
         }
