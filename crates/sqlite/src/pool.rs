@@ -29,7 +29,10 @@ use diesel::{QueryResult, SqliteConnection, connection::SimpleConnection as _};
 use leadr_auth_ports::{StoreError, StoreLoad};
 use tokio::sync::oneshot;
 
-use crate::{error, file};
+use crate::{
+    error::{self, Failure, Lost},
+    file,
+};
 
 /// The most that is committed at once. Enough to make the wait for the disk small among the work, and little enough that
 /// nobody waits long for others.
@@ -222,7 +225,7 @@ impl<W, T, E> ToWrite for Asked<W, T, E>
 where
     W: FnOnce(&mut SqliteConnection) -> Result<T, E> + Send,
     T: Send + 'static,
-    E: Send + 'static,
+    E: Failure + Send + 'static,
 {
     fn is_abandoned(&self) -> bool {
         self.tell.is_closed()
@@ -242,6 +245,11 @@ where
         };
         Some(Written {
             keep: done.is_ok(),
+            failure: done
+                .as_ref()
+                .err()
+                .and_then(Failure::of_database)
+                .map(Lost::from),
             answer: Box::new(move |committed| {
                 let _ = tell.send(committed.map(|()| done));
             }),
@@ -253,6 +261,8 @@ where
 struct Written {
     /// Is it to stay? Otherwise it is rolled back.
     keep: bool,
+    /// What the database said, where it is that which failed.
+    failure: Option<Lost>,
     /// Tells whoever asked, once it is known what came of the transaction.
     answer: Answer,
 }
@@ -357,7 +367,7 @@ impl Pool {
     ) -> Result<Result<T, E>, StoreError>
     where
         T: Send + 'static,
-        E: Send + 'static,
+        E: Failure + Send + 'static,
     {
         self.write_within(self.0.config.statement_timeout, work)
             .await
@@ -370,7 +380,7 @@ impl Pool {
     ) -> Result<Result<T, E>, StoreError>
     where
         T: Send + 'static,
-        E: Send + 'static,
+        E: Failure + Send + 'static,
     {
         self.write_within(self.long(), work).await
     }
@@ -397,7 +407,7 @@ impl Pool {
     ) -> Result<Result<T, E>, StoreError>
     where
         T: Send + 'static,
-        E: Send + 'static,
+        E: Failure + Send + 'static,
     {
         let (tell, told) = oneshot::channel();
         self.0.writer.queue.push(Box::new(Asked { work, tell }))?;
@@ -559,7 +569,11 @@ fn write_group(
             next = queue.pop_waiting();
         }
     }
-    let committed = whole.and_then(|()| connection.batch_execute("COMMIT"));
+    let committed = whole.and_then(|()| {
+        connection
+            .batch_execute("COMMIT")
+            .map_err(|error| Lost::from(&error))
+    });
     match &committed {
         Ok(()) => {
             gauge.commits.fetch_add(1, Ordering::Relaxed);
@@ -577,29 +591,40 @@ fn write_one(
     job: Write,
     connection: &mut SqliteConnection,
     answers: &mut Vec<Answer>,
-) -> QueryResult<()> {
+) -> Result<(), Lost> {
     if let Err(error) = connection.batch_execute("SAVEPOINT one") {
-        job.run(Err(error::of_group(&error)));
-        return Err(error);
+        let lost = Lost::from(&error);
+        job.run(Err(error::of_group(&lost)));
+        return Err(lost);
     }
     // Its caller hears of a panic by its sender, which goes down with it.
     let written = catch_unwind(AssertUnwindSafe(|| job.run(Ok(connection))));
     let keep = matches!(&written, Ok(None | Some(Written { keep: true, .. })));
-    let ended = connection.batch_execute(if keep {
-        "RELEASE one"
-    } else {
-        "ROLLBACK TO one; RELEASE one"
-    });
-    if let Ok(Some(Written { answer, .. })) = written {
-        if ended.is_err() && !keep {
-            // It is its own failure that took the transaction with it, as a full disk does: that says more than that the
-            // transaction is gone.
-            answer(Ok(()));
+    let ended = connection
+        .batch_execute(if keep {
+            "RELEASE one"
         } else {
+            "ROLLBACK TO one; RELEASE one"
+        })
+        .map_err(|error| Lost::from(&error));
+    let Ok(Some(Written {
+        failure, answer, ..
+    })) = written
+    else {
+        return ended;
+    };
+    match ended {
+        // It is its own failure that took the transaction with it, as a full disk does. That says more than that there is no
+        // such savepoint any more, to itself and to the others.
+        Err(lost) if !keep => {
+            answer(Ok(()));
+            Err(failure.unwrap_or(lost))
+        }
+        ended => {
             answers.push(answer);
+            ended
         }
     }
-    ended
 }
 
 impl fmt::Debug for Pool {
@@ -614,7 +639,10 @@ impl fmt::Debug for Pool {
 mod tests {
     use std::sync::mpsc;
 
-    use diesel::{prelude::*, result::Error};
+    use diesel::{
+        prelude::*,
+        result::{DatabaseErrorKind, Error},
+    };
     use leadr_auth_domain::Account;
     use leadr_auth_ports::{
         AccountRepository as _, CreateAccountError, KeyLookup as _, Rows, StoreHealth as _,
@@ -960,10 +988,14 @@ mod tests {
         let release = hold(&pool).await;
         let before = create(&pool, account(1));
         until(|| pool.load().waiting == 1).await;
-        let loses = pool.write(|connection| {
+        let full = || {
+            let words = "database or disk is full".to_owned();
+            Error::DatabaseError(DatabaseErrorKind::Unknown, Box::new(words))
+        };
+        let loses = pool.write(move |connection| {
             // As SQLite itself does where the disk fails.
             connection.batch_execute("ROLLBACK")?;
-            Err::<(), _>(Error::RollbackTransaction)
+            Err::<(), _>(full())
         });
         let others = async {
             until(|| pool.load().waiting == 2).await;
@@ -971,11 +1003,12 @@ mod tests {
             until(|| pool.load().waiting == 3).await;
             // The holder is one of those whose transaction is lost.
             drop(release);
-            assert!(before.await.unwrap().is_err());
+            let told = format!("{:?}", before.await.unwrap().unwrap_err());
+            assert!(told.contains("database or disk is full"), "{told}");
             after.await.unwrap().unwrap();
         };
         let (lost, ()) = tokio::join!(loses, others);
-        assert_eq!(lost.unwrap(), Err(Error::RollbackTransaction));
+        assert_eq!(lost.unwrap(), Err(full()));
         assert!(!is_stored(&pool, &account(1)).await);
         assert!(is_stored(&pool, &account(3)).await);
     }
