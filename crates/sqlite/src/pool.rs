@@ -762,6 +762,31 @@ mod tests {
         );
     }
 
+    /// What an acknowledged write depends on, and what keeps the rules of the schema.
+    fn settings(connection: &mut SqliteConnection) -> QueryResult<(i32, i32, String)> {
+        use diesel::{
+            dsl::sql,
+            sql_types::{Integer, Text},
+        };
+        diesel::select((
+            sql::<Integer>("(SELECT synchronous FROM pragma_synchronous)"),
+            sql::<Integer>("(SELECT foreign_keys FROM pragma_foreign_keys)"),
+            sql::<Text>("(SELECT journal_mode FROM pragma_journal_mode)"),
+        ))
+        .get_result(connection)
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn every_connection_waits_for_the_disk_and_keeps_the_rules() {
+        const FULL: i32 = 2;
+        let (_folder, pool) = start(|_| ()).await;
+        let expected = (FULL, 1, "wal".to_owned());
+        assert_eq!(pool.write(settings).await.unwrap().unwrap(), expected);
+        assert_eq!(pool.read(settings).await.unwrap(), expected);
+        assert_eq!(pool.lookup(settings).await.unwrap(), expected);
+        assert_eq!(pool.apart("", settings).await.unwrap().unwrap(), expected);
+    }
+
     /// However many lists are asked for.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_lookup_waits_for_no_other_read() {
