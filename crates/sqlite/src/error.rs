@@ -153,13 +153,57 @@ pub(crate) fn of_connecting(error: ConnectionError) -> StoreError {
     }
 }
 
+/// Why a transaction was lost.
+#[derive(Debug)]
+pub(crate) struct Lost {
+    symptom: Symptom,
+    text: String,
+}
+
+impl From<&Error> for Lost {
+    fn from(error: &Error) -> Self {
+        Self {
+            symptom: symptom(error),
+            text: error.to_string(),
+        }
+    }
+}
+
 /// A transaction that was lost, as told to each of those whose work was in it.
-pub(crate) fn of_group(error: &Error) -> StoreError {
-    let text = format!("the transaction was rolled back: {error}");
-    if symptom(error) == Symptom::Corrupt {
+pub(crate) fn of_group(lost: &Lost) -> StoreError {
+    let text = format!("the transaction was rolled back: {}", lost.text);
+    if lost.symptom == Symptom::Corrupt {
         StoreError::internal(text)
     } else {
         StoreError::unavailable(text)
+    }
+}
+
+/// Why a piece of work failed.
+pub(crate) trait Failure {
+    /// What the database said, where it is that which failed.
+    fn of_database(&self) -> Option<&Error>;
+}
+
+impl Failure for Error {
+    fn of_database(&self) -> Option<&Error> {
+        Some(self)
+    }
+}
+
+impl Failure for Stop {
+    fn of_database(&self) -> Option<&Error> {
+        match self {
+            Self::Query(error) => Some(error),
+            Self::Store(_) | Self::Rule(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+impl Failure for () {
+    fn of_database(&self) -> Option<&Error> {
+        None
     }
 }
 

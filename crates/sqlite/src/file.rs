@@ -10,6 +10,11 @@ use std::{
     io::{self, ErrorKind},
     os::unix::{ffi::OsStrExt as _, fs::OpenOptionsExt as _},
     path::{Path, PathBuf},
+    process,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -104,6 +109,8 @@ pub enum OpenFault {
     NoFolder,
     /// It is a folder, or something else that is not a file.
     NotAFile,
+    /// It is a link, and where that leads there is nothing.
+    DeadLink,
     /// It is not SQLite's, or it is another program's.
     Foreign,
     /// It, or what belongs to it, is not whole.
@@ -132,6 +139,10 @@ impl fmt::Display for OpenError {
             OpenFault::NotAFile => {
                 write!(f, "{path} is not a file: name a file for the database")
             }
+            OpenFault::DeadLink => write!(
+                f,
+                "{path} is a link that leads nowhere: mend it, or name the file itself"
+            ),
             OpenFault::Foreign => write!(
                 f,
                 "{path} is not a database of leadr-auth, and was left as it is: name another file"
@@ -165,6 +176,7 @@ impl std::error::Error for OpenError {
             OpenFault::Missing
             | OpenFault::NoFolder
             | OpenFault::NotAFile
+            | OpenFault::DeadLink
             | OpenFault::Foreign
             | OpenFault::Newer(_) => None,
             OpenFault::Corrupt(source)
@@ -220,6 +232,10 @@ fn resolve(path: &Path) -> Result<PathBuf, OpenFault> {
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) if error.kind() == ErrorKind::NotADirectory => return Err(OpenFault::NoFolder),
         Err(error) => return Err(error.into()),
+    }
+    // Under its own name nothing could be made, and whether it is to be made where the link leads is not ours to say.
+    if fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink()) {
+        return Err(OpenFault::DeadLink);
     }
     let name = path.file_name().ok_or(OpenFault::NotAFile)?;
     let folder = match path.parent() {
@@ -399,19 +415,26 @@ fn find_or_make(
     if metadata.is_some() {
         return Ok(());
     }
-    make(path, config)
+    make(path, config, |from, to| fs::hard_link(from, to))
 }
 
 /// Makes a database that is ours from the moment at which it has its name. A process that is killed meanwhile leaves none: of
 /// one that was begun under that name, nobody could tell whose it is without writing to it.
-fn make(path: &Path, config: &SqliteConfig) -> Result<(), OpenFault> {
+///
+/// Where the file system has no links it can have its name only while it is empty. To be claimed it then waits for what
+/// comes next, as any empty file: another process that finds it is as welcome to do that.
+fn make(path: &Path, config: &SqliteConfig, link: Link) -> Result<(), OpenFault> {
     let scratch = Scratch::beside(path)?;
     let mut connection = connect(&scratch.0, config)?;
     claim(&mut connection)?;
     keep_a_log_ahead(&mut connection, config.busy_timeout)?;
     // The last connection writes the log ahead into the file.
     drop(connection);
-    match scratch.keep_as(path) {
+    let named = match link(&scratch.0, path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => create_new(path),
+        linked => linked,
+    };
+    match named {
         Ok(()) => {}
         // Another process was quicker.
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
@@ -698,23 +721,27 @@ impl From<StoreError> for BackupError {
     }
 }
 
-/// A file that is taken away again unless it is kept.
+/// A file that is taken away again unless it is kept, and all that SQLite puts beside it.
+#[derive(Debug)]
 struct Scratch(PathBuf);
 
+/// Gives a file a second name.
+type Link = fn(&Path, &Path) -> io::Result<()>;
+
 impl Scratch {
-    /// An empty file beside `path`, which SQLite takes for one to write to.
+    /// An empty file beside `path`, which SQLite takes for one to write to. What its name ends in says whose it is, in case
+    /// the process is killed, and is never used again: what was given up may still be worked on, and SQLite then takes away
+    /// what lies beside it, by its name.
     fn beside(path: &Path) -> io::Result<Self> {
         const NAMES: u32 = 1000;
-        for n in 0..NAMES {
-            let scratch = beside(path, &format!(".part{n}"));
-            let made = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(MODE)
-                .open(&scratch);
-            match made {
-                Ok(_) => return Ok(Self(scratch)),
-                // Of a backup that is being made, or was when its process ended.
+        static USED: AtomicU32 = AtomicU32::new(0);
+        let process = process::id();
+        for _ in 0..NAMES {
+            let n = USED.fetch_add(1, Ordering::Relaxed);
+            let scratch = beside(path, &format!(".leadr-auth-part{process}-{n}"));
+            match create_new(&scratch) {
+                Ok(()) => return Ok(Self(scratch)),
+                // Of a process that was killed, and had the same number.
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
             }
@@ -722,18 +749,15 @@ impl Scratch {
         Err(ErrorKind::AlreadyExists.into())
     }
 
-    /// Gives the file its name, where nothing has that name.
+    /// Gives the file its name, where nothing has that name. Between two steps of it there may be an empty file of that name,
+    /// where the file system has no links; whoever puts something into that one then loses it.
     fn keep_as(&self, path: &Path) -> io::Result<()> {
         match fs::hard_link(&self.0, path) {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(error),
-            // Not every file system has links. To take the name first is the other way not to overwrite anything.
+            // To take the name first is the other way not to overwrite anything.
             Err(_) => {
-                OpenOptions::new()
-                    .write(true)
-                    .create_new(true)
-                    .mode(MODE)
-                    .open(path)?;
+                create_new(path)?;
                 fs::rename(&self.0, path)
             }
         }
@@ -742,47 +766,116 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+        for ending in ["", "-journal", "-wal", "-shm"] {
+            let _ = fs::remove_file(beside(&self.0, ending));
+        }
+    }
+}
+
+/// Makes an empty file where nothing has its name.
+fn create_new(path: &Path) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(MODE);
+    options.open(path).map(drop)
+}
+
+/// A backup that is being made. Dropping it takes away what there is of it, whatever still works on that.
+#[derive(Debug)]
+pub(crate) struct Draft(Arc<Mutex<Option<Parts>>>);
+
+#[derive(Debug)]
+struct Parts {
+    to: PathBuf,
+    scratch: Scratch,
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        drop(self.lock().take());
+    }
+}
+
+impl Draft {
+    /// A backup that will be at `to`, where there is nothing yet.
+    pub(crate) fn begin(to: &Path) -> Result<Self, BackupError> {
+        let target = |error: BoxError| BackupError::Target(to.to_owned(), error);
+        let to = resolve(to).map_err(|fault| match fault {
+            // Which is something too.
+            OpenFault::DeadLink => BackupError::Exists(to.to_owned()),
+            fault => {
+                let path = to.to_owned();
+                target(OpenError { path, fault }.into())
+            }
+        })?;
+        if fs::symlink_metadata(&to).is_ok() {
+            return Err(BackupError::Exists(to));
+        }
+        let scratch = Scratch::beside(&to).map_err(|error| target(error.into()))?;
+        Ok(Self(Arc::new(Mutex::new(Some(Parts { to, scratch })))))
+    }
+
+    /// What the thread gets that does the work. It has no part in how long the draft lasts.
+    pub(crate) fn work(&self) -> DraftWork {
+        DraftWork(Arc::clone(&self.0))
+    }
+
+    /// It is whole at any time, so a thread that panicked with it does no harm.
+    fn lock(&self) -> MutexGuard<'_, Option<Parts>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How a draft is worked on.
+pub(crate) struct DraftWork(Arc<Mutex<Option<Parts>>>);
+
+impl DraftWork {
+    /// Does something that the end of the draft waits for, so it has to be short; fails where that has come already.
+    fn unless_ended<T>(
+        &self,
+        step: impl FnOnce(&Parts) -> Result<T, BackupError>,
+    ) -> Result<T, BackupError> {
+        let parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match parts.as_ref() {
+            Some(parts) => step(parts),
+            None => Err(StoreError::unavailable("nobody waits for the backup any more").into()),
+        }
     }
 }
 
 /// Copies the database as it is now, whatever is written meanwhile.
 pub(crate) fn backup(
     connection: &mut SqliteConnection,
-    to: &Path,
+    draft: &DraftWork,
 ) -> Result<BackupReport, BackupError> {
-    let target = |error: BoxError| BackupError::Target(to.to_owned(), error);
-    let to = &resolve(to).map_err(|fault| {
-        let path = to.to_owned();
-        target(OpenError { path, fault }.into())
-    })?;
-    // A link that leads nowhere is something too.
-    if fs::symlink_metadata(to).is_ok() {
-        return Err(BackupError::Exists(to.clone()));
-    }
-    let folder = to.parent().unwrap_or(Path::new("/"));
-    let scratch = Scratch::beside(to).map_err(|error| target(error.into()))?;
-    write_into(connection, &scratch.0)?;
-    let (accounts, keys) = settle(&scratch.0)?;
-    let bytes = File::open(&scratch.0)
-        .and_then(|file| {
-            file.sync_all()?;
-            file.metadata()
-        })
-        .map_err(|error| target(error.into()))?
-        .len();
-    match scratch.keep_as(to) {
-        Ok(()) => {}
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            return Err(BackupError::Exists(to.clone()));
+    let (path, to) = draft.unless_ended(|parts| Ok((parts.scratch.0.clone(), parts.to.clone())))?;
+    let target = |error: io::Error| BackupError::Target(to.clone(), error.into());
+    write_into(connection, &path)?;
+    let (accounts, keys) = verify(&path)?;
+    let sync = || {
+        let file = File::open(&path)?;
+        file.sync_all()?;
+        Ok(file.metadata()?.len())
+    };
+    // So that there is little left to write while the end of the draft waits for it.
+    sync().map_err(target)?;
+    let bytes = draft.unless_ended(|parts| {
+        settle(&path).map_err(|fault| {
+            let path = path.clone();
+            BackupError::Target(to.clone(), OpenError { path, fault }.into())
+        })?;
+        let bytes = sync().map_err(target)?;
+        match parts.scratch.keep_as(&to) {
+            Ok(()) => Ok(bytes),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                Err(BackupError::Exists(to.clone()))
+            }
+            Err(error) => Err(target(error)),
         }
-        Err(error) => return Err(target(error.into())),
-    }
-    drop(scratch);
+    })?;
     // The name is kept in the folder.
-    File::open(folder)
+    File::open(to.parent().unwrap_or(Path::new("/")))
         .and_then(|folder| folder.sync_all())
-        .map_err(|error| target(error.into()))?;
+        .map_err(target)?;
     Ok(BackupReport {
         bytes,
         accounts,
@@ -802,16 +895,9 @@ fn write_into(connection: &mut SqliteConnection, path: &Path) -> QueryResult<()>
         .map(drop)
 }
 
-/// Gives the copy a log ahead, so that the first one to open it need not, and could not be killed in the midst of that. Is it
-/// sound, and what is in it?
-fn settle(path: &Path) -> Result<(u64, u64), BackupError> {
-    let mut copy = establish(path, "rw", Duration::ZERO).map_err(error::of_connecting)?;
-    // Nobody else has it, and so the log needs no memory to be shared, which not every place for backups allows.
-    copy.batch_execute("PRAGMA locking_mode = EXCLUSIVE")?;
-    keep_a_log_ahead(&mut copy, Duration::ZERO).map_err(|fault| {
-        let path = path.to_owned();
-        BackupError::Target(path.clone(), OpenError { path, fault }.into())
-    })?;
+/// Is the copy sound, and what is in it?
+fn verify(path: &Path) -> Result<(u64, u64), BackupError> {
+    let mut copy = establish(path, "ro", Duration::ZERO).map_err(error::of_connecting)?;
     let found: Vec<String> = pragma_quick_check::table
         .select(pragma_quick_check::quick_check)
         .load(&mut copy)?;
@@ -819,6 +905,14 @@ fn settle(path: &Path) -> Result<(u64, u64), BackupError> {
         return Err(BackupError::Damaged(found));
     }
     Ok(transfer::count(&mut copy)?)
+}
+
+/// Gives the copy a log ahead, so that the first one to open it need not, and could not be killed in the midst of that.
+fn settle(path: &Path) -> Result<(), OpenFault> {
+    let mut copy = establish(path, "rw", Duration::ZERO)?;
+    // Nobody else has it, and so the log needs no memory to be shared, which not every place for backups allows.
+    copy.batch_execute("PRAGMA locking_mode = EXCLUSIVE")?;
+    keep_a_log_ahead(&mut copy, Duration::ZERO)
 }
 
 /// Everything that is wrong with the database, in SQLite's words; nothing where it is sound. Reads all of it.
@@ -923,6 +1017,22 @@ mod tests {
         fs::remove_file(&path).unwrap();
         scratch.keep_as(&path).unwrap();
         drop((scratch, other));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    /// Whoever finds it empty may begin with it at once, and nothing comes in its place afterwards.
+    #[test]
+    fn without_links_a_database_is_made_in_its_place() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let config = SqliteConfig::new(folder.path().join("keys.db"));
+        let path = &config.path;
+        make(path, &config, |_, _| Err(ErrorKind::Unsupported.into())).unwrap();
+        assert_eq!(fs::metadata(path).unwrap().len(), 0);
+        let (_, mut quicker) = open(&config, IfMissing::Create).unwrap();
+        make(path, &config, |_, _| Err(ErrorKind::Unsupported.into())).unwrap();
+        assert!(!is_new(&mut quicker).unwrap());
+        drop(quicker);
+        drop(open(&config, IfMissing::Fail).unwrap());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

@@ -12,6 +12,17 @@
 //! - `error`: what each failure of the database means to a caller
 //! - [`migrate`]: brings a database up to date
 //!
+//! # What lies beside the file
+//!
+//! While a database `keys.db` is open there are `keys.db-wal`, the log ahead, which holds what is not in the file yet, and
+//! `keys.db-shm`, its index; after a kill they stay, and the next one to open the file goes on from them. Before a file has a
+//! log ahead there may be a `keys.db-journal`, by which a write that was cut short is taken back. None of the three may be
+//! taken away or apart from the file. `keys.db.lock` is empty, and what the server locks.
+//!
+//! A file is made, and a backup written, as `<file>.leadr-auth-part<numbers>`, which gets its name when it is whole. A process
+//! that is killed leaves it there, and perhaps one with `-journal`, `-wal` or `-shm` after that: they can be deleted, as soon as
+//! no backup is being written into that folder.
+//!
 //! # How to add a method
 //!
 //! 1. State its promise in the port, and write its cases into the contract suite; see them fail.
@@ -30,7 +41,8 @@
 //! - An acknowledged write is on the disk (`synchronous = FULL`): each commit waits for it.
 //! - A change compares and swaps, because it cannot be lent to the thread that writes: where many change one record, some run
 //!   more than once.
-//! - What has begun is never cut short: a caller that gives up is answered in time, and the work is done all the same.
+//! - A statement that has begun is never cut short: a caller that gives up is answered in time, and the work is done all the
+//!   same. Only a backup that nobody awaits is thrown away.
 //! - The log ahead is written into the file when the last connection closes, so dropping the last handle waits for the disk.
 
 mod accounts;
@@ -116,12 +128,16 @@ impl Sqlite {
     }
 
     /// Copies the database, as it is when this begins, into a file that is not there yet, while everything goes on. The copy
-    /// is whole or not there, checked, on the disk, and readable by its owner only. Once begun it is completed, also when
-    /// nobody awaits it any more.
+    /// is whole or not there, checked, on the disk, and readable by its owner only. Where the future is dropped nothing is left
+    /// of what was begun.
     pub async fn backup(&self, to: &Path) -> Result<BackupReport, BackupError> {
         let to = to.to_owned();
+        let draft = tokio::task::spawn_blocking(move || file::Draft::begin(&to))
+            .await
+            .map_err(StoreError::internal)??;
+        let work = draft.work();
         self.pool
-            .apart("backup", move |connection| file::backup(connection, &to))
+            .apart("backup", move |connection| file::backup(connection, &work))
             .await?
     }
 

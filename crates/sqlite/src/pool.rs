@@ -29,7 +29,10 @@ use diesel::{QueryResult, SqliteConnection, connection::SimpleConnection as _};
 use leadr_auth_ports::{StoreError, StoreLoad};
 use tokio::sync::oneshot;
 
-use crate::{error, file};
+use crate::{
+    error::{self, Failure, Lost},
+    file,
+};
 
 /// The most that is committed at once. Enough to make the wait for the disk small among the work, and little enough that
 /// nobody waits long for others.
@@ -42,7 +45,8 @@ pub(crate) const LOOKUPS: usize = 2;
 /// Where the database is, and how long it may take.
 #[derive(Clone, Debug)]
 pub struct SqliteConfig {
-    /// The file. Its folder has to exist; files with its name and an ending (`-wal`, `-shm`, `.lock`) appear beside it.
+    /// The file. Its folder has to exist; beside it appear files with its name and an ending: `-wal`, `-shm` and `.lock`, and
+    /// for a moment, when it is made or opened for the first time, `-journal` and `.leadr-auth-part…`.
     pub path: PathBuf,
     /// How many threads read, at least one, besides two that only look up. One more writes.
     pub readers: usize,
@@ -221,7 +225,7 @@ impl<W, T, E> ToWrite for Asked<W, T, E>
 where
     W: FnOnce(&mut SqliteConnection) -> Result<T, E> + Send,
     T: Send + 'static,
-    E: Send + 'static,
+    E: Failure + Send + 'static,
 {
     fn is_abandoned(&self) -> bool {
         self.tell.is_closed()
@@ -241,6 +245,11 @@ where
         };
         Some(Written {
             keep: done.is_ok(),
+            failure: done
+                .as_ref()
+                .err()
+                .and_then(Failure::of_database)
+                .map(Lost::from),
             answer: Box::new(move |committed| {
                 let _ = tell.send(committed.map(|()| done));
             }),
@@ -252,6 +261,8 @@ where
 struct Written {
     /// Is it to stay? Otherwise it is rolled back.
     keep: bool,
+    /// What the database said, where it is that which failed.
+    failure: Option<Lost>,
     /// Tells whoever asked, once it is known what came of the transaction.
     answer: Answer,
 }
@@ -356,7 +367,7 @@ impl Pool {
     ) -> Result<Result<T, E>, StoreError>
     where
         T: Send + 'static,
-        E: Send + 'static,
+        E: Failure + Send + 'static,
     {
         self.write_within(self.0.config.statement_timeout, work)
             .await
@@ -369,7 +380,7 @@ impl Pool {
     ) -> Result<Result<T, E>, StoreError>
     where
         T: Send + 'static,
-        E: Send + 'static,
+        E: Failure + Send + 'static,
     {
         self.write_within(self.long(), work).await
     }
@@ -396,7 +407,7 @@ impl Pool {
     ) -> Result<Result<T, E>, StoreError>
     where
         T: Send + 'static,
-        E: Send + 'static,
+        E: Failure + Send + 'static,
     {
         let (tell, told) = oneshot::channel();
         self.0.writer.queue.push(Box::new(Asked { work, tell }))?;
@@ -558,7 +569,11 @@ fn write_group(
             next = queue.pop_waiting();
         }
     }
-    let committed = whole.and_then(|()| connection.batch_execute("COMMIT"));
+    let committed = whole.and_then(|()| {
+        connection
+            .batch_execute("COMMIT")
+            .map_err(|error| Lost::from(&error))
+    });
     match &committed {
         Ok(()) => {
             gauge.commits.fetch_add(1, Ordering::Relaxed);
@@ -576,29 +591,40 @@ fn write_one(
     job: Write,
     connection: &mut SqliteConnection,
     answers: &mut Vec<Answer>,
-) -> QueryResult<()> {
+) -> Result<(), Lost> {
     if let Err(error) = connection.batch_execute("SAVEPOINT one") {
-        job.run(Err(error::of_group(&error)));
-        return Err(error);
+        let lost = Lost::from(&error);
+        job.run(Err(error::of_group(&lost)));
+        return Err(lost);
     }
     // Its caller hears of a panic by its sender, which goes down with it.
     let written = catch_unwind(AssertUnwindSafe(|| job.run(Ok(connection))));
     let keep = matches!(&written, Ok(None | Some(Written { keep: true, .. })));
-    let ended = connection.batch_execute(if keep {
-        "RELEASE one"
-    } else {
-        "ROLLBACK TO one; RELEASE one"
-    });
-    if let Ok(Some(Written { answer, .. })) = written {
-        if ended.is_err() && !keep {
-            // It is its own failure that took the transaction with it, as a full disk does: that says more than that the
-            // transaction is gone.
-            answer(Ok(()));
+    let ended = connection
+        .batch_execute(if keep {
+            "RELEASE one"
         } else {
+            "ROLLBACK TO one; RELEASE one"
+        })
+        .map_err(|error| Lost::from(&error));
+    let Ok(Some(Written {
+        failure, answer, ..
+    })) = written
+    else {
+        return ended;
+    };
+    match ended {
+        // It is its own failure that took the transaction with it, as a full disk does. That says more than that there is no
+        // such savepoint any more, to itself and to the others.
+        Err(lost) if !keep => {
+            answer(Ok(()));
+            Err(failure.unwrap_or(lost))
+        }
+        ended => {
             answers.push(answer);
+            ended
         }
     }
-    ended
 }
 
 impl fmt::Debug for Pool {
@@ -613,7 +639,10 @@ impl fmt::Debug for Pool {
 mod tests {
     use std::sync::mpsc;
 
-    use diesel::{prelude::*, result::Error};
+    use diesel::{
+        prelude::*,
+        result::{DatabaseErrorKind, Error},
+    };
     use leadr_auth_domain::Account;
     use leadr_auth_ports::{
         AccountRepository as _, CreateAccountError, KeyLookup as _, Rows, StoreHealth as _,
@@ -731,6 +760,31 @@ mod tests {
             commits, 1,
             "the one that held the writer, and all the others"
         );
+    }
+
+    /// What an acknowledged write depends on, and what keeps the rules of the schema.
+    fn settings(connection: &mut SqliteConnection) -> QueryResult<(i32, i32, String)> {
+        use diesel::{
+            dsl::sql,
+            sql_types::{Integer, Text},
+        };
+        diesel::select((
+            sql::<Integer>("(SELECT synchronous FROM pragma_synchronous)"),
+            sql::<Integer>("(SELECT foreign_keys FROM pragma_foreign_keys)"),
+            sql::<Text>("(SELECT journal_mode FROM pragma_journal_mode)"),
+        ))
+        .get_result(connection)
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn every_connection_waits_for_the_disk_and_keeps_the_rules() {
+        const FULL: i32 = 2;
+        let (_folder, pool) = start(|_| ()).await;
+        let expected = (FULL, 1, "wal".to_owned());
+        assert_eq!(pool.write(settings).await.unwrap().unwrap(), expected);
+        assert_eq!(pool.read(settings).await.unwrap(), expected);
+        assert_eq!(pool.lookup(settings).await.unwrap(), expected);
+        assert_eq!(pool.apart("", settings).await.unwrap().unwrap(), expected);
     }
 
     /// However many lists are asked for.
@@ -959,10 +1013,14 @@ mod tests {
         let release = hold(&pool).await;
         let before = create(&pool, account(1));
         until(|| pool.load().waiting == 1).await;
-        let loses = pool.write(|connection| {
+        let full = || {
+            let words = "database or disk is full".to_owned();
+            Error::DatabaseError(DatabaseErrorKind::Unknown, Box::new(words))
+        };
+        let loses = pool.write(move |connection| {
             // As SQLite itself does where the disk fails.
             connection.batch_execute("ROLLBACK")?;
-            Err::<(), _>(Error::RollbackTransaction)
+            Err::<(), _>(full())
         });
         let others = async {
             until(|| pool.load().waiting == 2).await;
@@ -970,11 +1028,12 @@ mod tests {
             until(|| pool.load().waiting == 3).await;
             // The holder is one of those whose transaction is lost.
             drop(release);
-            assert!(before.await.unwrap().is_err());
+            let told = format!("{:?}", before.await.unwrap().unwrap_err());
+            assert!(told.contains("database or disk is full"), "{told}");
             after.await.unwrap().unwrap();
         };
         let (lost, ()) = tokio::join!(loses, others);
-        assert_eq!(lost.unwrap(), Err(Error::RollbackTransaction));
+        assert_eq!(lost.unwrap(), Err(full()));
         assert!(!is_stored(&pool, &account(1)).await);
         assert!(is_stored(&pool, &account(3)).await);
     }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::{
     accounts,
-    error::{self, Stop, Violation},
+    error::{self, Failure, Stop, Violation},
     file, keys,
     pool::{self, Crew, Pool, Read},
     rows::{self, AccountRow, Id, KeyRow},
@@ -95,6 +95,15 @@ enum Undo {
     Dry(Vec<ImportOutcome>),
     /// It failed.
     Failed(Stop),
+}
+
+impl Failure for Undo {
+    fn of_database(&self) -> Option<&diesel::result::Error> {
+        match self {
+            Self::Dry(_) => None,
+            Self::Failed(stop) => stop.of_database(),
+        }
+    }
 }
 
 impl Transfer {

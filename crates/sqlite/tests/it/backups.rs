@@ -7,7 +7,10 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU8, Ordering},
     },
+    time::Duration,
 };
+
+use diesel::connection::SimpleConnection as _;
 
 use leadr_auth_ports::{
     KeyFilter, Rows,
@@ -94,6 +97,54 @@ async fn a_backup_overwrites_nothing_and_leaves_nothing_behind() {
     assert!(matches!(refused, BackupError::Target(..)), "{refused:?}");
     drop(sqlite);
     assert_eq!(scratch.names(), ["keys.db", "link", "there"]);
+}
+
+/// Whenever it is that nobody waits for it any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_that_is_given_up_leaves_nothing() {
+    let scratch = Scratch::new();
+    let sqlite = scratch.open().await;
+    // Enough for a copy to take a while.
+    scratch
+        .raw()
+        .batch_execute(
+            "CREATE TABLE much (a);
+             WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
+             INSERT INTO much SELECT randomblob(1000) FROM n",
+        )
+        .unwrap();
+    let to = scratch.folder().join("copy.db");
+    let ours = ["keys.db", "keys.db-shm", "keys.db-wal"];
+    let (mut given_up, mut begun, mut patience) = (0, 0, Duration::from_millis(1));
+    loop {
+        let backup = sqlite.backup(&to);
+        let watch = async {
+            tokio::time::sleep(patience).await;
+            begun += usize::from(scratch.names().len() > ours.len());
+        };
+        tokio::select! {
+            done = backup => {
+                done.unwrap();
+                break;
+            }
+            () = watch => given_up += 1,
+        }
+        let mut left = scratch.names();
+        // It had just been done.
+        left.retain(|name| name != "copy.db");
+        assert_eq!(left, ours, "given up after {patience:?}");
+        if to.exists() {
+            break;
+        }
+        patience += Duration::from_millis(4);
+    }
+    assert!(
+        given_up > 1 && begun > 1,
+        "{given_up} given up, {begun} of them begun"
+    );
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    drop(sqlite);
+    assert_eq!(scratch.names(), ["copy.db", "keys.db"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -82,6 +82,22 @@ async fn a_folder_is_not_made_and_not_opened() {
     assert!(matches!(error.fault, OpenFault::NoFolder), "{error:?}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_that_leads_nowhere_is_said_to_lead_nowhere() {
+    let scratch = Scratch::new();
+    std::os::unix::fs::symlink("elsewhere.db", scratch.path()).unwrap();
+    for if_missing in [IfMissing::Create, IfMissing::Fail] {
+        let error = Sqlite::open(scratch.config(), if_missing).unwrap_err();
+        assert!(matches!(error.fault, OpenFault::DeadLink), "{error:?}");
+        assert!(error.to_string().contains("leads nowhere"), "{error}");
+    }
+    assert_eq!(scratch.names(), ["keys.db"]);
+    // One that leads somewhere is another name.
+    fs::write(scratch.folder().join("elsewhere.db"), "").unwrap();
+    drop(scratch.open().await);
+    assert_eq!(scratch.names(), ["elsewhere.db", "keys.db"]);
+}
+
 /// A path is a path, whatever it looks like to SQLite.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_name_is_a_name() {
