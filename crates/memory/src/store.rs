@@ -297,6 +297,12 @@ impl AccountRepository for Memory {
         if key.account_id != account.id {
             return Err(StoreError::internal("the key is of another account").into());
         }
+        if state.accounts.contains_key(&account.id) {
+            return Err(StoreError::internal(format!("account {} exists", account.id)).into());
+        }
+        if state.keys.contains_key(&key.id) {
+            return Err(StoreError::internal(format!("key {} exists", key.id)).into());
+        }
         if state.clash(account).is_some() {
             return Err(CreateOperatorError::AccountTaken);
         }

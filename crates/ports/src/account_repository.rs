@@ -16,7 +16,8 @@ pub type AccountChangeFn<'a> = dyn FnMut(Account) -> Result<Account, AccountRefu
 #[async_trait]
 pub trait AccountRepository: Send + Sync {
     /// Stores a new account. Atomic: its name and slug are free among live accounts, and it is there; or nothing. Where
-    /// both are taken, the name is what is said.
+    /// both are taken, the name is what is said. An id that another account has, deleted or not, is
+    /// [`StoreError::Internal`]: ids are random.
     async fn create(&self, account: &Account) -> Result<(), CreateAccountError>;
 
     /// Stores an account together with its first key. Atomic: both or neither, under the conditions of

@@ -47,7 +47,7 @@ impl KeyFilter {
 #[async_trait]
 pub trait KeyRepository: Send + Sync {
     /// Stores a new key. Atomic: the prefix is free (also of deleted keys), the account is live, and the key is there;
-    /// or nothing.
+    /// or nothing. An id that another key has, deleted or not, is [`StoreError::Internal`]: ids are random.
     async fn create(&self, key: &ApiKey) -> Result<(), CreateKeyError>;
 
     /// The key with this id, if there is one among `rows`.

@@ -7,15 +7,15 @@ use leadr_auth_ports::{SecretRegistry, StoreError};
 
 use crate::{error, pool::Pool, schema::peppers};
 
-/// There is one secret at a time, and this is its row.
-const CURRENT: &str = "current";
+/// The id of the one row that there is for now, as in PostgreSQL.
+const THE_SECRET: &str = "default";
 
 #[derive(Clone)]
 pub(crate) struct Secrets(pub(crate) Pool);
 
 pub(crate) fn registered(connection: &mut SqliteConnection) -> QueryResult<Option<PepperCheck>> {
     let found = peppers::table
-        .find(CURRENT)
+        .find(THE_SECRET)
         .select(peppers::check_value)
         .get_result(connection)
         .optional()?;
@@ -32,7 +32,7 @@ impl SecretRegistry for Secrets {
         let value = check.expose_hex().to_owned();
         let answered = self.0.write(move |connection| {
             diesel::insert_into(peppers::table)
-                .values((peppers::id.eq(CURRENT), peppers::check_value.eq(value)))
+                .values((peppers::id.eq(THE_SECRET), peppers::check_value.eq(value)))
                 .on_conflict_do_nothing()
                 .execute(connection)?;
             registered(connection)

@@ -671,6 +671,59 @@ cases! { $
         assert!(stores.keys.get(unowned.id, Rows::WithDeleted).await.unwrap().is_none());
     }
 
+    /// An id is given once, deleted records included: nothing is stored, nothing is overwritten, and trying again does not help.
+    async fn an_id_is_given_once(stores) {
+        let (owner, mut gone) = (account(1), account(2));
+        gone.soft_delete(at(3));
+        stores.accounts.create(&owner).await.unwrap();
+        stores.accounts.create(&gone).await.unwrap();
+        let held = key(1, &owner);
+        stores.keys.create(&held).await.unwrap();
+
+        for there in [&owner, &gone] {
+            let mut account = account_of(9, AccountRole::Operator);
+            account.id = there.id;
+            let created = stores.accounts.create(&account).await;
+            assert!(
+                matches!(&created, Err(CreateAccountError::Store(error)) if !error.is_retryable()),
+                "{created:?}"
+            );
+            let first = key(9, &account);
+            let created = stores.accounts.create_with_key(&account, &first).await;
+            assert!(
+                matches!(&created, Err(CreateOperatorError::Store(error)) if !error.is_retryable()),
+                "{created:?}"
+            );
+            assert!(stores.lookup.find(&first.key_prefix).await.unwrap().is_none());
+        }
+        let other = account_of(8, AccountRole::Operator);
+        let mut first = key(8, &other);
+        first.id = held.id;
+        let created = stores.accounts.create_with_key(&other, &first).await;
+        assert!(
+            matches!(&created, Err(CreateOperatorError::Store(error)) if !error.is_retryable()),
+            "{created:?}"
+        );
+        assert!(stores.accounts.get(other.id, Rows::WithDeleted).await.unwrap().is_none());
+        assert!(stores.lookup.find(&first.key_prefix).await.unwrap().is_none());
+        let mut again = key(9, &owner);
+        again.id = held.id;
+        let created = stores.keys.create(&again).await;
+        assert!(
+            matches!(&created, Err(CreateKeyError::Store(error)) if !error.is_retryable()),
+            "{created:?}"
+        );
+        assert!(stores.lookup.find(&again.key_prefix).await.unwrap().is_none());
+
+        for there in [&owner, &gone] {
+            let read = stores.accounts.get(there.id, Rows::WithDeleted).await.unwrap();
+            assert_eq!(read.as_ref(), Some(&*there));
+        }
+        let read = stores.keys.get(held.id, Rows::Live).await.unwrap().unwrap();
+        assert_eq!(fields(&read), fields(&held));
+        assert_eq!(stores.keys.list(KeyFilter::of(owner.id)).await.unwrap().len(), 1);
+    }
+
     /// A deleted account makes a store not empty, and is no operator.
     async fn deleted_accounts_count_for_emptiness_only(stores) {
         stores.accounts.create(&account(1)).await.unwrap();

@@ -1,7 +1,8 @@
 //! Up, down, up; two processes that start together; and rules that every table has to keep.
 
 use diesel::{connection::SimpleConnection as _, prelude::*};
-use leadr_auth_ports::StoreError;
+use leadr_auth_domain::Pepper;
+use leadr_auth_ports::{StoreError, contract::fixtures::SECRET};
 use leadr_auth_sqlite::{
     IfMissing, Sqlite,
     migrate::{self, MigrateError},
@@ -103,6 +104,19 @@ async fn what_belongs_to_an_account_goes_with_it() {
          WHERE s.type = 'table' AND f.\"table\" = 'accounts'",
     );
     assert_eq!(rules, ["CASCADE"]);
+}
+
+/// As in PostgreSQL, for whoever looks into either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_secret_has_the_id_that_it_has_elsewhere() {
+    let scratch = Scratch::new();
+    let secrets = scratch.open().await.stores().secrets;
+    let secret = Pepper::new(SECRET).unwrap();
+    secrets.register(&secret.check()).await.unwrap();
+    assert_eq!(
+        texts(&scratch, "SELECT id AS text FROM peppers"),
+        ["default"]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
