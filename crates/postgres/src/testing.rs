@@ -1,7 +1,7 @@
 //! A database of a test's own, and proxies before it: one that fails on command, and one that speaks TLS. For tests of this crate and of others.
 //!
-//! `TEST_DATABASE_URL` names a server, by a user who may create databases there. Nothing is touched on it but databases
-//! that were made here.
+//! `TEST_DATABASE_URL` names a server, by a user who may create databases and roles there. Nothing is touched on it but
+//! databases and roles that were made here.
 
 #![expect(
     clippy::expect_used,
@@ -39,6 +39,15 @@ pub struct TestDatabase {
     server: String,
     name: String,
     url: String,
+    has_role: bool,
+}
+
+/// A role that may log in, and otherwise what everybody may. It has the name of its database, and goes with it.
+pub struct TestRole {
+    /// Its name, which needs no quotes.
+    pub name: String,
+    /// How to reach the database as this role.
+    pub url: String,
 }
 
 impl TestDatabase {
@@ -61,7 +70,29 @@ impl TestDatabase {
             .batch_execute(&format!("CREATE DATABASE {name}"))
             .await
             .expect("the user of TEST_DATABASE_URL may create databases");
-        Self { server, name, url }
+        Self {
+            server,
+            name,
+            url,
+            has_role: false,
+        }
+    }
+
+    /// Makes the one role that a database can have, for somebody who is not to do everything.
+    pub async fn create_role(&mut self) -> TestRole {
+        let name = self.name.clone();
+        // Before PostgreSQL 15 everybody may make tables.
+        self.client()
+            .await
+            .batch_execute(&format!(
+                "CREATE ROLE {name} LOGIN PASSWORD '{name}';
+                 REVOKE CREATE ON SCHEMA public FROM PUBLIC"
+            ))
+            .await
+            .expect("the user of TEST_DATABASE_URL may create roles");
+        self.has_role = true;
+        let url = with_user(&self.url, &name, &name);
+        TestRole { name, url }
     }
 
     /// How to reach it.
@@ -98,6 +129,7 @@ impl TestDatabase {
 impl Drop for TestDatabase {
     fn drop(&mut self) {
         let (server, name) = (self.server.clone(), self.name.clone());
+        let has_role = self.has_role;
         // On a thread and a runtime of its own: the test's runtime may be going down.
         let dropped = thread::spawn(move || {
             tokio::runtime::Builder::new_current_thread()
@@ -105,10 +137,15 @@ impl Drop for TestDatabase {
                 .build()
                 .expect("a runtime can be made")
                 .block_on(async {
-                    client(&server)
-                        .await
+                    let client = client(&server).await;
+                    client
                         .batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
-                        .await
+                        .await?;
+                    if has_role {
+                        // Nothing depends on it any more.
+                        client.batch_execute(&format!("DROP ROLE {name}")).await?;
+                    }
+                    Ok::<_, tokio_postgres::Error>(())
                 })
         })
         .join();
@@ -183,9 +220,29 @@ fn with_database(url: &str, name: &str) -> String {
     format!("{scheme}://{authority}/{name}{parameters}")
 }
 
+/// The same URL with another user.
+fn with_user(url: &str, user: &str, password: &str) -> String {
+    let (scheme, rest) = url
+        .split_once("://")
+        .expect("TEST_DATABASE_URL is a URL as postgres://…");
+    let address = rest.split_once('@').map_or(rest, |(_, address)| address);
+    format!("{scheme}://{user}:{password}@{address}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_user_of_a_url_is_replaced() {
+        for (url, expected) in [
+            ("postgres://u:p@h:1/db?a=b", "postgres://x:y@h:1/db?a=b"),
+            ("postgres://u@h/db", "postgres://x:y@h/db"),
+            ("postgres://h/db", "postgres://x:y@h/db"),
+        ] {
+            assert_eq!(with_user(url, "x", "y"), expected);
+        }
+    }
 
     #[test]
     fn the_database_of_a_url_is_replaced() {

@@ -12,6 +12,7 @@ mod locks;
 mod migrations;
 mod outage;
 mod plans;
+mod rights;
 mod schema;
 mod tls;
 mod transfer;

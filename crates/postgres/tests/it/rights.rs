@@ -1,0 +1,126 @@
+//! What a role has to be allowed: to serve no more than `docs/configuration.md` says, and to ask nothing that changes
+//! anything.
+
+use leadr_auth_ports::Stores;
+use leadr_auth_postgres::{
+    Postgres, PostgresConfig, migrate,
+    testing::{TestDatabase, TestRole, reference},
+};
+
+/// The statements of `docs/configuration.md` by which a role gets what a server needs.
+fn documented(role: &str) -> String {
+    let page = include_str!("../../../../docs/configuration.md");
+    let mut blocks = page.split("```sql").skip(1);
+    let (block, _) = blocks.next().unwrap().split_once("```").unwrap();
+    assert!(blocks.next().is_none(), "one block is of SQL");
+    assert!(block.contains("leadr_server"), "{block}");
+    block.replace("leadr_server", role)
+}
+
+/// A database with the schema in it, and a role with the documented rights.
+async fn granted() -> (TestDatabase, TestRole) {
+    let mut database = TestDatabase::create().await;
+    let role = database.create_role().await;
+    let client = database.client().await;
+    client.batch_execute(&documented(&role.name)).await.unwrap();
+    (database, role)
+}
+
+/// A patient configuration for a role.
+fn config(database: &TestDatabase, role: &TestRole) -> PostgresConfig {
+    PostgresConfig {
+        url: role.url.clone(),
+        ..database.config()
+    }
+}
+
+/// Every relation that is not the server's own.
+async fn relations(database: &TestDatabase) -> Vec<String> {
+    let query = "SELECT relname::text FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace
+        WHERE nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema' ORDER BY relname";
+    let rows = database.client().await.query(query, &[]).await.unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// All that the stores promise, they do with the documented rights.
+mod contract {
+    async fn served() -> (super::TestDatabase, super::Stores) {
+        let (database, role) = super::granted().await;
+        let postgres = super::Postgres::new(super::config(&database, &role)).unwrap();
+        (database, postgres.stores())
+    }
+
+    leadr_auth_ports::store_contract!(served);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_not_change_the_schema_can_ask_for_it() {
+    let (database, role) = granted().await;
+    let config = config(&database, &role);
+    assert!(migrate::pending(&config).await.unwrap().is_empty());
+    assert!(migrate::at_head(&config).await.unwrap());
+    // Nothing is to be done.
+    assert!(migrate::run(&config).await.unwrap().is_empty());
+    let postgres = Postgres::new(config.clone()).unwrap();
+    postgres.clock().await.unwrap();
+    postgres.settings().await.unwrap();
+
+    // Where something is to be done, it may not do it.
+    let newest = migrate::revert_last(&database.config()).await.unwrap();
+    let pending = migrate::pending(&config).await.unwrap();
+    assert_eq!(Some(pending), newest.map(|version| vec![version]));
+    let error = migrate::run(&config).await.unwrap_err();
+    assert!(
+        matches!(&error, migrate::MigrateError::Failed(source) if source.to_string().contains("permission denied")),
+        "{error:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn asking_leaves_nothing_behind() {
+    for database in [TestDatabase::create_empty().await, reference().await] {
+        let before = relations(&database).await;
+        let config = database.config();
+        assert!(!migrate::pending(&config).await.unwrap().is_empty());
+        assert!(!migrate::at_head(&config).await.unwrap());
+        assert_eq!(migrate::revert_last(&config).await.unwrap(), None);
+        assert_eq!(relations(&database).await, before);
+    }
+}
+
+/// A migration that takes long is another's, and no reason to wait: what has run has run.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn asking_waits_for_nobody_who_migrates() {
+    let database = TestDatabase::create().await;
+    let client = database.client().await;
+    let lock = i64::from_be_bytes(*b"leadrath");
+    let query = "SELECT pg_advisory_lock($1)";
+    client.execute(query, &[&lock]).await.unwrap();
+    assert!(migrate::at_head(&database.config()).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_right_that_is_missing_is_named() {
+    let (database, role) = granted().await;
+    let (config, name) = (config(&database, &role), &role.name);
+    let client = database.client().await;
+    for (revoke, expected) in [
+        (
+            format!("REVOKE SELECT ON __diesel_schema_migrations FROM {name}"),
+            "the role may not see which migrations have run: it lacks SELECT on __diesel_schema_migrations",
+        ),
+        // The server then says that there is no such table.
+        (
+            "REVOKE USAGE ON SCHEMA public FROM PUBLIC".to_owned(),
+            "the role may not see which migrations have run: it lacks USAGE on any schema of its search_path",
+        ),
+    ] {
+        client.batch_execute(&revoke).await.unwrap();
+        for error in [
+            migrate::pending(&config).await.unwrap_err(),
+            migrate::run(&config).await.unwrap_err(),
+        ] {
+            assert_eq!(error.to_string(), expected, "{error:?}");
+        }
+    }
+}
