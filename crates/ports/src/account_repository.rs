@@ -7,8 +7,8 @@ use leadr_auth_domain::{Account, AccountId, AccountRefusal, ApiKey, Slug};
 
 use crate::{Rows, StoreError};
 
-/// A change to an account, run by the adapter on the locked record. It may be called again where the store makes the
-/// adapter start over.
+/// A change to an account, run by the adapter on the record as it is. Nothing is written if that has changed meanwhile: then it
+/// is called again.
 pub type AccountChangeFn<'a> = dyn FnMut(Account) -> Result<Account, AccountRefusal> + Send + 'a;
 
 /// Stores accounts.

@@ -2,7 +2,7 @@
 //!
 //! A write per request would be the slowest part of verification by far. So a use is a note in memory: per key the latest
 //! one only, which bounds the notes by the number of keys and not of requests. [`UsageRecorder::run`] writes them down in
-//! one statement at least every second, and once more when it is told to stop. A process that is killed loses what it had
+//! one go at least every second, and once more when it is told to stop. A process that is killed loses what it had
 //! noted since the last time, a second's worth at most.
 //!
 //! Reads lay the notes over what the store says, so that a key that has just been used shows it at once on the node that
@@ -119,7 +119,7 @@ impl UsageRecorder {
         key
     }
 
-    /// Writes all notes down, in one statement. Where the store fails they are kept for the next time.
+    /// Writes all notes down, at once. Where the store fails they are kept for the next time.
     pub async fn flush(&self) -> Result<(), StoreError> {
         let _one_at_a_time = self.flushing.lock().await;
         let uses: Vec<KeyUse> = {

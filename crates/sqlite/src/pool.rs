@@ -60,8 +60,8 @@ pub struct SqliteConfig {
 }
 
 impl SqliteConfig {
-    /// This file, two to four threads that read (by the number of processors), a quarter of a second per lookup, five seconds per statement and for other
-    /// processes.
+    /// This file, two to four threads that read (by the number of processors), a quarter of a second per lookup, five seconds
+    /// per statement and for other processes.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         let processors = thread::available_parallelism().map_or(2, usize::from);
         Self {
@@ -349,7 +349,7 @@ impl Pool {
         read(&self.0.lookups, self.0.config.lookup_timeout, work).await
     }
 
-    /// Reads anything else, by a single statement.
+    /// Reads anything else. What is to be of one instant is one statement.
     pub(crate) async fn read<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut SqliteConnection) -> QueryResult<T> + Send + 'static,

@@ -50,7 +50,7 @@ pub(super) fn import_command() -> Command {
             Arg::new("from")
                 .long("from")
                 .value_name("URL")
-                .help("A database, also one of the reference implementation, which stays as it is; \
+                .help("A database, also one of the reference implementation, which stays as it is (an SQLite file has to be writable all the same); \
                        with a password it belongs into the environment variable IMPORT_FROM and this is `env`"),
         )
         .arg(flag("keep-good").help("Take what can be taken, where otherwise one bad record means that none is taken"))

@@ -475,6 +475,21 @@ fn a_store_takes_from_another_one() {
     let memory = to.tool(2, &["import", "--from", "memory:"]);
     memory.says(&["memory:"]);
     assert!(to.files().is_empty(), "{:?}", to.files().keys());
+    // A backup stays as it is, byte by byte, and nothing is left beside it.
+    from.tool(0, &["backup", "copy.db"]);
+    let before = from.files();
+    let copy = format!("sqlite:{}", from.text("copy.db"));
+    Place::new().tool(
+        0,
+        &[
+            "import",
+            "--from",
+            &copy,
+            "--secret-file",
+            &from.text("data/secret"),
+        ],
+    );
+    assert_eq!(from.files(), before);
     // Also while a server is at work there, and as often as one likes.
     let (_running, _) = from.start_again();
     for imported in [2, 0] {
