@@ -7,8 +7,8 @@ use leadr_auth_domain::{Account, AccountId, AccountRefusal, ApiKey, Slug};
 
 use crate::{Rows, StoreError};
 
-/// A change to an account, run by the adapter on the locked record. It may be called again where the store makes the
-/// adapter start over.
+/// A change to an account, run by the adapter on the account as it is; nothing is written if that has changed meanwhile. It
+/// may be called again where the adapter has to start over.
 pub type AccountChangeFn<'a> = dyn FnMut(Account) -> Result<Account, AccountRefusal> + Send + 'a;
 
 /// Stores accounts.

@@ -179,7 +179,7 @@ impl Held {
     }
 }
 
-/// Ids of all zeros are an id, so "after nothing" is a text of no bytes, which comes before all of them.
+/// Ids of all zeros are an id, so "after nothing" is a blob of no bytes, which comes before all of them.
 fn after(id: Option<Id>) -> Vec<u8> {
     id.map_or(Vec::new(), |Id(uuid)| uuid.as_bytes().to_vec())
 }
