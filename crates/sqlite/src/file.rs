@@ -436,9 +436,8 @@ pub(crate) fn open(
 /// Where SQLite only says that it could not read or write, or could not make a file, it may be for want of room: it has no
 /// words for a log ahead whose index does not fit. Then nothing else fits there either.
 pub(crate) fn explain(path: &Path, fault: OpenFault) -> OpenFault {
-    let source = match &fault {
-        OpenFault::Unavailable(source) | OpenFault::ReadOnly(source) => source,
-        _ => return fault,
+    let (OpenFault::Unavailable(source) | OpenFault::ReadOnly(source)) = &fault else {
+        return fault;
     };
     match error::symptom_of_any(source) {
         Some(Symptom::Device | Symptom::Closed) => {}
@@ -453,7 +452,7 @@ pub(crate) fn explain(path: &Path, fault: OpenFault) -> OpenFault {
 /// Writes as much beside `path` as the index of a log ahead takes at first, and takes it away again.
 fn write_beside(path: &Path) -> io::Result<()> {
     let scratch = Scratch::beside(path)?;
-    fs::write(&scratch.0, [1; 32 * 1024])
+    fs::write(&scratch.0, vec![1; 32 * 1024])
 }
 
 fn open_resolved(

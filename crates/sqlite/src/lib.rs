@@ -82,7 +82,7 @@ impl Sqlite {
     pub fn open(mut config: SqliteConfig, if_missing: IfMissing) -> Result<Self, OpenError> {
         let (path, writer) = file::open(&config, if_missing)?;
         config.path = path;
-        Self::start(config, file::Access::Write, Some(writer))
+        Self::start(&config, &file::Access::Write, Some(writer))
     }
 
     /// Opens a file that is there for reading only, and leaves it, byte for byte, and its folder as they are: a backup, say, in
@@ -95,18 +95,18 @@ impl Sqlite {
     pub fn open_to_read(mut config: SqliteConfig) -> Result<Self, OpenError> {
         let (path, access) = file::open_to_read(&config)?;
         config.path = path;
-        Self::start(config, access, None)
+        Self::start(&config, &access, None)
     }
 
     fn start(
-        config: SqliteConfig,
-        access: file::Access,
+        config: &SqliteConfig,
+        access: &file::Access,
         writer: Option<SqliteConnection>,
     ) -> Result<Self, OpenError> {
         let start = || -> Result<Self, OpenFault> {
             let readers = |number: usize| -> Result<Vec<_>, OpenFault> {
                 (0..number)
-                    .map(|_| Ok(file::connect_to_read(&config.path, &config, &access)?))
+                    .map(|_| Ok(file::connect_to_read(&config.path, config, access)?))
                     .collect()
             };
             let connections = pool::Connections {

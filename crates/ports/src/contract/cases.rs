@@ -717,7 +717,7 @@ cases! { $
 
         for there in [&owner, &gone] {
             let read = stores.accounts.get(there.id, Rows::WithDeleted).await.unwrap();
-            assert_eq!(read.as_ref(), Some(&*there));
+            assert_eq!(read.as_ref(), Some(there));
         }
         let read = stores.keys.get(held.id, Rows::Live).await.unwrap().unwrap();
         assert_eq!(fields(&read), fields(&held));
