@@ -7,8 +7,8 @@ use leadr_auth_domain::{Account, AccountId, AccountRefusal, ApiKey, Slug};
 
 use crate::{Rows, StoreError};
 
-/// A change to an account, run by the adapter on the record as it is. Nothing is written if that has changed meanwhile: then it
-/// is called again.
+/// A change to an account, run by the adapter on the account as it is; nothing is written if that has changed meanwhile. It
+/// may be called again where the adapter has to start over.
 pub type AccountChangeFn<'a> = dyn FnMut(Account) -> Result<Account, AccountRefusal> + Send + 'a;
 
 /// Stores accounts.

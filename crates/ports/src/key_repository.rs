@@ -7,8 +7,8 @@ use leadr_auth_domain::{AccountId, ApiKey, ApiKeyStatus, KeyId, KeyRefusal};
 
 use crate::StoreError;
 
-/// A change to a key, run by the adapter on the record as it is. Nothing is written if that has changed meanwhile: then it is
-/// called again.
+/// A change to a key, run by the adapter on the key as it is; nothing is written if that has changed meanwhile. It may be
+/// called again where the adapter has to start over.
 pub type KeyChangeFn<'a> = dyn FnMut(ApiKey) -> Result<ApiKey, KeyRefusal> + Send + 'a;
 
 /// Which records a read takes in.

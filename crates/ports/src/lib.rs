@@ -6,8 +6,9 @@
 //! # The rules that every adapter obeys
 //!
 //! - **One method is one atomic unit.** Its doc line says what is atomic. There is no transaction to pass around.
-//! - **Read, decide, write is one `update`**: the caller hands in a pure, synchronous change, which runs on the
-//!   record as it is; where that has changed before it is written, it runs again. So it must depend on its argument only.
+//! - **Read, decide, write is one `update`**: the caller hands in a pure, synchronous change, which runs on the record as
+//!   it is, and nothing is written if that has changed meanwhile. It may run more than once, so it must depend on its
+//!   argument only.
 //! - **A refusal leaves everything as it was**, and so does an error, save that a store which went away during the write
 //!   may have done it ([`StoreError::Unavailable`] says "cannot tell").
 //! - **Time comes in as values.** No adapter reads a clock to fill in a field.

@@ -18,6 +18,7 @@ pub struct KeyUse {
 #[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
 pub trait UsageStore: Send + Sync {
-    /// Moves `last_used_at` of each key forward to its `used_at`, and never back; `updated_at` stays. Atomic. Keys that do not exist are passed over; a key may be named more than once.
+    /// Moves `last_used_at` of each key forward to its `used_at`, and never back; `updated_at` stays. Atomic. Keys
+    /// that do not exist are passed over; a key may be named more than once.
     async fn record(&self, uses: &[KeyUse]) -> Result<(), StoreError>;
 }

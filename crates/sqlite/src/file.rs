@@ -8,7 +8,10 @@ use std::{
     fmt::{self, Write as _},
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, ErrorKind},
-    os::unix::{ffi::OsStrExt as _, fs::OpenOptionsExt as _},
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{MetadataExt as _, OpenOptionsExt as _},
+    },
     path::{Path, PathBuf},
     process,
     sync::{
@@ -16,7 +19,7 @@ use std::{
         atomic::{AtomicU32, Ordering},
     },
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use diesel::{
@@ -306,17 +309,109 @@ pub(crate) fn connect(path: &Path, config: &SqliteConfig) -> ConnectionResult<Sq
     establish(path, "rw", config.busy_timeout)
 }
 
-/// A connection that refuses to write. It could all the same, since the last one to be closed has to write the log ahead into
-/// the file.
+/// What the connections of one opening may do.
+#[derive(Clone, Debug)]
+pub(crate) enum Access {
+    /// Write, and whatever it takes to keep the file in order.
+    Write,
+    /// Read, beside others who may write: their log ahead, and its index, are gone by.
+    Read,
+    /// Read what nobody has open, without looking for a log ahead or making one.
+    ReadStill(Still),
+}
+
+impl Access {
+    /// Fails where what has just been read cannot be relied on.
+    pub(crate) fn check(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Write | Self::Read => Ok(()),
+            Self::ReadStill(still) => match Still::of(&still.path) {
+                Ok(Some(now)) if now == *still => Ok(()),
+                Ok(_) => Err(StoreError::unavailable(
+                    "another process has begun to write to the file while it was read: try again",
+                )),
+                Err(error) => Err(StoreError::unavailable(error)),
+            },
+        }
+    }
+}
+
+/// A file that nobody has open, and by what it is seen that this is so still.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Still {
+    path: PathBuf,
+    file: u64,
+    length: u64,
+    changed: SystemTime,
+}
+
+impl Still {
+    /// `None` where somebody may have it open, or has left something beside it that belongs to it.
+    fn of(path: &Path) -> io::Result<Option<Self>> {
+        let found = fs::metadata(path)?;
+        let is_there = |ending| fs::exists(beside(path, ending));
+        // Who has it open has both a log ahead and its index, even while there is nothing in them.
+        let is_open = is_there("-wal")? && is_there("-shm")?;
+        if is_open || length(&beside(path, "-wal"))? > 0 || length(&beside(path, "-journal"))? > 0 {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            path: path.to_owned(),
+            file: found.ino(),
+            length: found.len(),
+            changed: found.modified()?,
+        }))
+    }
+}
+
+/// A connection that refuses to write. Where the access is for writing it could all the same, since the last one to be closed
+/// has to write the log ahead into the file.
 pub(crate) fn connect_to_read(
     path: &Path,
     config: &SqliteConfig,
+    access: &Access,
 ) -> ConnectionResult<SqliteConnection> {
-    let mut connection = connect(path, config)?;
+    let mode = match access {
+        Access::Write => "rw",
+        Access::Read => "ro",
+        Access::ReadStill(_) => "ro&immutable=1",
+    };
+    let mut connection = establish(path, mode, config.busy_timeout)?;
     connection
         .batch_execute("PRAGMA query_only = ON")
         .map_err(ConnectionError::CouldntSetupConfiguration)?;
     Ok(connection)
+}
+
+/// The path of a file that is only to be read, and how it can be, after every check that can be made without reading all of
+/// it.
+pub(crate) fn open_to_read(config: &SqliteConfig) -> Result<(PathBuf, Access), OpenError> {
+    let named = |path: &Path, fault| OpenError {
+        path: path.to_owned(),
+        fault,
+    };
+    let path = resolve(&config.path).map_err(|fault| named(&config.path, fault))?;
+    match look_into(&path, config) {
+        Ok(access) => Ok((path, access)),
+        Err(fault) => Err(named(&path, fault)),
+    }
+}
+
+fn look_into(path: &Path, config: &SqliteConfig) -> Result<Access, OpenFault> {
+    find_or_make(path, config, IfMissing::Fail)?;
+    let access = match Still::of(path)? {
+        Some(still) => Access::ReadStill(still),
+        None => Access::Read,
+    };
+    let mut connection = connect_to_read(path, config, &access)?;
+    if is_new(&mut connection)? {
+        return Err(OpenFault::Missing);
+    }
+    check_length(&mut connection, path)?;
+    match migrate::unknown(&mut connection)? {
+        Some(version) => Err(OpenFault::Newer(version)),
+        None => Ok(access),
+    }
 }
 
 /// The path of the file, and the connection for writing to it, after every check that can be made without reading all of it.

@@ -82,26 +82,45 @@ impl Sqlite {
     pub fn open(mut config: SqliteConfig, if_missing: IfMissing) -> Result<Self, OpenError> {
         let (path, writer) = file::open(&config, if_missing)?;
         config.path = path;
-        let started = Self::start(&config, writer);
-        started.map_err(|fault| OpenError {
-            fault: file::explain(&config.path, fault),
-            path: config.path,
-        })
+        Self::start(&config, &file::Access::Write, Some(writer))
     }
 
-    fn start(config: &SqliteConfig, writer: SqliteConnection) -> Result<Self, OpenFault> {
-        let readers = |number: usize| -> Result<Vec<_>, OpenFault> {
-            (0..number)
-                .map(|_| Ok(file::connect_to_read(&config.path, config)?))
-                .collect()
+    /// Opens a file that is there for reading only, and leaves it, byte for byte, and its folder as they are: a backup, say, in
+    /// a place where nothing may be written. Blocks as [`open`](Self::open) does.
+    ///
+    /// Where another process has the file open, or has left a log ahead beside it, the log is read as well; that takes the
+    /// right to read it and to write its index (`-shm`). Otherwise nothing beside the file is looked for, and if a process
+    /// begins to write to it meanwhile, what is read from then on fails. So does every write, and whatever else of this type
+    /// needs the right to write: migrating, a backup, the check of integrity.
+    pub fn open_to_read(mut config: SqliteConfig) -> Result<Self, OpenError> {
+        let (path, access) = file::open_to_read(&config)?;
+        config.path = path;
+        Self::start(&config, &access, None)
+    }
+
+    fn start(
+        config: &SqliteConfig,
+        access: &file::Access,
+        writer: Option<SqliteConnection>,
+    ) -> Result<Self, OpenError> {
+        let start = || -> Result<Self, OpenFault> {
+            let readers = |number: usize| -> Result<Vec<_>, OpenFault> {
+                (0..number)
+                    .map(|_| Ok(file::connect_to_read(&config.path, config, access)?))
+                    .collect()
+            };
+            let connections = pool::Connections {
+                lookups: readers(pool::LOOKUPS)?,
+                readers: readers(config.readers.max(1))?,
+                writer,
+            };
+            let pool = pool::Pool::start(config.clone(), access.clone(), connections)?;
+            Ok(Self { pool })
         };
-        let connections = pool::Connections {
-            lookups: readers(pool::LOOKUPS)?,
-            readers: readers(config.readers.max(1))?,
-            writer,
-        };
-        let pool = pool::Pool::start(config.clone(), connections)?;
-        Ok(Self { pool })
+        start().map_err(|fault| OpenError {
+            fault: file::explain(&config.path, fault),
+            path: config.path.clone(),
+        })
     }
 
     /// All the ports, on these threads.

@@ -31,7 +31,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     error::{self, Failure, Lost},
-    file,
+    file::{self, Access},
 };
 
 /// The most that is committed at once. Enough to make the wait for the disk small among the work, and little enough that
@@ -275,6 +275,7 @@ pub(crate) struct Pool(Arc<Shared>);
 
 struct Shared {
     config: SqliteConfig,
+    access: Access,
     /// For what somebody waits for with every request.
     lookups: Crew<Read>,
     readers: Crew<Read>,
@@ -311,14 +312,20 @@ impl Drop for Shared {
 pub(crate) struct Connections {
     pub(crate) lookups: Vec<SqliteConnection>,
     pub(crate) readers: Vec<SqliteConnection>,
-    pub(crate) writer: SqliteConnection,
+    /// Where there is none, nothing is written.
+    pub(crate) writer: Option<SqliteConnection>,
 }
 
 impl Pool {
     /// Starts the threads, each with its connection.
-    pub(crate) fn start(config: SqliteConfig, connections: Connections) -> std::io::Result<Self> {
+    pub(crate) fn start(
+        config: SqliteConfig,
+        access: Access,
+        connections: Connections,
+    ) -> std::io::Result<Self> {
         let mut shared = Shared {
             config,
+            access,
             lookups: Crew::new(),
             readers: Crew::new(),
             writer: Crew::new(),
@@ -333,11 +340,12 @@ impl Pool {
                 crew.add(name, move |queue| serve_reads(queue, connection, &gauge))?;
             }
         }
-        let writer = connections.writer;
-        let gauge = Arc::clone(&shared.gauge);
-        shared.writer.add("sqlite write", move |queue| {
-            serve_writes(queue, writer, &gauge);
-        })?;
+        if let Some(writer) = connections.writer {
+            let gauge = Arc::clone(&shared.gauge);
+            shared.writer.add("sqlite write", move |queue| {
+                serve_writes(queue, writer, &gauge);
+            })?;
+        }
         Ok(Self(Arc::new(shared)))
     }
 
@@ -346,15 +354,47 @@ impl Pool {
         &self,
         work: impl FnOnce(&mut SqliteConnection) -> QueryResult<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        read(&self.0.lookups, self.0.config.lookup_timeout, work).await
+        self.read_by(&self.0.lookups, self.0.config.lookup_timeout, work)
+            .await
     }
 
-    /// Reads anything else. What is to be of one instant is one statement.
+    /// Reads anything else. What has to be one view has to be a single statement.
     pub(crate) async fn read<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut SqliteConnection) -> QueryResult<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        read(&self.0.readers, self.0.config.statement_timeout, work).await
+        self.read_by(&self.0.readers, self.0.config.statement_timeout, work)
+            .await
+    }
+
+    /// Puts a read into the queue of a crew, and awaits the answer.
+    pub(crate) async fn read_by<T: Send + 'static>(
+        &self,
+        crew: &Crew<Read>,
+        time: Duration,
+        work: impl FnOnce(&mut SqliteConnection) -> QueryResult<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let access = self.0.access.clone();
+        let (tell, told) = oneshot::channel();
+        crew.queue.push(Box::new(move |connection| {
+            if tell.is_closed() {
+                return;
+            }
+            let done = work(connection).map_err(error::of_query);
+            // Also where it failed: that may be for the same reason.
+            let _ = tell.send(access.check().and(done));
+        }))?;
+        answered(time, told).await
+    }
+
+    /// Fails where the file was opened for reading only.
+    fn check_writable(&self) -> Result<(), StoreError> {
+        match self.0.access {
+            Access::Write => Ok(()),
+            Access::Read | Access::ReadStill(_) => Err(StoreError::internal(
+                "the database was opened for reading only",
+            )),
+        }
     }
 
     /// Writes: all that `work` does stays, or where it fails nothing. The answer comes when it is on the disk.
@@ -409,6 +449,7 @@ impl Pool {
         T: Send + 'static,
         E: Failure + Send + 'static,
     {
+        self.check_writable()?;
         let (tell, told) = oneshot::channel();
         self.0.writer.queue.push(Box::new(Asked { work, tell }))?;
         answered(time, told).await
@@ -435,6 +476,7 @@ impl Pool {
         name: &str,
         work: impl FnOnce(&SqliteConfig) -> T + Send + 'static,
     ) -> Result<T, StoreError> {
+        self.check_writable()?;
         let config = self.0.config.clone();
         let (tell, told) = oneshot::channel();
         thread::Builder::new()
@@ -446,15 +488,21 @@ impl Pool {
         told.await.map_err(|_| panicked())
     }
 
-    /// A thread of its own that reads, on a connection that `open` makes there.
+    /// A thread of its own that reads, on a connection that is first prepared by `begin`.
     pub(crate) async fn reader(
         &self,
-        open: impl FnOnce(&SqliteConfig) -> Result<SqliteConnection, StoreError> + Send + 'static,
+        begin: impl FnOnce(&mut SqliteConnection) -> QueryResult<()> + Send + 'static,
     ) -> Result<Crew<Read>, StoreError> {
-        let config = self.0.config.clone();
+        let (config, access) = (self.0.config.clone(), self.0.access.clone());
+        let open = move || {
+            let mut connection = file::connect_to_read(&config.path, &config, &access)
+                .map_err(error::of_connecting)?;
+            begin(&mut connection).map_err(error::of_query)?;
+            Ok(connection)
+        };
         let mut crew = Crew::new();
         let (tell, told) = oneshot::channel();
-        crew.add("sqlite snapshot", move |queue| match open(&config) {
+        crew.add("sqlite snapshot", move |queue| match open() {
             Ok(connection) => {
                 let _ = tell.send(Ok(()));
                 serve_reads(queue, connection, &Gauge::default());
@@ -489,21 +537,6 @@ impl Pool {
             waiting: lookups.queue.len() + readers.queue.len() + writer.queue.len(),
         }
     }
-}
-
-/// Puts a read into a queue, and awaits the answer.
-pub(crate) async fn read<T: Send + 'static>(
-    crew: &Crew<Read>,
-    time: Duration,
-    work: impl FnOnce(&mut SqliteConnection) -> QueryResult<T> + Send + 'static,
-) -> Result<T, StoreError> {
-    let (tell, told) = oneshot::channel();
-    crew.queue.push(Box::new(move |connection| {
-        if !tell.is_closed() {
-            let _ = tell.send(work(connection).map_err(error::of_query));
-        }
-    }))?;
-    answered(time, told).await
 }
 
 async fn answered<T>(

@@ -10,9 +10,9 @@ use uuid::Uuid;
 
 use crate::{
     accounts,
-    error::{self, Failure, Stop, Violation},
-    file, keys,
-    pool::{self, Crew, Pool, Read},
+    error::{Failure, Stop, Violation},
+    keys,
+    pool::{Crew, Pool, Read},
     rows::{self, AccountRow, Id, KeyRow},
     schema, secrets,
 };
@@ -136,15 +136,7 @@ impl Transfer {
 #[async_trait]
 impl TransferStore for Transfer {
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError> {
-        let reader = self
-            .0
-            .reader(|config| {
-                let mut connection =
-                    file::connect_to_read(&config.path, config).map_err(error::of_connecting)?;
-                hold(&mut connection).map_err(error::of_query)?;
-                Ok(connection)
-            })
-            .await?;
+        let reader = self.0.reader(hold).await?;
         Ok(Box::new(Held {
             reader,
             pool: self.0.clone(),
@@ -181,11 +173,13 @@ impl Held {
         &self,
         work: impl FnOnce(&mut SqliteConnection) -> QueryResult<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        pool::read(&self.reader, self.pool.long(), work).await
+        self.pool
+            .read_by(&self.reader, self.pool.long(), work)
+            .await
     }
 }
 
-/// Ids of all zeros are an id, so "after nothing" is a value of no bytes, which comes before all of them.
+/// Ids of all zeros are an id, so "after nothing" is a blob of no bytes, which comes before all of them.
 fn after(id: Option<Id>) -> Vec<u8> {
     id.map_or(Vec::new(), |Id(uuid)| uuid.as_bytes().to_vec())
 }

@@ -3,24 +3,18 @@
 use std::{
     fs::{self, OpenOptions},
     io::{Seek as _, SeekFrom, Write as _},
-    os::unix::{
-        fs::{MetadataExt as _, PermissionsExt as _},
-        process::CommandExt as _,
-    },
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::Command,
 };
 
 use diesel::connection::SimpleConnection as _;
-use leadr_auth_ports::{
-    KeyFilter, StoreError,
-    contract::fixtures::{account, key},
-};
+use leadr_auth_ports::{KeyFilter, StoreError, contract::fixtures::account};
 use leadr_auth_sqlite::{
     IfMissing, LockError, OpenError, OpenFault, ServerLock, Sqlite, SqliteConfig, migrate,
 };
 
-use crate::support::{Scratch, raw};
+use crate::support::{Scratch, filled, passed_as_nobody, raw};
 
 fn refused(scratch: &Scratch) -> OpenError {
     let error = Sqlite::open(scratch.config(), IfMissing::Create).unwrap_err();
@@ -247,21 +241,6 @@ async fn the_journal_of_what_is_not_ours_is_left_as_it_is() {
     assert_eq!(scratch.names(), ["keys.db", "keys.db-journal"]);
 }
 
-/// A database with a hundred keys.
-async fn filled() -> Scratch {
-    let scratch = Scratch::new();
-    let stores = scratch.open().await.stores();
-    let owner = account(1);
-    stores.accounts.create(&owner).await.unwrap();
-    let keys: Vec<_> = (0..100).map(|n| key(n, &owner)).collect();
-    stores
-        .transfer
-        .import_keys(&keys, leadr_auth_ports::ImportMode::Commit)
-        .await
-        .unwrap();
-    scratch
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_that_was_cut_off_is_noticed() {
     let scratch = filled().await;
@@ -471,25 +450,10 @@ fn in_a_small_place_a_full_disk_is_said_to_be_full() {
 /// Modes do not bind root, so where that runs the tests this one runs itself again as nobody.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_may_not_be_written_is_said_to_be_so() {
-    const NAME: &str = "files::what_may_not_be_written_is_said_to_be_so";
-    const NOBODY: u32 = 65534;
-    let scratch = Scratch::new();
-    if fs::metadata(scratch.folder()).unwrap().uid() == 0 {
-        let test = scratch.folder().join("test");
-        fs::copy(std::env::current_exe().unwrap(), &test).unwrap();
-        for path in [scratch.folder(), &test] {
-            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-        }
-        let status = Command::new(&test)
-            .args(["--exact", NAME, "--quiet"])
-            .current_dir("/")
-            .uid(NOBODY)
-            .gid(NOBODY)
-            .status()
-            .unwrap();
-        assert!(status.success(), "failed as nobody");
+    if passed_as_nobody("files::what_may_not_be_written_is_said_to_be_so") {
         return;
     }
+    let scratch = Scratch::new();
     drop(scratch.open().await);
     let allow = |path: &Path, mode| {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();

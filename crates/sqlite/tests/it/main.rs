@@ -9,6 +9,7 @@ mod backups;
 mod files;
 mod migrations;
 mod races;
+mod reading;
 mod support;
 
 mod contract {

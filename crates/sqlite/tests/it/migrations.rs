@@ -1,4 +1,4 @@
-//! Up, down, up; two processes that start together; and rules that every table has to keep.
+//! Up, down, up; several that open a file at once; and rules that every table has to keep.
 
 use diesel::{connection::SimpleConnection as _, prelude::*};
 use leadr_auth_domain::Pepper;

@@ -1,4 +1,4 @@
-//! Who writes when somebody else does: other tasks, other connections, other processes.
+//! Who writes when somebody else does: other tasks, and others who have opened the file, as other processes do.
 
 use std::{
     sync::Arc,

@@ -2,11 +2,19 @@
 
 use std::{
     fs,
+    os::unix::{
+        fs::{MetadataExt as _, PermissionsExt as _},
+        process::CommandExt as _,
+    },
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use diesel::{Connection as _, SqliteConnection, connection::SimpleConnection as _};
-use leadr_auth_ports::Stores;
+use leadr_auth_ports::{
+    ImportMode, Stores,
+    contract::fixtures::{account, key},
+};
 use leadr_auth_sqlite::{IfMissing, Sqlite, SqliteConfig, migrate};
 use tempfile::TempDir;
 
@@ -70,4 +78,42 @@ pub(crate) async fn fresh() -> (Scratch, Stores) {
     let scratch = Scratch::new();
     let stores = scratch.open().await.stores();
     (scratch, stores)
+}
+
+/// A database with a hundred keys.
+pub(crate) async fn filled() -> Scratch {
+    let scratch = Scratch::new();
+    let stores = scratch.open().await.stores();
+    let owner = account(1);
+    stores.accounts.create(&owner).await.unwrap();
+    let keys: Vec<_> = (0..100).map(|n| key(n, &owner)).collect();
+    stores
+        .transfer
+        .import_keys(&keys, ImportMode::Commit)
+        .await
+        .unwrap();
+    scratch
+}
+
+/// Modes do not bind root, so where that runs the tests, a test of them runs itself again as nobody, and is done with that.
+pub(crate) fn passed_as_nobody(test: &str) -> bool {
+    const NOBODY: u32 = 65534;
+    let folder = TempDir::new().unwrap();
+    if fs::metadata(folder.path()).unwrap().uid() != 0 {
+        return false;
+    }
+    let program = folder.path().join("test");
+    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    for path in [folder.path(), &program] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let status = Command::new(&program)
+        .args(["--exact", test, "--quiet"])
+        .current_dir("/")
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .status()
+        .unwrap();
+    assert!(status.success(), "failed as nobody");
+    true
 }
