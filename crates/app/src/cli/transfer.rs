@@ -14,7 +14,7 @@ use leadr_auth_memory::Memory;
 use leadr_auth_ports::{Stores, Totals};
 use leadr_auth_service::transfer::{Exporter, Importer, Record, Summary};
 use leadr_auth_service::{ImportMode, SecretError};
-use leadr_auth_sqlite::IfMissing;
+use leadr_auth_sqlite::{IfMissing, Sqlite};
 use serde_json::json;
 
 use super::output::{Output, complain, json_line, line, printable};
@@ -50,7 +50,7 @@ pub(super) fn import_command() -> Command {
             Arg::new("from")
                 .long("from")
                 .value_name("URL")
-                .help("A database, also one of the reference implementation, which stays as it is (an SQLite file has to be writable all the same); \
+                .help("A database, also one of the reference implementation, which stays as it is; \
                        with a password it belongs into the environment variable IMPORT_FROM and this is `env`"),
         )
         .arg(flag("keep-good").help("Take what can be taken, where otherwise one bad record means that none is taken"))
@@ -318,6 +318,11 @@ fn foreign_database(named: &str) -> anyhow::Result<Database> {
         bail!(Usage(
             "from: memory: is a server's own, and there is nothing in it for a tool".to_owned()
         ));
+    }
+    // A file is only read; the others are as well, though they need not be told so.
+    if let StoreConfig::Sqlite(config) = elsewhere.store {
+        let sqlite = Sqlite::open_to_read(config.clone())?;
+        return Ok(Database::Sqlite(sqlite, config));
     }
     elsewhere.open(IfMissing::Fail)
 }

@@ -475,8 +475,9 @@ fn a_store_takes_from_another_one() {
     let memory = to.tool(2, &["import", "--from", "memory:"]);
     memory.says(&["memory:"]);
     assert!(to.files().is_empty(), "{:?}", to.files().keys());
-    // A backup stays as it is, byte by byte, and nothing is left beside it.
+    // A backup stays as it is, byte by byte, nothing is left beside it, and nobody has to be allowed to write it.
     from.tool(0, &["backup", "copy.db"]);
+    from.set_mode("copy.db", 0o400);
     let before = from.files();
     let copy = format!("sqlite:{}", from.text("copy.db"));
     Place::new().tool(
