@@ -31,8 +31,7 @@
 //!   ever waits for somebody else's answer, or holds somebody else's locks.
 //! - TLS is verified or not spoken: where `sslmode` demands it, the chain and the host name are checked, also where libpq would
 //!   look at neither, and where it does not, none is tried. Encryption towards nobody in particular protects from nobody in
-//!   particular. The price: a server with a certificate of its own making needs `sslrootcert`, and that certificate must not
-//!   be an authority's, which is what `openssl req -x509` makes unless told otherwise.
+//!   particular. The price: a server with a certificate of its own making needs `sslrootcert`.
 
 mod accounts;
 mod connect;
