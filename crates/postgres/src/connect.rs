@@ -6,7 +6,7 @@ use diesel::ConnectionError;
 use diesel_async::AsyncPgConnection;
 use percent_encoding::percent_decode_str;
 use rustls::{
-    ClientConfig, RootCertStore,
+    CertificateError, ClientConfig, RootCertStore,
     crypto::ring,
     pki_types::{CertificateDer, pem::PemObject as _},
 };
@@ -260,12 +260,12 @@ impl Target {
         let connection = match &self.tls {
             None => {
                 let (client, connection) =
-                    (self.config.connect(NoTls).await).map_err(ConnectFault::Refused)?;
+                    (self.config.connect(NoTls).await).map_err(ConnectFault::of)?;
                 AsyncPgConnection::try_from_client_and_connection(client, connection).await
             }
             Some(tls) => {
                 let (client, connection) =
-                    (self.config.connect(tls.clone()).await).map_err(ConnectFault::Refused)?;
+                    (self.config.connect(tls.clone()).await).map_err(ConnectFault::of)?;
                 AsyncPgConnection::try_from_client_and_connection(client, connection).await
             }
         };
@@ -274,10 +274,26 @@ impl Target {
 }
 
 impl ConnectFault {
+    fn of(error: tokio_postgres::Error) -> Self {
+        // It is an error of webpki, of which nothing but the name can be seen from here.
+        let of_authority = matches!(
+            tls_fault(&error),
+            Some(rustls::Error::InvalidCertificate(CertificateError::Other(other)))
+                if other.0.to_string() == "CaUsedAsEndEntity"
+        );
+        if of_authority {
+            Self::OfAuthority(error)
+        } else {
+            Self::Refused(error)
+        }
+    }
+
     /// Is it worth another try? It is not where somebody answered and will answer the same again.
     pub(crate) fn may_pass(&self) -> bool {
-        let Self::Refused(error) = self else {
-            return true;
+        let error = match self {
+            Self::Refused(error) => error,
+            Self::OfAuthority(_) => return false,
+            Self::Lost(_) => return true,
         };
         match error.code() {
             Some(code) => [
@@ -290,18 +306,18 @@ impl ConnectFault {
             // Nobody answered; or what was said is not to be relied on, or is not what was demanded.
             None => match std::error::Error::source(error) {
                 None => true,
-                Some(source) => source
-                    .downcast_ref::<io::Error>()
-                    .is_some_and(|error| !is_of_tls(error)),
+                Some(source) => source.is::<io::Error>() && tls_fault(error).is_none(),
             },
         }
     }
 }
 
-fn is_of_tls(error: &io::Error) -> bool {
-    error
-        .get_ref()
-        .is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
+/// What is wrong with the TLS that was spoken, if that is what it is.
+fn tls_fault(error: &tokio_postgres::Error) -> Option<&rustls::Error> {
+    std::error::Error::source(error)?
+        .downcast_ref::<io::Error>()?
+        .get_ref()?
+        .downcast_ref()
 }
 
 /// Why there is no connection.
@@ -309,6 +325,8 @@ fn is_of_tls(error: &io::Error) -> bool {
 pub(crate) enum ConnectFault {
     /// The server was not reached, or did not let us in.
     Refused(tokio_postgres::Error),
+    /// The server showed the certificate of an authority as its own, which is what `openssl req -x509` makes by default.
+    OfAuthority(tokio_postgres::Error),
     /// It let us in, and then went away.
     Lost(ConnectionError),
 }
@@ -317,6 +335,10 @@ impl fmt::Display for ConnectFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Refused(_) => "the database was not reached, or refused the connection",
+            Self::OfAuthority(_) => {
+                "the server's certificate is that of an authority, which a server's must not be: make one with \
+                 basicConstraints=critical,CA:FALSE, or one that comes from that authority"
+            }
             Self::Lost(_) => "the database closed a new connection",
         })
     }
@@ -325,7 +347,7 @@ impl fmt::Display for ConnectFault {
 impl std::error::Error for ConnectFault {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Refused(source) => Some(source),
+            Self::Refused(source) | Self::OfAuthority(source) => Some(source),
             Self::Lost(source) => Some(source),
         }
     }

@@ -31,7 +31,8 @@
 //!   ever waits for somebody else's answer, or holds somebody else's locks.
 //! - TLS is verified or not spoken: where `sslmode` demands it, the chain and the host name are checked, also where libpq would
 //!   look at neither, and where it does not, none is tried. Encryption towards nobody in particular protects from nobody in
-//!   particular. The price: a server with a certificate of its own making needs `sslrootcert`.
+//!   particular. The price: a server with a certificate of its own making needs `sslrootcert`, and one that it signed itself
+//!   must not be that of an authority, as openssl makes them by default.
 
 mod accounts;
 mod connect;

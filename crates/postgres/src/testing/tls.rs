@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::{
     ServerConfig,
     crypto::ring,
@@ -39,11 +39,29 @@ impl TlsProxy {
         let authority =
             CertifiedIssuer::self_signed(authority, key).expect("an authority can be made");
         let key = KeyPair::generate().expect("a key can be made");
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let certificate = CertificateParams::new(names)
-            .expect("valid names")
+        let certificate = params(names)
             .signed_by(&key, &authority)
             .expect("a certificate can be signed");
+        Self::present(url, &certificate, &key, &authority.pem()).await
+    }
+
+    /// As [`TlsProxy::start`], with a certificate that comes from nobody else, so that it is its own root. It says of itself
+    /// whether it is that of an `authority`, which it is where openssl makes one by default.
+    pub async fn start_self_signed(url: &str, names: &[&str], authority: bool) -> Self {
+        let mut params = params(names);
+        params.is_ca = if authority {
+            IsCa::Ca(BasicConstraints::Unconstrained)
+        } else {
+            IsCa::ExplicitNoCa
+        };
+        let key = KeyPair::generate().expect("a key can be made");
+        let certificate = params
+            .self_signed(&key)
+            .expect("a certificate can be signed");
+        Self::present(url, &certificate, &key, &certificate.pem()).await
+    }
+
+    async fn present(url: &str, certificate: &Certificate, key: &KeyPair, root_pem: &str) -> Self {
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("ring knows TLS 1.2 and 1.3")
@@ -57,7 +75,7 @@ impl TlsProxy {
         let address = listener.local_addr().expect("a bound port");
         let name = format!("{} root.pem", super::unique_name());
         let root = std::env::temp_dir().join(name);
-        std::fs::write(&root, authority.pem()).expect("a temporary file can be written");
+        std::fs::write(&root, root_pem).expect("a temporary file can be written");
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let forwarder = tokio::spawn(forward(listener, acceptor, super::address(url)));
         Self {
@@ -67,7 +85,7 @@ impl TlsProxy {
         }
     }
 
-    /// The file of its authority's certificate. Its name has a blank in it.
+    /// The file of the certificate that its own comes from. Its name has a blank in it.
     pub fn root(&self) -> &Path {
         &self.root
     }
@@ -89,6 +107,11 @@ impl Drop for TlsProxy {
         self.forwarder.abort();
         let _ = std::fs::remove_file(&self.root);
     }
+}
+
+fn params(names: &[&str]) -> CertificateParams {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    CertificateParams::new(names).expect("valid names")
 }
 
 async fn forward(listener: TcpListener, acceptor: TlsAcceptor, target: String) {

@@ -128,6 +128,28 @@ async fn a_certificate_for_another_host_is_refused() {
     }
 }
 
+/// What `openssl req -x509` makes by default is an authority's, and other clients of PostgreSQL take it. So the refusal says
+/// what to do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_signs_its_own_certificate_must_be_no_authority() {
+    let database = TestDatabase::create_empty().await;
+    for mode in ["require", "verify-ca", "verify-full"] {
+        let proxy = TlsProxy::start_self_signed(database.url(), &["127.0.0.1"], true).await;
+        let url = proxy.url(database.url(), &demand(mode, &proxy));
+        for text in refusals(&database, &url).await {
+            assert!(text.contains("CaUsedAsEndEntity"), "{mode}: {text}");
+            assert!(
+                text.contains("the server's certificate is that of an authority")
+                    && text.contains("basicConstraints=critical,CA:FALSE"),
+                "{mode}: {text}"
+            );
+        }
+        let proxy = TlsProxy::start_self_signed(database.url(), &["127.0.0.1"], false).await;
+        let url = proxy.url(database.url(), &demand(mode, &proxy));
+        migrate::pending(&patient(&database, url)).await.unwrap();
+    }
+}
+
 /// Nobody is served in the clear who demanded something else.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_without_tls_is_refused() {
