@@ -824,75 +824,90 @@ fn create_new(path: &Path) -> io::Result<()> {
 }
 
 /// A backup that is being made. Dropping it takes away what there is of it, whatever still works on that.
-#[derive(Debug)]
-pub(crate) struct Draft(Arc<Mutex<Option<Parts>>>);
+#[derive(Debug, Default)]
+pub(crate) struct Draft(Arc<Mutex<Stage>>);
 
-#[derive(Debug)]
-struct Parts {
-    to: PathBuf,
-    scratch: Scratch,
+#[derive(Debug, Default)]
+enum Stage {
+    /// There is nothing yet.
+    #[default]
+    Wanted,
+    /// There is a file.
+    Begun(Scratch),
+    /// There is nothing, and is to be nothing any more.
+    Ended,
 }
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        drop(self.lock().take());
+        *lock(&self.0) = Stage::Ended;
     }
 }
 
 impl Draft {
-    /// A backup that will be at `to`, where there is nothing yet.
-    pub(crate) fn begin(to: &Path) -> Result<Self, BackupError> {
-        let target = |error: BoxError| BackupError::Target(to.to_owned(), error);
-        let to = resolve(to).map_err(|fault| match fault {
-            // Which is something too.
-            OpenFault::DeadLink => BackupError::Exists(to.to_owned()),
-            fault => {
-                let path = to.to_owned();
-                target(OpenError { path, fault }.into())
-            }
-        })?;
-        if fs::symlink_metadata(&to).is_ok() {
-            return Err(BackupError::Exists(to));
-        }
-        let scratch = Scratch::beside(&to).map_err(|error| target(error.into()))?;
-        Ok(Self(Arc::new(Mutex::new(Some(Parts { to, scratch })))))
-    }
-
     /// What the thread gets that does the work. It has no part in how long the draft lasts.
     pub(crate) fn work(&self) -> DraftWork {
         DraftWork(Arc::clone(&self.0))
     }
+}
 
-    /// It is whole at any time, so a thread that panicked with it does no harm.
-    fn lock(&self) -> MutexGuard<'_, Option<Parts>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+/// It is whole at any time, so a thread that panicked with it does no harm.
+fn lock(stage: &Mutex<Stage>) -> MutexGuard<'_, Stage> {
+    stage.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How a draft is worked on. The end of the draft waits for each step, so they are short.
+pub(crate) struct DraftWork(Arc<Mutex<Stage>>);
+
+impl DraftWork {
+    /// Makes an empty file beside `to`.
+    fn begin(&self, to: &Path) -> Result<PathBuf, BackupError> {
+        let mut stage = lock(&self.0);
+        if matches!(*stage, Stage::Ended) {
+            return Err(given_up());
+        }
+        let scratch = Scratch::beside(to)
+            .map_err(|error| BackupError::Target(to.to_owned(), error.into()))?;
+        let path = scratch.0.clone();
+        *stage = Stage::Begun(scratch);
+        Ok(path)
+    }
+
+    /// Does something with that file, where it is there still.
+    fn go_on<T>(
+        &self,
+        step: impl FnOnce(&Scratch) -> Result<T, BackupError>,
+    ) -> Result<T, BackupError> {
+        match &*lock(&self.0) {
+            Stage::Begun(scratch) => step(scratch),
+            Stage::Wanted | Stage::Ended => Err(given_up()),
+        }
     }
 }
 
-/// How a draft is worked on.
-pub(crate) struct DraftWork(Arc<Mutex<Option<Parts>>>);
-
-impl DraftWork {
-    /// Does something that the end of the draft waits for, so it has to be short; fails where that has come already.
-    fn unless_ended<T>(
-        &self,
-        step: impl FnOnce(&Parts) -> Result<T, BackupError>,
-    ) -> Result<T, BackupError> {
-        let parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match parts.as_ref() {
-            Some(parts) => step(parts),
-            None => Err(StoreError::unavailable("nobody waits for the backup any more").into()),
-        }
-    }
+fn given_up() -> BackupError {
+    StoreError::unavailable("nobody waits for the backup any more").into()
 }
 
 /// Copies the database as it is now, whatever is written meanwhile.
 pub(crate) fn backup(
     connection: &mut SqliteConnection,
+    to: &Path,
     draft: &DraftWork,
 ) -> Result<BackupReport, BackupError> {
-    let (path, to) = draft.unless_ended(|parts| Ok((parts.scratch.0.clone(), parts.to.clone())))?;
+    let to = resolve(to).map_err(|fault| match fault {
+        // Which is something too.
+        OpenFault::DeadLink => BackupError::Exists(to.to_owned()),
+        fault => {
+            let path = to.to_owned();
+            BackupError::Target(path.clone(), OpenError { path, fault }.into())
+        }
+    })?;
+    if fs::symlink_metadata(&to).is_ok() {
+        return Err(BackupError::Exists(to));
+    }
     let target = |error: io::Error| BackupError::Target(to.clone(), error.into());
+    let path = draft.begin(&to)?;
     write_into(connection, &path)?;
     let (accounts, keys) = verify(&path)?;
     let sync = || {
@@ -902,13 +917,13 @@ pub(crate) fn backup(
     };
     // So that there is little left to write while the end of the draft waits for it.
     sync().map_err(target)?;
-    let bytes = draft.unless_ended(|parts| {
+    let bytes = draft.go_on(|scratch| {
         settle(&path).map_err(|fault| {
             let path = path.clone();
             BackupError::Target(to.clone(), OpenError { path, fault }.into())
         })?;
         let bytes = sync().map_err(target)?;
-        match parts.scratch.keep_as(&to) {
+        match scratch.keep_as(&to) {
             Ok(()) => Ok(bytes),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 Err(BackupError::Exists(to.clone()))

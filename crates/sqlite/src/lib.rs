@@ -151,12 +151,12 @@ impl Sqlite {
     /// of what was begun.
     pub async fn backup(&self, to: &Path) -> Result<BackupReport, BackupError> {
         let to = to.to_owned();
-        let draft = tokio::task::spawn_blocking(move || file::Draft::begin(&to))
-            .await
-            .map_err(StoreError::internal)??;
+        let draft = file::Draft::default();
         let work = draft.work();
         self.pool
-            .apart("backup", move |connection| file::backup(connection, &work))
+            .apart("backup", move |connection| {
+                file::backup(connection, &to, &work)
+            })
             .await?
     }
 
