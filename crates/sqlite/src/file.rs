@@ -6,11 +6,11 @@
 use std::{
     ffi::OsString,
     fmt::{self, Write as _},
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, ErrorKind},
     os::unix::{
         ffi::OsStrExt as _,
-        fs::{MetadataExt as _, OpenOptionsExt as _},
+        fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     },
     path::{Path, PathBuf},
     process,
@@ -39,6 +39,7 @@ const APPLICATION_ID: i32 = i32::from_be_bytes(*b"ldra");
 
 /// Nobody but the owner reads what is in it.
 const MODE: u32 = 0o600;
+const FOLDER_MODE: u32 = 0o700;
 
 // What SQLite's pragmas tell, as the tables that it also offers them as.
 diesel::table! {
@@ -452,7 +453,7 @@ pub(crate) fn explain(path: &Path, fault: OpenFault) -> OpenFault {
 /// Writes as much beside `path` as the index of a log ahead takes at first, and takes it away again.
 fn write_beside(path: &Path) -> io::Result<()> {
     let scratch = Scratch::beside(path)?;
-    fs::write(&scratch.0, vec![1; 32 * 1024])
+    fs::write(&scratch.file, vec![1; 32 * 1024])
 }
 
 fn open_resolved(
@@ -519,12 +520,12 @@ fn find_or_make(
 /// comes next, as any empty file: another process that finds it is as welcome to do that.
 fn make(path: &Path, config: &SqliteConfig, link: Link) -> Result<(), OpenFault> {
     let scratch = Scratch::beside(path)?;
-    let mut connection = connect(&scratch.0, config)?;
+    let mut connection = connect(&scratch.file, config)?;
     claim(&mut connection)?;
     keep_a_log_ahead(&mut connection, config.busy_timeout)?;
     // The last connection writes the log ahead into the file.
     drop(connection);
-    let named = match link(&scratch.0, path) {
+    let named = match link(&scratch.file, path) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => create_new(path),
         linked => linked,
     };
@@ -815,26 +816,35 @@ impl From<StoreError> for BackupError {
     }
 }
 
-/// A file that is taken away again unless it is kept, and all that SQLite puts beside it.
+/// A file that is taken away again unless it is kept, in a folder of its own, so that what SQLite puts beside it goes with it,
+/// and cannot come afterwards.
 #[derive(Debug)]
-struct Scratch(PathBuf);
+struct Scratch {
+    folder: PathBuf,
+    file: PathBuf,
+}
 
 /// Gives a file a second name.
 type Link = fn(&Path, &Path) -> io::Result<()>;
 
 impl Scratch {
-    /// An empty file beside `path`, which SQLite takes for one to write to. What its name ends in says whose it is, in case
-    /// the process is killed, and is never used again: what was given up may still be worked on, and SQLite then takes away
-    /// what lies beside it, by its name.
+    /// An empty file, which SQLite takes for one to write to, in a folder beside `path`. What the name of that ends in says
+    /// whose it is, in case the process is killed. It is never used again: what was given up may still be worked on, and
+    /// SQLite then takes away what lies beside it, by its name.
     fn beside(path: &Path) -> io::Result<Self> {
         const NAMES: u32 = 1000;
         static USED: AtomicU32 = AtomicU32::new(0);
         let process = process::id();
         for _ in 0..NAMES {
             let n = USED.fetch_add(1, Ordering::Relaxed);
-            let scratch = beside(path, &format!(".leadr-auth-part{process}-{n}"));
-            match create_new(&scratch) {
-                Ok(()) => return Ok(Self(scratch)),
+            let folder = beside(path, &format!(".leadr-auth-part{process}-{n}"));
+            match DirBuilder::new().mode(FOLDER_MODE).create(&folder) {
+                Ok(()) => {
+                    let file = folder.join("part");
+                    let scratch = Self { folder, file };
+                    create_new(&scratch.file)?;
+                    return Ok(scratch);
+                }
                 // Of a process that was killed, and had the same number.
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
@@ -846,13 +856,13 @@ impl Scratch {
     /// Gives the file its name, where nothing has that name. Between two steps of it there may be an empty file of that name,
     /// where the file system has no links; whoever puts something into that one then loses it.
     fn keep_as(&self, path: &Path) -> io::Result<()> {
-        match fs::hard_link(&self.0, path) {
+        match fs::hard_link(&self.file, path) {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(error),
             // To take the name first is the other way not to overwrite anything.
             Err(_) => {
                 create_new(path)?;
-                fs::rename(&self.0, path)
+                fs::rename(&self.file, path)
             }
         }
     }
@@ -860,8 +870,12 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        for ending in ["", "-journal", "-wal", "-shm"] {
-            let _ = fs::remove_file(beside(&self.0, ending));
+        // Whatever still works in it may put something in or take something out in between, though not often.
+        const TRIES: u32 = 10;
+        for _ in 0..TRIES {
+            if fs::remove_dir_all(&self.folder).is_ok() {
+                return;
+            }
         }
     }
 }
@@ -874,75 +888,90 @@ fn create_new(path: &Path) -> io::Result<()> {
 }
 
 /// A backup that is being made. Dropping it takes away what there is of it, whatever still works on that.
-#[derive(Debug)]
-pub(crate) struct Draft(Arc<Mutex<Option<Parts>>>);
+#[derive(Debug, Default)]
+pub(crate) struct Draft(Arc<Mutex<Stage>>);
 
-#[derive(Debug)]
-struct Parts {
-    to: PathBuf,
-    scratch: Scratch,
+#[derive(Debug, Default)]
+enum Stage {
+    /// There is nothing yet.
+    #[default]
+    Wanted,
+    /// There is a file.
+    Begun(Scratch),
+    /// There is nothing, and is to be nothing any more.
+    Ended,
 }
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        drop(self.lock().take());
+        *lock(&self.0) = Stage::Ended;
     }
 }
 
 impl Draft {
-    /// A backup that will be at `to`, where there is nothing yet.
-    pub(crate) fn begin(to: &Path) -> Result<Self, BackupError> {
-        let target = |error: BoxError| BackupError::Target(to.to_owned(), error);
-        let to = resolve(to).map_err(|fault| match fault {
-            // Which is something too.
-            OpenFault::DeadLink => BackupError::Exists(to.to_owned()),
-            fault => {
-                let path = to.to_owned();
-                target(OpenError { path, fault }.into())
-            }
-        })?;
-        if fs::symlink_metadata(&to).is_ok() {
-            return Err(BackupError::Exists(to));
-        }
-        let scratch = Scratch::beside(&to).map_err(|error| target(error.into()))?;
-        Ok(Self(Arc::new(Mutex::new(Some(Parts { to, scratch })))))
-    }
-
     /// What the thread gets that does the work. It has no part in how long the draft lasts.
     pub(crate) fn work(&self) -> DraftWork {
         DraftWork(Arc::clone(&self.0))
     }
+}
 
-    /// It is whole at any time, so a thread that panicked with it does no harm.
-    fn lock(&self) -> MutexGuard<'_, Option<Parts>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+/// It is whole at any time, so a thread that panicked with it does no harm.
+fn lock(stage: &Mutex<Stage>) -> MutexGuard<'_, Stage> {
+    stage.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How a draft is worked on. The end of the draft waits for each step, so they are short.
+pub(crate) struct DraftWork(Arc<Mutex<Stage>>);
+
+impl DraftWork {
+    /// Makes an empty file beside `to`.
+    fn begin(&self, to: &Path) -> Result<PathBuf, BackupError> {
+        let mut stage = lock(&self.0);
+        if matches!(*stage, Stage::Ended) {
+            return Err(given_up());
+        }
+        let scratch = Scratch::beside(to)
+            .map_err(|error| BackupError::Target(to.to_owned(), error.into()))?;
+        let path = scratch.file.clone();
+        *stage = Stage::Begun(scratch);
+        Ok(path)
+    }
+
+    /// Does something with that file, where it is there still.
+    fn go_on<T>(
+        &self,
+        step: impl FnOnce(&Scratch) -> Result<T, BackupError>,
+    ) -> Result<T, BackupError> {
+        match &*lock(&self.0) {
+            Stage::Begun(scratch) => step(scratch),
+            Stage::Wanted | Stage::Ended => Err(given_up()),
+        }
     }
 }
 
-/// How a draft is worked on.
-pub(crate) struct DraftWork(Arc<Mutex<Option<Parts>>>);
-
-impl DraftWork {
-    /// Does something that the end of the draft waits for, so it has to be short; fails where that has come already.
-    fn unless_ended<T>(
-        &self,
-        step: impl FnOnce(&Parts) -> Result<T, BackupError>,
-    ) -> Result<T, BackupError> {
-        let parts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match parts.as_ref() {
-            Some(parts) => step(parts),
-            None => Err(StoreError::unavailable("nobody waits for the backup any more").into()),
-        }
-    }
+fn given_up() -> BackupError {
+    StoreError::unavailable("nobody waits for the backup any more").into()
 }
 
 /// Copies the database as it is now, whatever is written meanwhile.
 pub(crate) fn backup(
     connection: &mut SqliteConnection,
+    to: &Path,
     draft: &DraftWork,
 ) -> Result<BackupReport, BackupError> {
-    let (path, to) = draft.unless_ended(|parts| Ok((parts.scratch.0.clone(), parts.to.clone())))?;
+    let to = resolve(to).map_err(|fault| match fault {
+        // Which is something too.
+        OpenFault::DeadLink => BackupError::Exists(to.to_owned()),
+        fault => {
+            let path = to.to_owned();
+            BackupError::Target(path.clone(), OpenError { path, fault }.into())
+        }
+    })?;
+    if fs::symlink_metadata(&to).is_ok() {
+        return Err(BackupError::Exists(to));
+    }
     let target = |error: io::Error| BackupError::Target(to.clone(), error.into());
+    let path = draft.begin(&to)?;
     write_into(connection, &path)?;
     let (accounts, keys) = verify(&path)?;
     let sync = || {
@@ -952,13 +981,13 @@ pub(crate) fn backup(
     };
     // So that there is little left to write while the end of the draft waits for it.
     sync().map_err(target)?;
-    let bytes = draft.unless_ended(|parts| {
+    let bytes = draft.go_on(|scratch| {
         settle(&path).map_err(|fault| {
             let path = path.clone();
             BackupError::Target(to.clone(), OpenError { path, fault }.into())
         })?;
         let bytes = sync().map_err(target)?;
-        match parts.scratch.keep_as(&to) {
+        match scratch.keep_as(&to) {
             Ok(()) => Ok(bytes),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 Err(BackupError::Exists(to.clone()))
@@ -1103,7 +1132,7 @@ mod tests {
         let path = folder.path().join("copy.db");
         let scratch = Scratch::beside(&path).unwrap();
         let other = Scratch::beside(&path).unwrap();
-        assert_ne!(scratch.0, other.0);
+        assert_ne!(scratch.file, other.file);
         fs::write(&path, "precious").unwrap();
         let refused = scratch.keep_as(&path).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::AlreadyExists);

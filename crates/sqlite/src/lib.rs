@@ -19,9 +19,9 @@
 //! log ahead there may be a `keys.db-journal`, by which a write that was cut short is taken back. None of the three may be
 //! taken away or apart from the file. `keys.db.lock` is empty, and what the server locks.
 //!
-//! A file is made, and a backup written, as `<file>.leadr-auth-part<numbers>`, which gets its name when it is whole. A process
-//! that is killed leaves it there, and perhaps one with `-journal`, `-wal` or `-shm` after that: they can be deleted, as soon as
-//! no backup is being written into that folder.
+//! A file is made, and a backup written, in a folder `<file>.leadr-auth-part<numbers>`, from which it gets its name when it is
+//! whole. A process that is killed leaves the folder there: it can be deleted, as soon as no backup is being written into the
+//! folder that it is in.
 //!
 //! # How to add a method
 //!
@@ -151,12 +151,12 @@ impl Sqlite {
     /// of what was begun.
     pub async fn backup(&self, to: &Path) -> Result<BackupReport, BackupError> {
         let to = to.to_owned();
-        let draft = tokio::task::spawn_blocking(move || file::Draft::begin(&to))
-            .await
-            .map_err(StoreError::internal)??;
+        let draft = file::Draft::default();
         let work = draft.work();
         self.pool
-            .apart("backup", move |connection| file::backup(connection, &work))
+            .apart("backup", move |connection| {
+                file::backup(connection, &to, &work)
+            })
             .await?
     }
 

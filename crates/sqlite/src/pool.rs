@@ -46,7 +46,7 @@ pub(crate) const LOOKUPS: usize = 2;
 #[derive(Clone, Debug)]
 pub struct SqliteConfig {
     /// The file. Its folder has to exist; beside it appear files with its name and an ending: `-wal`, `-shm` and `.lock`, and
-    /// for a moment, when it is made or opened for the first time, `-journal` and `.leadr-auth-part…`.
+    /// for a moment, when it is opened for the first time, `-journal`, and when it is made a folder, `.leadr-auth-part…`.
     pub path: PathBuf,
     /// How many threads read, at least one, besides two that only look up. One more writes.
     pub readers: usize,
