@@ -129,6 +129,16 @@ pub enum OpenFault {
     Unavailable(BoxError),
 }
 
+impl OpenFault {
+    /// This fault, of the file at `path`.
+    pub(crate) fn at(self, path: &Path) -> OpenError {
+        OpenError {
+            path: path.to_owned(),
+            fault: self,
+        }
+    }
+}
+
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.display();
@@ -387,14 +397,10 @@ pub(crate) fn connect_to_read(
 /// The path of a file that is only to be read, and how it can be, after every check that can be made without reading all of
 /// it.
 pub(crate) fn open_to_read(config: &SqliteConfig) -> Result<(PathBuf, Access), OpenError> {
-    let named = |path: &Path, fault| OpenError {
-        path: path.to_owned(),
-        fault,
-    };
-    let path = resolve(&config.path).map_err(|fault| named(&config.path, fault))?;
+    let path = resolve(&config.path).map_err(|fault| fault.at(&config.path))?;
     match look_into(&path, config) {
         Ok(access) => Ok((path, access)),
-        Err(fault) => Err(named(&path, fault)),
+        Err(fault) => Err(fault.at(&path)),
     }
 }
 
@@ -420,17 +426,10 @@ pub(crate) fn open(
     config: &SqliteConfig,
     if_missing: IfMissing,
 ) -> Result<(PathBuf, SqliteConnection), OpenError> {
-    let named = |path: &Path, fault| OpenError {
-        path: path.to_owned(),
-        fault,
-    };
-    let path = resolve(&config.path).map_err(|fault| named(&config.path, fault))?;
+    let path = resolve(&config.path).map_err(|fault| fault.at(&config.path))?;
     match open_resolved(&path, config, if_missing) {
         Ok(connection) => Ok((path, connection)),
-        Err(fault) => {
-            let fault = explain(&path, fault);
-            Err(named(&path, fault))
-        }
+        Err(fault) => Err(explain(&path, fault).at(&path)),
     }
 }
 
@@ -711,14 +710,8 @@ impl ServerLock {
 
     /// The path of the database with no link in it, and that of its lock.
     fn paths(path: &Path) -> Result<(PathBuf, PathBuf), LockError> {
-        let resolved = resolve(path).map_err(|fault| {
-            let path = path.to_owned();
-            let error = OpenError {
-                path: path.clone(),
-                fault,
-            };
-            LockError::Failed(path, error.into())
-        })?;
+        let resolved = resolve(path)
+            .map_err(|fault| LockError::Failed(path.to_owned(), fault.at(path).into()))?;
         let lock = beside(&resolved, ".lock");
         Ok((resolved, lock))
     }
@@ -962,10 +955,7 @@ pub(crate) fn backup(
     let to = resolve(to).map_err(|fault| match fault {
         // Which is something too.
         OpenFault::DeadLink => BackupError::Exists(to.to_owned()),
-        fault => {
-            let path = to.to_owned();
-            BackupError::Target(path.clone(), OpenError { path, fault }.into())
-        }
+        fault => BackupError::Target(to.to_owned(), fault.at(to).into()),
     })?;
     if fs::symlink_metadata(&to).is_ok() {
         return Err(BackupError::Exists(to));
@@ -982,10 +972,7 @@ pub(crate) fn backup(
     // So that there is little left to write while the end of the draft waits for it.
     sync().map_err(target)?;
     let bytes = draft.go_on(|scratch| {
-        settle(&path).map_err(|fault| {
-            let path = path.clone();
-            BackupError::Target(to.clone(), OpenError { path, fault }.into())
-        })?;
+        settle(&path).map_err(|fault| BackupError::Target(to.clone(), fault.at(&path).into()))?;
         let bytes = sync().map_err(target)?;
         match scratch.keep_as(&to) {
             Ok(()) => Ok(bytes),

@@ -117,10 +117,7 @@ impl Sqlite {
             let pool = pool::Pool::start(config.clone(), access.clone(), connections)?;
             Ok(Self { pool })
         };
-        start().map_err(|fault| OpenError {
-            fault: file::explain(&config.path, fault),
-            path: config.path.clone(),
-        })
+        start().map_err(|fault| file::explain(&config.path, fault).at(&config.path))
     }
 
     /// All the ports, on these threads.
