@@ -129,7 +129,7 @@ pub async fn run(config: &PostgresConfig) -> Result<Vec<String>, MigrateError> {
 /// Reverts the migration that ran last. Answers its version; `None` where none has run.
 pub async fn revert_last(config: &PostgresConfig) -> Result<Option<String>, MigrateError> {
     alone(config, |connection| {
-        if applied(connection)?.is_empty() {
+        if applied(connection, &known()?)?.is_empty() {
             return Ok(None);
         }
         match connection.revert_last_migration(MIGRATIONS) {
@@ -235,8 +235,9 @@ fn run_missing(connection: &mut Connection) -> Result<Vec<String>, BoxError> {
 }
 
 /// The versions that this program knows.
-fn known() -> Result<BTreeSet<String>, BoxError> {
-    let migrations: Vec<Box<dyn Migration<Pg>>> = MIGRATIONS.migrations()?;
+fn known() -> Result<BTreeSet<String>, MigrateError> {
+    let migrations: Vec<Box<dyn Migration<Pg>>> =
+        MIGRATIONS.migrations().map_err(MigrateError::Failed)?;
     Ok(migrations
         .iter()
         .map(|migration| migration.name().version().to_string())
@@ -245,35 +246,38 @@ fn known() -> Result<BTreeSet<String>, BoxError> {
 
 /// The versions that this program knows and that have not run.
 fn missing(connection: &mut Connection) -> Result<Vec<String>, MigrateError> {
-    let applied = applied(connection)?;
-    let known = known().map_err(MigrateError::Failed)?;
+    let known = known()?;
+    let applied = applied(connection, &known)?;
     Ok(known.difference(&applied).cloned().collect())
 }
 
-/// The versions that have run, if this program knows them all.
-fn applied(connection: &mut Connection) -> Result<BTreeSet<String>, MigrateError> {
-    let known = known().map_err(MigrateError::Failed)?;
-    let applied = match may_read(connection).map_err(|error| of_work(connection, error.into()))? {
-        (Some(true), _) => __diesel_schema_migrations::table
-            .select(__diesel_schema_migrations::version)
-            .load(connection)
-            .map_err(|error| of_work(connection, error.into()))?
-            .into_iter()
-            .collect(),
-        (Some(false), _) => {
-            return Err(MigrateError::NoRight(
-                "SELECT on __diesel_schema_migrations",
-            ));
-        }
-        (None, true) => BTreeSet::new(),
-        // No table can be seen here, whether there are any or not.
-        (None, false) => {
-            return Err(MigrateError::NoRight(
-                "USAGE on any schema of its search_path",
-            ));
-        }
-    };
-    match applied.difference(&known).last() {
+/// The versions that have run, if all of them are `known`.
+fn applied(
+    connection: &mut Connection,
+    known: &BTreeSet<String>,
+) -> Result<BTreeSet<String>, MigrateError> {
+    let applied: BTreeSet<String> =
+        match may_read(connection).map_err(|error| of_work(connection, error.into()))? {
+            (Some(true), _) => __diesel_schema_migrations::table
+                .select(__diesel_schema_migrations::version)
+                .load(connection)
+                .map_err(|error| of_work(connection, error.into()))?
+                .into_iter()
+                .collect(),
+            (Some(false), _) => {
+                return Err(MigrateError::NoRight(
+                    "SELECT on __diesel_schema_migrations",
+                ));
+            }
+            (None, true) => BTreeSet::new(),
+            // No table can be seen here, whether there are any or not.
+            (None, false) => {
+                return Err(MigrateError::NoRight(
+                    "USAGE on any schema of its search_path",
+                ));
+            }
+        };
+    match applied.difference(known).last() {
         None => Ok(applied),
         Some(version) => Err(MigrateError::Newer(version.clone())),
     }
