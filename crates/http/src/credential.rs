@@ -73,15 +73,11 @@ async fn authenticate(request: HttpRequest) -> Result<Box<Caller>, ApiError> {
     let Some(state) = request.app_data::<web::Data<State>>() else {
         return Err(ApiError::internal("the application has no state"));
     };
-    let key = match presented_key(request.headers()) {
-        Ok(key) => key,
-        Err(error) => {
-            if matches!(error, ApiError::InvalidKey) {
-                state.metrics.requests().count_malformed_key();
-            }
-            return Err(error);
+    let key = presented_key(request.headers()).inspect_err(|error| {
+        if matches!(error, ApiError::InvalidKey) {
+            state.metrics.requests().count_malformed_key();
         }
-    };
+    })?;
     match state.service.authenticate(&key).await? {
         Authentication::Accepted(caller) => {
             let key = &caller.record.key;

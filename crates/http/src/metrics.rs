@@ -299,15 +299,15 @@ fn prometheus_text(open_metrics: &str) -> String {
     let kinds: HashMap<_, _> = open_metrics.lines().filter_map(declared).collect();
     let mut text = String::with_capacity(open_metrics.len());
     for line in open_metrics.lines() {
-        let mut words = line.splitn(4, ' ');
-        let (what, name, rest) = match (words.next(), words.next(), words.next(), words.next()) {
-            (Some("#"), Some(what), Some(name), Some(rest)) => (what, name, rest),
-            (Some("#"), ..) => continue,
-            _ => {
-                text.push_str(line);
-                text.push('\n');
-                continue;
-            }
+        let Some(comment) = line.strip_prefix("# ") else {
+            text.push_str(line);
+            text.push('\n');
+            continue;
+        };
+        let mut words = comment.splitn(3, ' ');
+        let (Some(what), Some(name), Some(rest)) = (words.next(), words.next(), words.next())
+        else {
+            continue;
         };
         let (ending, kind) = match kinds.get(name).map(String::as_str) {
             Some("counter") => ("_total", "counter"),
