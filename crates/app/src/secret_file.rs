@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use leadr_auth_domain::{Pepper, WeakPepper};
 use leadr_auth_ports::{Entropy, EntropyError};
 
+use crate::new_file::NewFile;
+
 /// What group and others may do with a file.
 pub(crate) const FOR_OTHERS: u32 = 0o077;
 
@@ -103,20 +105,9 @@ pub fn make(path: &Path, entropy: &dyn Entropy) -> Result<(), MakeSecretError> {
 }
 
 fn write_new(path: &Path, secret: &str) -> io::Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    // Of mode 0600, and under a name that nobody has: a number of this process would not do, since in a container every
-    // process has the same, and one that was killed may have left its file.
-    let mut file = tempfile::Builder::new()
-        .prefix(".secret-")
-        .tempfile_in(folder)?;
+    let mut file = NewFile::begin(path, ".secret-")?;
     file.write_all(format!("{secret}\n").as_bytes())?;
-    file.as_file().sync_all()?;
-    file.persist_noclobber(path).map_err(|error| error.error)?;
-    // The name is on the disk only when the folder is.
-    fs::File::open(folder)?.sync_all()
+    file.keep()
 }
 
 /// 32 random bytes as 64 hexadecimal digits.

@@ -92,7 +92,7 @@ pub(super) fn line_to_be_read(text: &str) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{text}")
 }
 
-/// A line on standard error, of what is wrong. Keys are cut down to their prefix, since what was typed is quoted in such
+/// A line on standard error: what is wrong, or a prompt. Keys are cut down to their prefix, since what was typed is quoted in such
 /// lines. Where it cannot be written the exit code has to do, and there is no panic as with `eprintln!`.
 pub(super) fn complain(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", redact_keys(text));

@@ -21,6 +21,7 @@ use super::output::{Output, complain, json_line, line, printable};
 use super::{Usage, exit, flag, open_current, output, sources, text, tool, unless_interrupted};
 use crate::archive::{self, Header, MalformedLine};
 use crate::config::{Config, SecretConfig, StorageConfig, StoreConfig};
+use crate::new_file::NewFile;
 use crate::storage::{Database, is_secret_there, is_there};
 use crate::system::OsEntropy;
 
@@ -100,28 +101,14 @@ async fn write_file(exporter: &mut Exporter, path: &Path) -> anyhow::Result<()> 
     if fs::symlink_metadata(path).is_ok() {
         return Err(taken());
     }
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let mut file = tempfile::Builder::new()
-        .prefix(".export-")
-        .tempfile_in(folder)
-        .with_context(named)?;
-    let mut out = BufWriter::new(file.as_file_mut());
+    let file = NewFile::begin(path, ".export-").with_context(named)?;
+    let mut out = BufWriter::new(file);
     write_all(exporter, &mut out).await.with_context(named)?;
-    out.flush().with_context(named)?;
-    drop(out);
-    file.as_file().sync_all().with_context(named)?;
-    match file.persist_noclobber(path) {
-        Ok(_) => {}
-        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => return Err(taken()),
-        Err(error) => return Err(error.error).with_context(named),
+    let whole = out.into_inner().map_err(io::IntoInnerError::into_error);
+    match whole.and_then(NewFile::keep) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(taken()),
+        kept => kept.with_context(named),
     }
-    // The name is on the disk only when the folder is.
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .with_context(named)
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -10,6 +10,7 @@ use leadr_auth_sqlite::{OpenError, OpenFault};
 
 use super::{Findings, Status};
 use crate::config::{SECRET_FILE, StorageConfig, StoreConfig};
+use crate::new_file::folder_of;
 use crate::storage::{
     DataDirError, check_data_dir, could_make_data_dir, could_make_file_in, is_there,
 };
@@ -37,38 +38,31 @@ pub(super) fn examine_data_dir(storage: &StorageConfig, findings: &mut Findings)
     if !storage.uses_data_dir() {
         return true;
     }
-    let path = storage.data_dir.display();
-    if fs::symlink_metadata(&storage.data_dir).is_err() {
-        match could_make_data_dir(&storage.data_dir) {
-            Ok(()) => findings.add(
-                "data directory",
-                Status::Ok,
-                format!("{path} is made when a server first starts"),
-            ),
-            Err(error) => {
-                findings.fail("data directory", &error.into());
-                return false;
-            }
+    let (check, path) = ("data directory", &storage.data_dir);
+    let (examined, state) = if fs::symlink_metadata(path).is_err() {
+        (
+            could_make_data_dir(path),
+            "is made when a server first starts",
+        )
+    } else {
+        // Its mode alone does not tell whether it is ours.
+        let looked_into = check_data_dir(path).and_then(|()| {
+            is_there(&path.join(SECRET_FILE))
+                .map(drop)
+                .map_err(|error| DataDirError::Io(path.clone(), error))
+        });
+        (looked_into, "is its owner's only")
+    };
+    match examined {
+        Ok(()) => {
+            findings.add(check, Status::Ok, format!("{} {state}", path.display()));
+            true
         }
-        return true;
-    }
-    // Its mode alone does not tell whether it is ours.
-    let looked_into = check_data_dir(&storage.data_dir).and_then(|()| {
-        is_there(&storage.data_dir.join(SECRET_FILE))
-            .map_err(|error| DataDirError::Io(storage.data_dir.clone(), error))
-    });
-    match looked_into {
-        Ok(_) => findings.add(
-            "data directory",
-            Status::Ok,
-            format!("{path} is its owner's only"),
-        ),
         Err(error) => {
-            findings.fail("data directory", &error.into());
-            return false;
+            findings.fail(check, &error.into());
+            false
         }
     }
-    true
 }
 
 /// Where a server that starts makes a database, if `error` is no more than that there is none.
@@ -111,11 +105,4 @@ pub(super) fn could_make_database(path: &Path) -> anyhow::Result<()> {
     };
     let could: io::Result<()> = could();
     could.with_context(|| format!("no database can be made in {}", path.display()))
-}
-
-pub(super) fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    }
 }

@@ -125,13 +125,11 @@ pub(super) async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
 
 async fn examine(config: &Config, findings: &mut Findings) {
     let storage = config.storage();
-    if let Some(tls) = config.tls.clone() {
-        match Certificate::read(tls) {
+    if let Some(tls) = &config.tls {
+        match Certificate::read(tls.clone()) {
             Ok(_) => findings.add("certificate", Status::Ok, "readable, and its key fits"),
             Err(error) => findings.fail("certificate", &error.into()),
         }
-    }
-    if let Some(tls) = &config.tls {
         files::examine_mode("private key", &tls.key, findings);
     }
     // Whatever keeps the directory from being used, keeps what is in it.

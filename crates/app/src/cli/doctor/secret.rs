@@ -7,9 +7,9 @@ use leadr_auth_domain::{AccountRole, KeyRecord, Pepper, PlainKey, Timestamp, Ver
 use leadr_auth_ports::{Clock as _, StoreError, Stores};
 use leadr_auth_service::{EnsureOperatorError, KeyFilter, SecretError};
 
-use super::files::folder_of;
 use super::{Findings, Status};
 use crate::config::{Config, SecretConfig, StorageConfig};
+use crate::new_file::folder_of;
 use crate::secret_file::{self, Strength};
 use crate::storage::{could_make_file_in, is_there};
 use crate::system::SystemClock;
