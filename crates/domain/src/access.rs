@@ -1,10 +1,13 @@
-//! Whose records a caller may reach.
+//! Who asks, whose records they may reach, and what they may do with them.
 
-use crate::{Account, AccountId, AccountRole, ApiKey};
+use std::net::IpAddr;
+
+use crate::{Account, AccountId, AccountRole, ApiKey, KeyId, KeyRecord, Right, ScopeSet, Scopes};
 
 /// How far a caller reaches: into one account, or into all.
 ///
-/// Every use case takes one, so that none can be written that forgets whose records it touches.
+/// Every use case takes one, or a [`Principal`] that has one, so that none can be written that forgets whose records it
+/// touches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Every account's records: an operator, or the deployment itself.
@@ -17,20 +20,7 @@ pub enum Access {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ForeignAccount;
 
-/// Proof that somebody reaches every account: what only operators may do asks for one, so that it cannot be done
-/// without having been checked.
-#[derive(Clone, Copy, Debug)]
-pub struct OperatorAccess(());
-
 impl Access {
-    /// The proof that this is an operator's reach, if it is.
-    pub const fn operator(self) -> Option<OperatorAccess> {
-        match self {
-            Self::All => Some(OperatorAccess(())),
-            Self::Account(_) => None,
-        }
-    }
-
     /// The reach of a key of `account`.
     pub fn of(account: &Account) -> Self {
         match account.role {
@@ -67,22 +57,158 @@ impl Access {
     }
 }
 
+/// Who did something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Actor {
+    /// The holder of a key.
+    Key {
+        /// Which key.
+        key_id: KeyId,
+        /// Whose key it is.
+        account_id: AccountId,
+    },
+    /// Somebody at the command line, who has the store itself in hand.
+    Tool,
+    /// The server itself, as at its start.
+    Server,
+}
+
+/// Who did something, and by which way it came: what an audit entry says of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Who.
+    pub actor: Actor,
+    /// The request's id, where it came with one.
+    pub request_id: Option<String>,
+    /// The address that it came from, as far as it can be trusted.
+    pub client: Option<IpAddr>,
+}
+
+impl Origin {
+    /// The command line.
+    pub const TOOL: Self = Self::of(Actor::Tool);
+
+    /// The server itself.
+    pub const SERVER: Self = Self::of(Actor::Server);
+
+    const fn of(actor: Actor) -> Self {
+        Self {
+            actor,
+            request_id: None,
+            client: None,
+        }
+    }
+}
+
+/// Whoever asks for something: whose records they reach, what they may do, and who they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Principal {
+    /// Whose records are reached.
+    pub access: Access,
+    /// What may be done with them.
+    pub scopes: Scopes,
+    /// Who it is.
+    pub origin: Origin,
+}
+
+/// The caller does not hold a scope that it wants to give to a key. The scope is its own word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScopeNotHeld(
+    /// The first scope that is not held.
+    pub String,
+);
+
+/// Proof that somebody reaches every account: what only operators may do asks for one, so that it cannot be done
+/// without having been checked.
+#[derive(Clone, Debug)]
+pub struct OperatorAccess(Principal);
+
+impl OperatorAccess {
+    /// Who it is.
+    pub const fn principal(&self) -> &Principal {
+        &self.0
+    }
+}
+
+impl Principal {
+    /// Whoever holds the key of `record`. The request's id and address are added by whoever knows them.
+    pub fn of(record: &KeyRecord) -> Self {
+        Self {
+            access: Access::of(&record.account),
+            scopes: record.key.scopes.clone(),
+            origin: Origin::of(Actor::Key {
+                key_id: record.key.id,
+                account_id: record.key.account_id,
+            }),
+        }
+    }
+
+    /// Somebody who has the store itself in hand, which is more than any key opens.
+    pub const fn deployment(origin: Origin) -> Self {
+        Self {
+            access: Access::All,
+            scopes: Scopes::All,
+            origin,
+        }
+    }
+
+    /// The proof that this is an operator's reach, if it is.
+    pub fn operator(&self) -> Option<OperatorAccess> {
+        match self.access {
+            Access::All => Some(OperatorAccess(self.clone())),
+            Access::Account(_) => None,
+        }
+    }
+
+    /// Does the principal hold this scope? All that a tenant has does not include what only operators may do.
+    pub fn holds(&self, scope: &str) -> bool {
+        let is_operators = scope == Right::AccountsWrite.as_str();
+        self.scopes.covers(scope) && (self.access == Access::All || !is_operators)
+    }
+
+    /// The scopes of a key that this principal issues and wants to have the `requested` ones; its own where it did not say.
+    /// Never wider than its own.
+    pub fn grant(&self, requested: Option<ScopeSet>) -> Result<Scopes, ScopeNotHeld> {
+        let Some(requested) = requested else {
+            return Ok(self.scopes.clone());
+        };
+        let missing = requested.iter().find(|scope| !self.holds(scope.as_str()));
+        if let Some(missing) = missing {
+            return Err(ScopeNotHeld(missing.as_str().to_owned()));
+        }
+        Ok(Scopes::Only(requested))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Scope;
 
     const OWN: AccountId = AccountId::from_random_bytes([1; 16]);
     const FOREIGN: AccountId = AccountId::from_random_bytes([2; 16]);
 
+    fn set(scopes: &[&str]) -> ScopeSet {
+        ScopeSet::new(scopes.iter().map(|text| Scope::parse(text).unwrap())).unwrap()
+    }
+
+    fn tenant(scopes: Scopes) -> Principal {
+        Principal {
+            access: Access::Account(OWN),
+            scopes,
+            origin: Origin::SERVER,
+        }
+    }
+
     #[test]
     fn a_tenant_reaches_its_own_account_only() {
-        let tenant = Access::Account(OWN);
-        assert!(tenant.reaches(OWN));
-        assert!(!tenant.reaches(FOREIGN));
-        assert_eq!(tenant.resolve(None), Ok(Some(OWN)));
-        assert_eq!(tenant.resolve(Some(OWN)), Ok(Some(OWN)));
-        assert_eq!(tenant.resolve(Some(FOREIGN)), Err(ForeignAccount));
-        assert!(tenant.operator().is_none());
+        let access = Access::Account(OWN);
+        assert!(access.reaches(OWN));
+        assert!(!access.reaches(FOREIGN));
+        assert_eq!(access.resolve(None), Ok(Some(OWN)));
+        assert_eq!(access.resolve(Some(OWN)), Ok(Some(OWN)));
+        assert_eq!(access.resolve(Some(FOREIGN)), Err(ForeignAccount));
+        assert!(tenant(Scopes::All).operator().is_none());
     }
 
     #[test]
@@ -90,6 +216,46 @@ mod tests {
         assert!(Access::All.reaches(OWN));
         assert_eq!(Access::All.resolve(Some(FOREIGN)), Ok(Some(FOREIGN)));
         assert_eq!(Access::All.resolve(None), Ok(None));
-        assert!(Access::All.operator().is_some());
+        assert!(Principal::deployment(Origin::TOOL).operator().is_some());
+    }
+
+    #[test]
+    fn nobody_grants_more_than_they_hold() {
+        let narrow = tenant(Scopes::Only(set(&["keys:write", "docs:*"])));
+        assert_eq!(narrow.grant(None), Ok(narrow.scopes.clone()));
+        for within in [
+            &[][..],
+            &["docs:read"],
+            &["docs:*", "keys:write"],
+            &["docs:eu:*"],
+        ] {
+            assert_eq!(
+                narrow.grant(Some(set(within))),
+                Ok(Scopes::Only(set(within)))
+            );
+        }
+        for (asked, missing) in [
+            (&["keys:read"][..], "keys:read"),
+            (&["docs:read", "docs"], "docs"),
+            (&["mail:*", "keys:write"], "mail:*"),
+        ] {
+            assert_eq!(
+                narrow.grant(Some(set(asked))),
+                Err(ScopeNotHeld(missing.to_owned()))
+            );
+        }
+    }
+
+    #[test]
+    fn all_that_a_tenant_has_is_less_than_an_operator_has() {
+        let all = tenant(Scopes::All);
+        assert_eq!(all.grant(None), Ok(Scopes::All));
+        assert!(all.grant(Some(set(&["anything:*", "keys:write"]))).is_ok());
+        assert_eq!(
+            all.grant(Some(set(&["accounts:write"]))),
+            Err(ScopeNotHeld("accounts:write".to_owned()))
+        );
+        let operator = Principal::deployment(Origin::TOOL);
+        assert!(operator.grant(Some(set(&["accounts:write"]))).is_ok());
     }
 }

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use crate::{Account, AccountId, KeyHash, KeyId, KeyName, KeyPrefix, Timestamp};
+use crate::{
+    Account, AccountId, HashedKey, KeyHash, KeyId, KeyName, KeyPrefix, PepperId, Scopes, Timestamp,
+};
 
 /// Whether a key is meant to work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,10 +42,14 @@ pub struct ApiKey {
     pub name: KeyName,
     /// The hash that a presented key is compared with.
     pub key_hash: KeyHash,
+    /// Which of the server's secrets the hash is under.
+    pub pepper_id: PepperId,
     /// The part of the key by which this record is found; unique in the store, also among deleted keys.
     pub key_prefix: KeyPrefix,
     /// Whether it is meant to work.
     pub status: ApiKeyStatus,
+    /// What it may be used for.
+    pub scopes: Scopes,
     /// When it last authenticated a request; `None` if it never did.
     pub last_used_at: Option<Timestamp>,
     /// From when on it no longer works; `None` if it never expires.
@@ -72,12 +78,14 @@ pub struct KeyChange {
     pub name: Option<KeyName>,
     /// A new status.
     pub status: Option<ApiKeyStatus>,
+    /// Other scopes.
+    pub scopes: Option<Scopes>,
     /// `true` soft-deletes, `false` restores.
     pub deleted: Option<bool>,
 }
 
 /// Why a change to a key was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyRefusal {
     /// The key is deleted, and the change does not restore it.
     Deleted,
@@ -103,14 +111,16 @@ impl ApiKey {
             && self.name == other.name
             && self.key_prefix == other.key_prefix
             && self.key_hash.expose_hex() == other.key_hash.expose_hex()
+            && self.pepper_id == other.pepper_id
+            && self.scopes == other.scopes
     }
 
-    /// A new, active key, never used.
-    pub const fn new(
+    /// A new, active key, never used, with all rights of its account.
+    pub fn new(
         id: KeyId,
         account_id: AccountId,
         name: KeyName,
-        key_hash: KeyHash,
+        hashed: HashedKey,
         key_prefix: KeyPrefix,
         expires_at: Option<Timestamp>,
         now: Timestamp,
@@ -119,9 +129,11 @@ impl ApiKey {
             id,
             account_id,
             name,
-            key_hash,
+            key_hash: hashed.hash,
+            pepper_id: hashed.pepper_id,
             key_prefix,
             status: ApiKeyStatus::Active,
+            scopes: Scopes::All,
             last_used_at: None,
             expires_at,
             created_at: now,
@@ -144,6 +156,14 @@ impl ApiKey {
     pub fn rename(&mut self, name: KeyName, now: Timestamp) {
         if self.name != name {
             self.name = name;
+            self.touch(now);
+        }
+    }
+
+    /// Gives the key other scopes. Whoever does so has to hold them.
+    pub fn set_scopes(&mut self, scopes: Scopes, now: Timestamp) {
+        if self.scopes != scopes {
+            self.scopes = scopes;
             self.touch(now);
         }
     }
@@ -202,6 +222,9 @@ impl ApiKey {
         if let Some(name) = &change.name {
             self.rename(name.clone(), now);
         }
+        if let Some(scopes) = &change.scopes {
+            self.set_scopes(scopes.clone(), now);
+        }
         match change.status {
             Some(ApiKeyStatus::Active) => self.reactivate(now),
             Some(ApiKeyStatus::Revoked) => self.revoke(now),
@@ -237,29 +260,20 @@ impl ApiKey {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hash_api_key;
 
     fn at(second: u8) -> Timestamp {
         Timestamp::parse(&format!("2026-01-01T00:00:{second:02}Z")).unwrap()
     }
 
     fn key() -> ApiKey {
-        ApiKey::new(
-            KeyId::from_random_bytes([1; 16]),
-            AccountId::from_random_bytes([2; 16]),
-            KeyName::parse("Production Server").unwrap(),
-            hash_api_key("ldr_abc", "secret"),
-            KeyPrefix::parse("ldr_abc").unwrap(),
-            None,
-            at(0),
-        )
+        crate::testing::key([1; 16], [2; 16])
     }
 
     fn change(status: Option<ApiKeyStatus>, deleted: Option<bool>) -> KeyChange {
         KeyChange {
             status,
             deleted,
-            name: None,
+            ..KeyChange::default()
         }
     }
 

@@ -10,9 +10,12 @@
 //! - [`timestamp`]: instants in UTC, to the microsecond
 //! - [`text`]: names and slugs, valid by construction
 //! - [`secret`]: the plain key, its lookup prefix, the server's secret, the hash, and the check in constant time
+//! - [`keyring`]: the server's secrets, where there are several
+//! - [`scope`]: what a key may be used for
 //! - [`account`] and [`api_key`]: the two entities and everything that may happen to them
-//! - [`access`]: whose records a caller may reach
+//! - [`access`]: who asks, whose records they may reach and what they may do
 //! - [`verdict`]: the whole verification policy, in one function
+//! - [`audit_key`] and [`audit`]: what is written down of every change, and the chain that shows whether it was tampered with
 //!
 //! To add a rule about keys, write it as a method of [`ApiKey`] (if it changes one) or as a line of
 //! [`decide`] (if it refuses one), with its test beside it; no other crate decides anything about keys.
@@ -20,16 +23,27 @@
 pub mod access;
 pub mod account;
 pub mod api_key;
+pub mod audit;
+pub mod audit_key;
 pub mod id;
+pub mod keyring;
+pub mod scope;
 pub mod secret;
 pub mod text;
 pub mod timestamp;
 pub mod verdict;
 
-pub use access::{Access, ForeignAccount, OperatorAccess};
+pub use access::{Access, Actor, ForeignAccount, OperatorAccess, Origin, Principal, ScopeNotHeld};
 pub use account::{Account, AccountChange, AccountRefusal, AccountRole, AccountStatus};
 pub use api_key::{ApiKey, ApiKeyStatus, KeyChange, KeyRecord, KeyRefusal};
+pub use audit::{
+    AuditAction, AuditDraft, AuditEntry, AuditFault, AuditHash, ChainCheck, ChainHead, ChainId,
+    Checkpoint, Facts, LastPlace,
+};
+pub use audit_key::{AuditKey, SealedAuditKey};
 pub use id::{AccountId, KeyId};
+pub use keyring::{HashedKey, Keyring, KeyringFault, PepperId};
+pub use scope::{Right, Scope, ScopeFault, ScopeSet, Scopes};
 pub use secret::{
     API_KEY_BYTES, API_KEY_PREFIX, KeyHash, KeyPrefix, MalformedKey, Pepper, PepperCheck, PlainKey,
     WeakPepper, generate_api_key, hash_api_key, redact_keys, verify_api_key,
@@ -37,3 +51,24 @@ pub use secret::{
 pub use text::{AccountName, KeyName, Slug, TextFault};
 pub use timestamp::{Timestamp, TimestampFault};
 pub use verdict::{Verdict, decide};
+
+#[cfg(test)]
+mod testing {
+    use super::{AccountId, ApiKey, HashedKey, KeyId, KeyName, KeyPrefix, Timestamp, hash_api_key};
+
+    /// A key called `Key`.
+    pub(crate) fn key(id: [u8; 16], account: [u8; 16]) -> ApiKey {
+        ApiKey::new(
+            KeyId::from_random_bytes(id),
+            AccountId::from_random_bytes(account),
+            KeyName::parse("Key").unwrap(),
+            HashedKey {
+                pepper_id: super::PepperId::default(),
+                hash: hash_api_key("ldr_abc", "secret"),
+            },
+            KeyPrefix::parse("ldr_abc").unwrap(),
+            None,
+            Timestamp::parse("2026-01-01T00:00:00Z").unwrap(),
+        )
+    }
+}

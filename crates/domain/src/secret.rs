@@ -225,6 +225,11 @@ impl Pepper {
         hmac::verify(&self.0, PEPPER_CHECK_TEXT, &check.0.bytes()).is_ok()
     }
 
+    /// 32 bytes for another purpose, from which the secret cannot be found.
+    pub(crate) fn derive(&self, purpose: &[u8]) -> hmac::Tag {
+        hmac::sign(&self.0, purpose)
+    }
+
     /// Does the work of [`Pepper::verify`] for a key whose prefix nobody has, so that the time of an answer does not
     /// tell an unknown prefix from a wrong secret. It is always `false`.
     pub fn verify_against_nothing(&self, key: &PlainKey) -> bool {

@@ -47,10 +47,7 @@ pub fn decide(record: &KeyRecord, now: Timestamp) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        Account, AccountId, AccountName, AccountRole, ApiKey, KeyId, KeyName, KeyPrefix, Slug,
-        hash_api_key,
-    };
+    use crate::{Account, AccountId, AccountName, AccountRole, Slug};
 
     fn at(second: u8) -> Timestamp {
         Timestamp::parse(&format!("2026-01-01T00:00:{second:02}Z")).unwrap()
@@ -64,15 +61,8 @@ mod tests {
             AccountRole::Tenant,
             at(0),
         );
-        let key = ApiKey::new(
-            KeyId::from_random_bytes([1; 16]),
-            account.id,
-            KeyName::parse("Key").unwrap(),
-            hash_api_key("ldr_abc", "secret"),
-            KeyPrefix::parse("ldr_abc").unwrap(),
-            Some(at(30)),
-            at(0),
-        );
+        let mut key = crate::testing::key([1; 16], [2; 16]);
+        key.expires_at = Some(at(30));
         KeyRecord { key, account }
     }
 
