@@ -7,14 +7,15 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use async_trait::async_trait;
 use leadr_auth_domain::{
-    Account, AccountId, AccountRole, ApiKey, ApiKeyStatus, KeyId, KeyPrefix, KeyRecord,
-    PepperCheck, Slug, Timestamp,
+    Account, AccountId, AccountRole, ApiKey, ApiKeyStatus, KeyId, KeyPrefix, KeyRecord, PepperId,
+    Slug, Timestamp,
 };
 use leadr_auth_ports::{
     AccountChangeFn, AccountRepository, CreateAccountError, CreateKeyError, CreateOperatorError,
-    ImportConflict, ImportMode, ImportOutcome, KeyChangeFn, KeyFilter, KeyLookup, KeyRepository,
-    KeyUse, Rows, SecretRegistry, Snapshot, StoreError, StoreHealth, StoreLoad, Stores, Totals,
-    TransferStore, UpdateAccountError, UpdateKeyError, UsageStore,
+    DropPepperError, ImportConflict, ImportMode, ImportOutcome, KeyChangeFn, KeyFilter, KeyLookup,
+    KeyRepository, KeyUse, PepperUse, Rehash, Rows, SecretRegistry, Snapshot, StoreError,
+    StoreHealth, StoreLoad, StoredPepper, Stores, Totals, TransferStore, UpdateAccountError,
+    UpdateKeyError, UsageStore,
 };
 
 /// A store in this process. Its clones share their contents.
@@ -34,7 +35,7 @@ struct State {
     keys: HashMap<KeyId, ApiKey>,
     keys_by_prefix: HashMap<KeyPrefix, KeyId>,
     keys_by_account: HashMap<AccountId, BTreeSet<Place>>,
-    secret: Option<PepperCheck>,
+    secrets: BTreeMap<PepperId, StoredPepper>,
 }
 
 /// Which unique field of an account another live one has.
@@ -112,6 +113,21 @@ impl State {
             .filter(|key| !key.is_deleted())
     }
 
+    /// Was the secret that the key is hashed under dropped?
+    fn is_dropped(&self, id: &PepperId) -> bool {
+        self.secrets
+            .get(id)
+            .is_some_and(|pepper| pepper.dropped_at.is_some())
+    }
+
+    /// The keys that work or could work again, in the order of their ids.
+    fn usable_keys(&self, now: Timestamp) -> Vec<&ApiKey> {
+        let usable = |key: &&ApiKey| !key.is_deleted() && !key.is_expired(now);
+        let mut keys: Vec<_> = self.keys.values().filter(usable).collect();
+        keys.sort_by_key(|key| key.id);
+        keys
+    }
+
     fn live_accounts(&self) -> impl Iterator<Item = &Account> {
         self.accounts
             .values()
@@ -164,6 +180,9 @@ impl State {
         }
         if self.keys_by_prefix.contains_key(&key.key_prefix) {
             return ImportOutcome::Conflict(ImportConflict::PrefixTaken);
+        }
+        if self.is_dropped(&key.pepper_id) {
+            return ImportOutcome::Conflict(ImportConflict::PepperDropped);
         }
         self.insert_key(key);
         ImportOutcome::Stored
@@ -218,6 +237,9 @@ impl KeyRepository for Memory {
         if state.keys_by_prefix.contains_key(&key.key_prefix) {
             return Err(CreateKeyError::PrefixTaken);
         }
+        if state.is_dropped(&key.pepper_id) {
+            return Err(CreateKeyError::PepperDropped);
+        }
         state.insert_key(key);
         Ok(())
     }
@@ -243,6 +265,7 @@ impl KeyRepository for Memory {
         let changed = change(stored.clone()).map_err(UpdateKeyError::Refused)?;
         stored.name = changed.name;
         stored.status = changed.status;
+        stored.scopes = changed.scopes;
         stored.updated_at = changed.updated_at;
         stored.deleted_at = changed.deleted_at;
         Ok(stored.clone())
@@ -308,6 +331,9 @@ impl AccountRepository for Memory {
         }
         if state.keys_by_prefix.contains_key(&key.key_prefix) {
             return Err(CreateOperatorError::PrefixTaken);
+        }
+        if state.is_dropped(&key.pepper_id) {
+            return Err(CreateOperatorError::PepperDropped);
         }
         state.accounts.insert(account.id, account.clone());
         state.insert_key(key);
@@ -389,16 +415,63 @@ impl UsageStore for Memory {
 
 #[async_trait]
 impl SecretRegistry for Memory {
-    async fn registered(&self) -> Result<Option<PepperCheck>, StoreError> {
-        Ok(self.read().secret.clone())
+    async fn registered(&self) -> Result<Vec<StoredPepper>, StoreError> {
+        Ok(self.read().secrets.values().cloned().collect())
     }
 
-    async fn register(&self, check: &PepperCheck) -> Result<PepperCheck, StoreError> {
-        Ok(self
-            .write()
-            .secret
-            .get_or_insert_with(|| check.clone())
-            .clone())
+    async fn register(&self, pepper: &StoredPepper) -> Result<StoredPepper, StoreError> {
+        let mut state = self.write();
+        let place = state.secrets.entry(pepper.id.clone());
+        Ok(place.or_insert_with(|| pepper.clone()).clone())
+    }
+
+    async fn count_keys(&self, now: Timestamp) -> Result<Vec<PepperUse>, StoreError> {
+        let mut counts = BTreeMap::<PepperId, u64>::new();
+        for key in self.read().usable_keys(now) {
+            *counts.entry(key.pepper_id.clone()).or_default() += 1;
+        }
+        Ok(counts
+            .into_iter()
+            .map(|(id, keys)| PepperUse { id, keys })
+            .collect())
+    }
+
+    async fn drop_pepper(&self, id: &PepperId, now: Timestamp) -> Result<(), DropPepperError> {
+        let mut state = self.write();
+        if !state.secrets.contains_key(id) {
+            return Err(DropPepperError::NotRegistered);
+        }
+        let dependent = state.usable_keys(now).into_iter();
+        let dependent: Vec<_> = dependent.filter(|key| key.pepper_id == *id).collect();
+        if !dependent.is_empty() {
+            let listed = usize::try_from(DropPepperError::LISTED).unwrap_or(usize::MAX);
+            return Err(DropPepperError::InUse {
+                count: u64::try_from(dependent.len()).map_err(StoreError::internal)?,
+                first: dependent.into_iter().take(listed).cloned().collect(),
+            });
+        }
+        if let Some(pepper) = state.secrets.get_mut(id) {
+            pepper.dropped_at.get_or_insert(now);
+        }
+        Ok(())
+    }
+
+    async fn rehash(&self, keys: &[Rehash]) -> Result<u64, StoreError> {
+        let mut state = self.write();
+        let mut done = 0;
+        for rehash in keys {
+            if state.is_dropped(&rehash.becomes.pepper_id) {
+                continue;
+            }
+            let stored = state.keys.get_mut(&rehash.key_id);
+            let known = rehash.was.expose_hex();
+            if let Some(key) = stored.filter(|key| key.key_hash.expose_hex() == known) {
+                key.key_hash = rehash.becomes.hash.clone();
+                key.pepper_id = rehash.becomes.pepper_id.clone();
+                done += 1;
+            }
+        }
+        Ok(done)
     }
 }
 
@@ -409,7 +482,7 @@ impl TransferStore for Memory {
         Ok(Box::new(Copied {
             accounts: state.accounts.into_iter().collect(),
             keys: state.keys.into_iter().collect(),
-            secret: state.secret,
+            secrets: state.secrets.into_values().collect(),
         }))
     }
 
@@ -439,7 +512,7 @@ impl TransferStore for Memory {
 struct Copied {
     accounts: BTreeMap<AccountId, Account>,
     keys: BTreeMap<KeyId, ApiKey>,
-    secret: Option<PepperCheck>,
+    secrets: Vec<StoredPepper>,
 }
 
 /// The first `limit` of those after `after`.
@@ -452,8 +525,8 @@ fn page<K: Copy + Ord, V: Clone>(all: &BTreeMap<K, V>, after: Option<K>, limit: 
 
 #[async_trait]
 impl Snapshot for Copied {
-    async fn secret(&mut self) -> Result<Option<PepperCheck>, StoreError> {
-        Ok(self.secret.clone())
+    async fn secrets(&mut self) -> Result<Vec<StoredPepper>, StoreError> {
+        Ok(self.secrets.clone())
     }
 
     async fn totals(&mut self) -> Result<Totals, StoreError> {

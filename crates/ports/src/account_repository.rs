@@ -72,6 +72,8 @@ pub enum CreateOperatorError {
     AccountTaken,
     /// Another key has the prefix.
     PrefixTaken,
+    /// The secret that the key is hashed under was dropped.
+    PepperDropped,
     /// The store did not do it.
     Store(StoreError),
 }
@@ -106,6 +108,7 @@ impl fmt::Display for CreateOperatorError {
         f.write_str(match self {
             Self::AccountTaken => "the account's name or slug is taken",
             Self::PrefixTaken => "the key's prefix is taken",
+            Self::PepperDropped => "the secret that the key is hashed under was dropped",
             Self::Store(_) => "the account and its key could not be stored",
         })
     }
@@ -135,7 +138,7 @@ impl std::error::Error for CreateAccountError {
 impl std::error::Error for CreateOperatorError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::AccountTaken | Self::PrefixTaken => None,
+            Self::AccountTaken | Self::PrefixTaken | Self::PepperDropped => None,
             Self::Store(source) => Some(source),
         }
     }

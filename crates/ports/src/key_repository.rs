@@ -46,8 +46,8 @@ impl KeyFilter {
 #[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
 pub trait KeyRepository: Send + Sync {
-    /// Stores a new key. Atomic: the prefix is free (also of deleted keys), the account is live, and the key is there;
-    /// or nothing. An id that another key has, deleted or not, is [`StoreError::Internal`]: ids are random.
+    /// Stores a new key. Atomic: the prefix is free (also of deleted keys), the account is live, the secret that the key is
+    /// hashed under was not dropped, and the key is there; or nothing. An id that another key has, deleted or not, is [`StoreError::Internal`]: ids are random.
     async fn create(&self, key: &ApiKey) -> Result<(), CreateKeyError>;
 
     /// The key with this id, if there is one among `rows`.
@@ -56,8 +56,8 @@ pub trait KeyRepository: Send + Sync {
     /// Replaces the key with this id, deleted or not, by what `change` makes of it. Atomic: no other change comes
     /// between the read and the write; a refusal leaves the key as it was.
     ///
-    /// Written are `name`, `status`, `updated_at` and `deleted_at`; the other fields of the result are ignored, so that a
-    /// change and the recording of a use never undo each other.
+    /// Written are `name`, `status`, `scopes`, `updated_at` and `deleted_at`; the other fields of the result are ignored, so that a
+    /// change, the recording of a use and a new hash never undo one another.
     async fn update<'a>(
         &self,
         id: KeyId,
@@ -79,6 +79,8 @@ pub enum CreateKeyError {
     PrefixTaken,
     /// There is no live account with the key's account id.
     AccountNotFound,
+    /// The secret that the key is hashed under was dropped.
+    PepperDropped,
     /// The store did not do it.
     Store(StoreError),
 }
@@ -99,6 +101,7 @@ impl fmt::Display for CreateKeyError {
         f.write_str(match self {
             Self::PrefixTaken => "the key's prefix is taken",
             Self::AccountNotFound => "the key's account does not exist",
+            Self::PepperDropped => "the secret that the key is hashed under was dropped",
             Self::Store(_) => "the key could not be stored",
         })
     }
@@ -107,7 +110,7 @@ impl fmt::Display for CreateKeyError {
 impl std::error::Error for CreateKeyError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::PrefixTaken | Self::AccountNotFound => None,
+            Self::PrefixTaken | Self::AccountNotFound | Self::PepperDropped => None,
             Self::Store(source) => Some(source),
         }
     }

@@ -43,7 +43,7 @@ pub use key_lookup::KeyLookup;
 pub use key_repository::{
     CreateKeyError, KeyChangeFn, KeyFilter, KeyRepository, Rows, UpdateKeyError,
 };
-pub use secret_registry::SecretRegistry;
+pub use secret_registry::{DropPepperError, PepperUse, Rehash, SecretRegistry, StoredPepper};
 pub use system::{Clock, Entropy, EntropyError};
 pub use transfer_store::{
     ImportConflict, ImportMode, ImportOutcome, Snapshot, Totals, TransferStore,
@@ -73,7 +73,7 @@ pub struct Stores {
     pub accounts: Arc<dyn AccountRepository>,
     /// Where uses of keys are written down.
     pub usage: Arc<dyn UsageStore>,
-    /// Which server secret its keys are hashed under.
+    /// Which server secrets its keys are hashed under.
     pub secrets: Arc<dyn SecretRegistry>,
     /// All of it, in and out.
     pub transfer: Arc<dyn TransferStore>,

@@ -1,19 +1,122 @@
-//! Which server secret the stored keys are hashed under.
+//! Which server secrets the stored keys are hashed under.
+
+use std::fmt;
 
 use async_trait::async_trait;
-use leadr_auth_domain::PepperCheck;
+use leadr_auth_domain::{ApiKey, HashedKey, KeyHash, KeyId, PepperCheck, PepperId, Timestamp};
 
 use crate::StoreError;
 
-/// Remembers the check value of the server's secret, so that a process with another secret notices before it refuses
-/// everybody's keys.
+/// A server secret, as the store knows it: never the secret itself.
+#[derive(Clone, Debug)]
+pub struct StoredPepper {
+    /// Its id, which the keys that are hashed under it have.
+    pub id: PepperId,
+    /// By what it is recognised.
+    pub check: PepperCheck,
+    /// When it was given up; `None` while keys may be hashed under it.
+    pub dropped_at: Option<Timestamp>,
+}
+
+impl StoredPepper {
+    /// One under which keys may be hashed.
+    pub const fn new(id: PepperId, check: PepperCheck) -> Self {
+        Self {
+            id,
+            check,
+            dropped_at: None,
+        }
+    }
+}
+
+/// A key's new hash.
+#[derive(Clone, Debug)]
+pub struct Rehash {
+    /// Which key.
+    pub key_id: KeyId,
+    /// The hash that it is known to have.
+    pub was: KeyHash,
+    /// The hash of the same key under another secret.
+    pub becomes: HashedKey,
+}
+
+/// How many keys depend on a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PepperUse {
+    /// The secret's id.
+    pub id: PepperId,
+    /// How many keys are hashed under it that work or could work again: neither deleted nor expired. Revoked ones count.
+    pub keys: u64,
+}
+
+/// Remembers the check values of the server's secrets, so that a process with another secret notices before it refuses
+/// everybody's keys; and knows which keys depend on which secret.
 #[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
 pub trait SecretRegistry: Send + Sync {
-    /// The check value that is registered, if one is.
-    async fn registered(&self) -> Result<Option<PepperCheck>, StoreError>;
+    /// The secrets that are registered, dropped ones too, in the order of their ids.
+    async fn registered(&self) -> Result<Vec<StoredPepper>, StoreError>;
 
-    /// Registers `check` where none is registered, and answers the one that is. Atomic: of several callers at once one is
-    /// first, and all are answered what that one brought.
-    async fn register(&self, check: &PepperCheck) -> Result<PepperCheck, StoreError>;
+    /// Registers a secret where none has its id, and answers the one that has. Atomic: of several callers at once one is
+    /// first, and all are answered what that one brought. A dropped one stays dropped.
+    async fn register(&self, pepper: &StoredPepper) -> Result<StoredPepper, StoreError>;
+
+    /// How many keys depend on each secret at the time `now`, in the order of the ids; a secret on which none does is left
+    /// out. One consistent view.
+    async fn count_keys(&self, now: Timestamp) -> Result<Vec<PepperUse>, StoreError>;
+
+    /// Gives up a secret. Atomic: no key depends on it at the time `now`, and from then on none is stored that is hashed
+    /// under it; or nothing. One that was dropped before stays as it was.
+    async fn drop_pepper(&self, id: &PepperId, now: Timestamp) -> Result<(), DropPepperError>;
+
+    /// Gives each key its new hash, where it still has the one that it is known to have. `updated_at` stays. Atomic. Answers
+    /// how many keys that were. Keys that do not exist are passed over; a key is named once. A new hash under a secret
+    /// that was dropped is not taken.
+    async fn rehash(&self, keys: &[Rehash]) -> Result<u64, StoreError>;
+}
+
+/// Why a secret was not given up.
+#[derive(Debug)]
+pub enum DropPepperError {
+    /// No secret with the id is registered.
+    NotRegistered,
+    /// Keys depend on it.
+    InUse {
+        /// How many.
+        count: u64,
+        /// The first of them, in the order of their ids: at most [`DropPepperError::LISTED`].
+        first: Vec<ApiKey>,
+    },
+    /// The store did not do it.
+    Store(StoreError),
+}
+
+impl DropPepperError {
+    /// How many keys are listed at most.
+    pub const LISTED: u32 = 1000;
+}
+
+impl fmt::Display for DropPepperError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotRegistered => f.write_str("no secret with this id is known to the store"),
+            Self::InUse { count, .. } => write!(f, "{count} keys depend on the secret"),
+            Self::Store(_) => f.write_str("the secret could not be dropped"),
+        }
+    }
+}
+
+impl std::error::Error for DropPepperError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::NotRegistered | Self::InUse { .. } => None,
+            Self::Store(source) => Some(source),
+        }
+    }
+}
+
+impl From<StoreError> for DropPepperError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
 }

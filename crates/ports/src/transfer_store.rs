@@ -3,9 +3,9 @@
 use std::fmt;
 
 use async_trait::async_trait;
-use leadr_auth_domain::{Account, AccountId, ApiKey, KeyId, PepperCheck};
+use leadr_auth_domain::{Account, AccountId, ApiKey, KeyId};
 
-use crate::StoreError;
+use crate::{StoreError, StoredPepper};
 
 /// Gives all that a store holds, and takes what another one held.
 #[cfg_attr(feature = "mock", mockall::automock)]
@@ -35,8 +35,8 @@ pub trait TransferStore: Send + Sync {
 /// A consistent view of a store, read page by page.
 #[async_trait]
 pub trait Snapshot: Send {
-    /// The check value of the secret that the keys are hashed under, where one is registered.
-    async fn secret(&mut self) -> Result<Option<PepperCheck>, StoreError>;
+    /// The secrets that are registered, dropped ones too, in the order of their ids.
+    async fn secrets(&mut self) -> Result<Vec<StoredPepper>, StoreError>;
 
     /// How much there is.
     async fn totals(&mut self) -> Result<Totals, StoreError>;
@@ -95,6 +95,8 @@ pub enum ImportConflict {
     SlugTaken,
     /// Its account is not there, not even a deleted one.
     AccountMissing,
+    /// The secret that it is hashed under is known to the store, and was dropped.
+    PepperDropped,
 }
 
 impl fmt::Display for ImportConflict {
@@ -105,6 +107,7 @@ impl fmt::Display for ImportConflict {
             Self::NameTaken => "another live account has this name",
             Self::SlugTaken => "another live account has this slug",
             Self::AccountMissing => "its account is not stored",
+            Self::PepperDropped => "the secret that it is hashed under was dropped",
         })
     }
 }

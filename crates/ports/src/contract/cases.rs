@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use leadr_auth_domain::{
     Account, AccountName, AccountRefusal, AccountRole, AccountStatus, ApiKey, ApiKeyStatus,
-    KeyName, KeyPrefix, KeyRefusal, Pepper, Slug, Timestamp,
+    HashedKey, KeyHash, KeyName, KeyPrefix, KeyRefusal, Keyring, Pepper, PepperId, Scope, ScopeSet,
+    Scopes, Slug, Timestamp,
 };
 
 use super::fixtures::{SECRET, account, account_of, at, fields, key, plain_key};
 use crate::{
-    CreateAccountError, CreateKeyError, CreateOperatorError, ImportConflict, ImportMode,
-    ImportOutcome, KeyFilter, KeyUse, Rows, Stores, Totals, UpdateAccountError, UpdateKeyError,
+    CreateAccountError, CreateKeyError, CreateOperatorError, DropPepperError, ImportConflict,
+    ImportMode, ImportOutcome, KeyFilter, KeyUse, Rehash, Rows, StoredPepper, Stores, Totals,
+    UpdateAccountError, UpdateKeyError,
 };
 
 /// How many change the same record at once in the races.
@@ -40,6 +42,31 @@ macro_rules! cases {
     };
 }
 
+/// A set of scopes.
+fn scopes(scopes: impl IntoIterator<Item = String>) -> Scopes {
+    let scopes = scopes
+        .into_iter()
+        .map(|scope| Scope::parse(&scope).unwrap());
+    Scopes::Only(ScopeSet::new(scopes).unwrap())
+}
+
+/// A secret as it is registered, and the ring that has it as its current one.
+fn pepper(id: &str) -> (StoredPepper, Keyring) {
+    let id = PepperId::parse(id).unwrap();
+    let secret = format!("the secret of {id}, long enough to be one");
+    let ring = Keyring::new(&id, [(id.clone(), secret.as_str())]).unwrap();
+    (StoredPepper::new(id, ring.current().check()), ring)
+}
+
+/// A key that is hashed under the current secret of `ring`.
+fn key_under(ring: &Keyring, n: u8, owner: &Account) -> ApiKey {
+    let HashedKey { pepper_id, hash } = ring.hash(&plain_key(n));
+    let mut key = key(n, owner);
+    key.pepper_id = pepper_id;
+    key.key_hash = hash;
+    key
+}
+
 cases! { $
     /// What was stored is what is read, field by field, also at the ends of what a field can hold.
     async fn a_stored_key_reads_back_unchanged(stores) {
@@ -50,8 +77,11 @@ cases! { $
         longest.expires_at = Some(Timestamp::parse("9999-12-31T23:59:59.999999Z").unwrap());
         longest.last_used_at = Some(at(123_457));
         longest.status = ApiKeyStatus::Revoked;
+        longest.scopes = scopes((0..ScopeSet::MAX).map(|n| format!("{n:02}:{}:*", "s".repeat(Scope::MAX_CHARS - 5))));
+        longest.pepper_id = PepperId::parse(&"p".repeat(PepperId::MAX_CHARS)).unwrap();
         let mut shortest = key(2, &owner);
         shortest.name = KeyName::from_store(String::new());
+        shortest.scopes = scopes([]);
         shortest.expires_at = Some(Timestamp::parse("0001-01-01T00:00:00Z").unwrap());
         for stored in [longest, shortest] {
             stores.keys.create(&stored).await.unwrap();
@@ -256,12 +286,16 @@ cases! { $
                 key.account_id = other.id;
                 key.last_used_at = None;
                 key.key_prefix = KeyPrefix::parse("ldr_other").unwrap();
+                key.key_hash = KeyHash::from_store("0".repeat(64));
+                key.pepper_id = PepperId::parse("other").unwrap();
+                key.set_scopes(scopes(["docs:read".to_owned()]), at(9));
                 Ok(key)
             })
             .await
             .unwrap();
         stored.name = KeyName::parse("Renamed").unwrap();
         stored.status = ApiKeyStatus::Revoked;
+        stored.scopes = scopes(["docs:read".to_owned()]);
         stored.deleted_at = Some(at(9));
         stored.updated_at = at(9);
         let read = stores.keys.get(stored.id, Rows::WithDeleted).await.unwrap().unwrap();
@@ -753,23 +787,154 @@ cases! { $
         assert_eq!(stores.accounts.find_by_slug(&gone.slug).await.unwrap(), Some(heir));
     }
 
-    /// The first secret that registers stays registered.
+    /// Of those that register a secret under one id the first stays registered, and all hear of it.
     async fn a_secret_is_registered_once(stores) {
-        assert!(stores.secrets.registered().await.unwrap().is_none());
+        assert!(stores.secrets.registered().await.unwrap().is_empty());
         let racers: Vec<_> = (0..RACERS)
             .map(|n| {
                 let secrets = Arc::clone(&stores.secrets);
                 let check = Pepper::new(&format!("the secret of racer {n}, long enough")).unwrap().check();
-                tokio::spawn(async move { secrets.register(&check).await.unwrap() })
+                let pepper = StoredPepper::new(PepperId::default(), check);
+                tokio::spawn(async move { secrets.register(&pepper).await.unwrap() })
             })
             .collect();
         let mut answered = Vec::new();
         for racer in racers {
-            answered.push(racer.await.unwrap().expose_hex().to_owned());
+            answered.push(racer.await.unwrap().check.expose_hex().to_owned());
         }
         answered.dedup();
-        let registered = stores.secrets.registered().await.unwrap().unwrap();
-        assert_eq!(answered, [registered.expose_hex()]);
+        let registered = stores.secrets.registered().await.unwrap();
+        let registered: Vec<_> = registered.iter().map(|pepper| pepper.check.expose_hex()).collect();
+        assert_eq!(answered, registered);
+    }
+
+    /// Secrets of other ids stand beside one another, in the order of the ids.
+    async fn secrets_are_told_apart_by_their_ids(stores) {
+        for id in ["b", "a", "c"] {
+            let (stored, _) = pepper(id);
+            let answered = stores.secrets.register(&stored).await.unwrap();
+            assert_eq!(answered.check.expose_hex(), stored.check.expose_hex());
+        }
+        let registered = stores.secrets.registered().await.unwrap();
+        let seen = registered.iter().map(|pepper| (pepper.id.as_str(), pepper.dropped_at));
+        assert_eq!(seen.collect::<Vec<_>>(), [("a", None), ("b", None), ("c", None)]);
+    }
+
+    /// What a key depends on is its row's secret, as long as the key could still work.
+    async fn keys_are_counted_by_their_secret(stores) {
+        let owner = account(1);
+        stores.accounts.create(&owner).await.unwrap();
+        let ((_, old), (_, new)) = (pepper("old"), pepper("new"));
+        let mut revoked = key_under(&old, 1, &owner);
+        revoked.revoke(at(2));
+        let mut deleted = key_under(&old, 2, &owner);
+        deleted.soft_delete(at(3));
+        let mut expiring = key_under(&old, 3, &owner);
+        expiring.expires_at = Some(at(50));
+        for key in [revoked, deleted, expiring, key_under(&new, 4, &owner)] {
+            stores.keys.create(&key).await.unwrap();
+        }
+        for (now, old) in [(at(49), 2), (at(50), 1)] {
+            let counts = stores.secrets.count_keys(now).await.unwrap();
+            let counts: Vec<_> = counts.iter().map(|count| (count.id.as_str(), count.keys)).collect();
+            assert_eq!(counts, [("new", 1), ("old", old)]);
+        }
+    }
+
+    /// A secret that a key depends on is not dropped, and the keys are named; one that none does is.
+    async fn a_secret_is_dropped_when_no_key_depends_on_it(stores) {
+        let owner = account(1);
+        stores.accounts.create(&owner).await.unwrap();
+        let ((stored, old), (_, new)) = (pepper("old"), pepper("new"));
+        assert!(matches!(
+            stores.secrets.drop_pepper(&stored.id, at(9)).await,
+            Err(DropPepperError::NotRegistered)
+        ));
+        stores.secrets.register(&stored).await.unwrap();
+        let mut expired = key_under(&old, 1, &owner);
+        expired.expires_at = Some(at(5));
+        let mut deleted = key_under(&old, 2, &owner);
+        deleted.soft_delete(at(3));
+        let (held, other) = (key_under(&old, 3, &owner), key_under(&new, 4, &owner));
+        for key in [&expired, &deleted, &held, &other] {
+            stores.keys.create(key).await.unwrap();
+        }
+        let Err(DropPepperError::InUse { count, first }) = stores.secrets.drop_pepper(&stored.id, at(9)).await else {
+            panic!("a key depends on it");
+        };
+        assert_eq!((count, first.iter().map(fields).collect::<Vec<_>>()), (1, vec![fields(&held)]));
+        assert_eq!(stores.secrets.registered().await.unwrap()[0].dropped_at, None);
+        stores.keys.update(held.id, &mut |mut key| { key.soft_delete(at(9)); Ok(key) }).await.unwrap();
+        for now in [at(9), at(10)] {
+            stores.secrets.drop_pepper(&stored.id, now).await.unwrap();
+        }
+        let registered = stores.secrets.register(&stored).await.unwrap();
+        assert_eq!(registered.dropped_at, Some(at(9)), "the first time counts, and it stays dropped");
+        // From now on nothing is stored under it.
+        let late = key_under(&old, 5, &owner);
+        assert!(matches!(stores.keys.create(&late).await, Err(CreateKeyError::PepperDropped)));
+        let second = account_of(2, AccountRole::Operator);
+        let first_key = key_under(&old, 6, &second);
+        assert!(matches!(
+            stores.accounts.create_with_key(&second, &first_key).await,
+            Err(CreateOperatorError::PepperDropped)
+        ));
+        let imported = stores.transfer.import_keys(std::slice::from_ref(&late), ImportMode::Commit).await.unwrap();
+        assert_eq!(imported, [ImportOutcome::Conflict(ImportConflict::PepperDropped)]);
+        assert!(stores.keys.get(late.id, Rows::WithDeleted).await.unwrap().is_none());
+        assert!(stores.accounts.get(second.id, Rows::WithDeleted).await.unwrap().is_none());
+        let back = Rehash { key_id: other.id, was: other.key_hash, becomes: old.hash(&plain_key(4)) };
+        assert_eq!(stores.secrets.rehash(&[back]).await.unwrap(), 0);
+    }
+
+    /// Of keys that are issued under a secret while it is dropped, none is left that nobody can use.
+    async fn racing_issue_and_drop_leave_no_orphan(stores) {
+        let owner = account(1);
+        stores.accounts.create(&owner).await.unwrap();
+        for round in 0..RACERS {
+            let (stored, ring) = pepper(&format!("round-{round}"));
+            stores.secrets.register(&stored).await.unwrap();
+            let key = key_under(&ring, u8::try_from(round + 1).unwrap(), &owner);
+            let issue = tokio::spawn({
+                let (keys, key) = (Arc::clone(&stores.keys), key.clone());
+                async move { keys.create(&key).await }
+            });
+            let dropped = stores.secrets.drop_pepper(&stored.id, at(99)).await;
+            let issued = issue.await.unwrap();
+            assert_ne!(dropped.is_ok(), issued.is_ok(), "round {round}: {dropped:?} {issued:?}");
+        }
+    }
+
+    /// A key is given its new hash where it has the old one, and nothing else of it changes.
+    async fn a_key_is_hashed_anew(stores) {
+        let owner = account(1);
+        stores.accounts.create(&owner).await.unwrap();
+        let ((_, old), (_, new)) = (pepper("old"), pepper("new"));
+        let mut keys: Vec<_> = (1..=3).map(|n| key_under(&old, n, &owner)).collect();
+        for key in &keys {
+            stores.keys.create(key).await.unwrap();
+        }
+        let anew = |n: u8| {
+            let key = &keys[usize::from(n) - 1];
+            Rehash { key_id: key.id, was: key.key_hash.clone(), becomes: new.hash(&plain_key(n)) }
+        };
+        let mut elsewhere = anew(3);
+        elsewhere.was = new.hash(&plain_key(3)).hash;
+        let mut nobody = anew(3);
+        nobody.key_id = key(9, &owner).id;
+        let batch = [anew(1), anew(2), elsewhere, nobody];
+        assert_eq!(stores.secrets.rehash(&batch).await.unwrap(), 2);
+        assert_eq!(stores.secrets.rehash(&batch).await.unwrap(), 0, "they have it already");
+        assert_eq!(stores.secrets.rehash(&[]).await.unwrap(), 0);
+        for (n, key) in (1..).zip(&mut keys).take(2) {
+            let HashedKey { pepper_id, hash } = new.hash(&plain_key(n));
+            key.pepper_id = pepper_id;
+            key.key_hash = hash;
+        }
+        for key in &keys {
+            let read = stores.keys.get(key.id, Rows::Live).await.unwrap().unwrap();
+            assert_eq!(fields(&read), fields(key));
+        }
     }
 
     /// Everything comes out, in the order of ids, page by page, deleted records too.
@@ -785,11 +950,17 @@ cases! { $
             stores.transfer.import_keys(&stored[n..=n], ImportMode::Commit).await.unwrap();
         }
         let check = Pepper::new(SECRET).unwrap().check();
-        stores.secrets.register(&check).await.unwrap();
+        let secret = StoredPepper::new(PepperId::default(), check.clone());
+        stores.secrets.register(&secret).await.unwrap();
+        let (dropped, _) = pepper("a");
+        stores.secrets.register(&dropped).await.unwrap();
+        stores.secrets.drop_pepper(&dropped.id, at(8)).await.unwrap();
 
         let mut snapshot = stores.transfer.snapshot().await.unwrap();
-        let registered = snapshot.secret().await.unwrap().unwrap();
-        assert_eq!(registered.expose_hex(), check.expose_hex());
+        let registered = snapshot.secrets().await.unwrap();
+        let seen = registered.iter().map(|pepper| (pepper.id.as_str(), pepper.dropped_at, pepper.check.expose_hex()));
+        let expected = [("a", Some(at(8)), dropped.check.expose_hex()), ("default", None, check.expose_hex())];
+        assert_eq!(seen.collect::<Vec<_>>(), expected);
         assert_eq!(snapshot.totals().await.unwrap(), Totals { accounts: 5, keys: 7 });
         let (mut accounts, mut keys) = (Vec::new(), Vec::new());
         loop {

@@ -1,8 +1,8 @@
 //! Values to put into a store.
 
 use leadr_auth_domain::{
-    Account, AccountId, AccountName, AccountRole, ApiKey, KeyId, KeyName, Pepper, PlainKey, Slug,
-    Timestamp, generate_api_key,
+    Account, AccountId, AccountName, AccountRole, ApiKey, KeyId, KeyName, Keyring, Pepper,
+    PlainKey, Slug, Timestamp, generate_api_key,
 };
 
 /// The secret under which [`key`] hashes.
@@ -47,7 +47,7 @@ pub fn key(n: u8, account: &Account) -> ApiKey {
         KeyId::from_random_bytes([n; 16]),
         account.id,
         KeyName::parse(&format!("Key {n}")).expect("a valid name"),
-        pepper.hash(&plain),
+        Keyring::from(pepper).hash(&plain),
         plain.prefix(),
         None,
         at(u32::from(n)),
@@ -70,5 +70,6 @@ pub fn fields(key: &ApiKey) -> impl PartialEq + std::fmt::Debug + use<> {
             key.expires_at,
         ),
         (key.created_at, key.updated_at, key.deleted_at),
+        (key.pepper_id.clone(), key.scopes.clone()),
     )
 }
