@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use crate::{Account, AccountId, AccountRole, ApiKey, KeyId, KeyRecord, Right, ScopeSet, Scopes};
+use crate::{
+    Account, AccountId, AccountRole, ApiKey, KeyId, KeyRecord, Right, Scope, ScopeSet, Scopes,
+};
 
 /// How far a caller reaches: into one account, or into all.
 ///
@@ -172,18 +174,29 @@ impl Principal {
         let Some(requested) = requested else {
             return Ok(self.scopes.clone());
         };
-        let missing = requested.iter().find(|scope| !self.holds(scope.as_str()));
-        if let Some(missing) = missing {
-            return Err(ScopeNotHeld(missing.as_str().to_owned()));
-        }
-        Ok(Scopes::Only(requested))
+        let scopes = Scopes::Only(requested);
+        self.may_give(&scopes)?;
+        Ok(scopes)
+    }
+
+    /// Does the principal hold all of `scopes`? Else says the first that it does not; of all scopes it is said that they
+    /// are `*`.
+    pub fn may_give(&self, scopes: &Scopes) -> Result<(), ScopeNotHeld> {
+        let missing = match scopes {
+            Scopes::All if self.scopes == Scopes::All => None,
+            Scopes::All => Some("*"),
+            Scopes::Only(scopes) => scopes
+                .iter()
+                .map(Scope::as_str)
+                .find(|scope| !self.holds(scope)),
+        };
+        missing.map_or(Ok(()), |scope| Err(ScopeNotHeld(scope.to_owned())))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Scope;
 
     const OWN: AccountId = AccountId::from_random_bytes([1; 16]);
     const FOREIGN: AccountId = AccountId::from_random_bytes([2; 16]);

@@ -94,7 +94,7 @@ impl Service {
     /// Makes a tenant.
     pub async fn create_account(
         &self,
-        _: OperatorAccess,
+        _: &OperatorAccess,
         new: NewAccount,
     ) -> Result<Account, AccountError> {
         let id = AccountId::from_random_bytes(self.random().map_err(AccountError::Entropy)?);
@@ -124,7 +124,7 @@ impl Service {
     /// The live account with this slug. Only for operators: to others it would tell which slugs there are.
     pub async fn account_by_slug(
         &self,
-        _: OperatorAccess,
+        _: &OperatorAccess,
         slug: &Slug,
     ) -> Result<Account, AccountError> {
         self.stores
@@ -152,7 +152,7 @@ impl Service {
     /// deletes, with the time of its deletion.
     pub async fn update_account(
         &self,
-        _: OperatorAccess,
+        _: &OperatorAccess,
         id: AccountId,
         change: &AccountChange,
     ) -> Result<Account, AccountError> {
@@ -167,7 +167,7 @@ impl Service {
     /// Sets an account's status.
     pub async fn set_account_status(
         &self,
-        operator: OperatorAccess,
+        operator: &OperatorAccess,
         id: AccountId,
         status: AccountStatus,
     ) -> Result<Account, AccountError> {
@@ -181,7 +181,7 @@ impl Service {
     /// Stops all keys of an account.
     pub async fn suspend_account(
         &self,
-        operator: OperatorAccess,
+        operator: &OperatorAccess,
         id: AccountId,
     ) -> Result<Account, AccountError> {
         self.set_account_status(operator, id, AccountStatus::Suspended)
@@ -191,7 +191,7 @@ impl Service {
     /// Lets the keys of an account work again, those that are valid themselves.
     pub async fn activate_account(
         &self,
-        operator: OperatorAccess,
+        operator: &OperatorAccess,
         id: AccountId,
     ) -> Result<Account, AccountError> {
         self.set_account_status(operator, id, AccountStatus::Active)
@@ -201,7 +201,7 @@ impl Service {
     /// Soft-deletes an account, which stops all its keys.
     pub async fn delete_account(
         &self,
-        operator: OperatorAccess,
+        operator: &OperatorAccess,
         id: AccountId,
     ) -> Result<(), AccountError> {
         let deleted = Some(true);
@@ -235,15 +235,15 @@ mod tests {
         let bench = Bench::new().await;
         let service = &bench.service;
         service
-            .create_account(Bench::operator(), new("Acme", "acme"))
+            .create_account(&Bench::operator(), new("Acme", "acme"))
             .await
             .unwrap();
         let name = service
-            .create_account(Bench::operator(), new("Acme", "other"))
+            .create_account(&Bench::operator(), new("Acme", "other"))
             .await;
         assert!(matches!(name, Err(AccountError::NameTaken)));
         let slug = service
-            .create_account(Bench::operator(), new("Other", "acme"))
+            .create_account(&Bench::operator(), new("Other", "acme"))
             .await;
         assert!(matches!(slug, Err(AccountError::SlugTaken)));
     }
@@ -253,7 +253,7 @@ mod tests {
         let bench = Bench::new().await;
         let service = &bench.service;
         let other = service
-            .create_account(Bench::operator(), new("Acme", "acme"))
+            .create_account(&Bench::operator(), new("Acme", "acme"))
             .await
             .unwrap();
         let own = Access::Account(bench.tenant.id);
@@ -278,21 +278,21 @@ mod tests {
         let bench = Bench::new().await;
         let service = &bench.service;
         let first = service
-            .create_account(Bench::operator(), new("Acme", "acme"))
+            .create_account(&Bench::operator(), new("Acme", "acme"))
             .await
             .unwrap();
         service
-            .delete_account(Bench::operator(), first.id)
+            .delete_account(&Bench::operator(), first.id)
             .await
             .unwrap();
         assert!(matches!(
             service.account(Access::All, first.id).await,
             Err(AccountError::NotFound)
         ));
-        let again = service.delete_account(Bench::operator(), first.id).await;
+        let again = service.delete_account(&Bench::operator(), first.id).await;
         assert!(matches!(again, Err(AccountError::NotFound)));
         let second = service
-            .create_account(Bench::operator(), new("Acme", "acme"))
+            .create_account(&Bench::operator(), new("Acme", "acme"))
             .await
             .unwrap();
         let restore = AccountChange {
@@ -300,15 +300,15 @@ mod tests {
             ..AccountChange::default()
         };
         let taken = service
-            .update_account(Bench::operator(), first.id, &restore)
+            .update_account(&Bench::operator(), first.id, &restore)
             .await;
         assert!(matches!(taken, Err(AccountError::NameTaken)));
         service
-            .delete_account(Bench::operator(), second.id)
+            .delete_account(&Bench::operator(), second.id)
             .await
             .unwrap();
         let restored = service
-            .update_account(Bench::operator(), first.id, &restore)
+            .update_account(&Bench::operator(), first.id, &restore)
             .await
             .unwrap();
         assert!(!restored.is_deleted());
@@ -326,10 +326,12 @@ mod tests {
             .unwrap()
             .unwrap();
         let suspended = service
-            .suspend_account(Bench::operator(), operator.id)
+            .suspend_account(&Bench::operator(), operator.id)
             .await;
         assert!(matches!(suspended, Err(AccountError::OperatorProtected)));
-        let deleted = service.delete_account(Bench::operator(), operator.id).await;
+        let deleted = service
+            .delete_account(&Bench::operator(), operator.id)
+            .await;
         assert!(matches!(deleted, Err(AccountError::OperatorProtected)));
     }
 }

@@ -1,6 +1,6 @@
 //! Who presents this key?
 
-use leadr_auth_domain::{Access, KeyRecord, OperatorAccess, PlainKey, Verdict, decide};
+use leadr_auth_domain::{Access, KeyRecord, OperatorAccess, PlainKey, Principal, Verdict, decide};
 
 use crate::{Service, StoreError};
 
@@ -26,6 +26,11 @@ impl Caller {
     pub fn access(&self) -> Access {
         Access::of(&self.record.account)
     }
+
+    /// Who the caller is and what it may do. The request's id and address are for whoever knows them to add.
+    pub fn principal(&self) -> Principal {
+        Principal::of(&self.record)
+    }
 }
 
 impl Service {
@@ -48,6 +53,7 @@ impl Service {
         match decide(&record, now) {
             Verdict::Valid => {
                 self.usage.note(record.key.id, now);
+                self.rehasher.note(&self.keyring(), key, &record.key);
                 Ok(Authentication::Accepted(Box::new(Caller { record })))
             }
             refusal => Ok(Authentication::Refused(refusal)),
@@ -58,7 +64,7 @@ impl Service {
     /// is noted.
     pub async fn inspect_key(
         &self,
-        _: OperatorAccess,
+        _: &OperatorAccess,
         key: &PlainKey,
     ) -> Result<(Verdict, Option<KeyRecord>), StoreError> {
         let Some(mut record) = self.find_genuine(key).await? else {
@@ -70,16 +76,23 @@ impl Service {
 
     /// The record of this very key, whatever its state; `None` where the prefix is unknown or the secret is another.
     async fn find_genuine(&self, key: &PlainKey) -> Result<Option<KeyRecord>, StoreError> {
+        let ring = self.keyring();
         let Some(record) = self.stores.lookup.find(&key.prefix()).await? else {
             // The work of a comparison all the same: time must not tell an unknown prefix from a wrong secret.
-            self.pepper.verify_against_nothing(key);
+            ring.verify_against_nothing(key);
             return Ok(None);
         };
-        if !self.pepper.verify(key, &record.key.key_hash) {
-            self.may_refuse_hashes()?;
-            return Ok(None);
+        match ring.verify(key, &record.key) {
+            Some(true) => Ok(Some(record)),
+            Some(false) => {
+                self.may_refuse_hashes()?;
+                Ok(None)
+            }
+            None => {
+                self.may_refuse_keys_under(&record.key.pepper_id).await?;
+                Ok(None)
+            }
         }
-        Ok(Some(record))
     }
 }
 
@@ -87,11 +100,13 @@ impl Service {
 mod tests {
     use std::sync::Arc;
 
-    use leadr_auth_domain::{Access, AccountStatus, KeyChange, Verdict, generate_api_key};
+    use leadr_auth_domain::{
+        Access, AccountStatus, KeyChange, PepperId, Verdict, generate_api_key,
+    };
     use leadr_auth_ports::{MockKeyLookup, StoreError};
 
     use super::*;
-    use crate::testing::Bench;
+    use crate::testing::{Bench, rotated};
 
     fn verdict(authentication: &Authentication) -> Verdict {
         match authentication {
@@ -120,7 +135,7 @@ mod tests {
     async fn looking_at_a_key_is_no_use() {
         let bench = Bench::new().await;
         let issued = bench.issue("Found in a log").await;
-        let (access, service) = (Bench::operator(), &bench.service);
+        let (access, service) = (&Bench::operator(), &bench.service);
         let (verdict, record) = service
             .inspect_key(access, &issued.plain_key)
             .await
@@ -128,7 +143,7 @@ mod tests {
         assert_eq!(verdict, Verdict::Valid);
         assert_eq!(record.unwrap().key.last_used_at, None);
         service
-            .revoke_key(Access::All, issued.key.id)
+            .revoke_key(&Bench::all(), issued.key.id)
             .await
             .unwrap();
         let (verdict, record) = service
@@ -172,30 +187,30 @@ mod tests {
         let (service, id) = (&bench.service, issued.key.id);
         let ask = async || verdict(&service.authenticate(&issued.plain_key).await.unwrap());
 
-        service.revoke_key(Access::All, id).await.unwrap();
+        service.revoke_key(&Bench::all(), id).await.unwrap();
         assert_eq!(ask().await, Verdict::Revoked);
-        service.reactivate_key(Access::All, id).await.unwrap();
+        service.reactivate_key(&Bench::all(), id).await.unwrap();
         assert_eq!(ask().await, Verdict::Valid);
 
-        service.delete_key(Access::All, id).await.unwrap();
+        service.delete_key(&Bench::all(), id).await.unwrap();
         assert_eq!(ask().await, Verdict::Deleted);
-        service.restore_key(Access::All, id).await.unwrap();
+        service.restore_key(&Bench::all(), id).await.unwrap();
         assert_eq!(ask().await, Verdict::Valid);
 
         service
-            .suspend_account(Bench::operator(), bench.tenant.id)
+            .suspend_account(&Bench::operator(), bench.tenant.id)
             .await
             .unwrap();
         assert_eq!(ask().await, Verdict::AccountSuspended);
         let active = service
-            .activate_account(Bench::operator(), bench.tenant.id)
+            .activate_account(&Bench::operator(), bench.tenant.id)
             .await
             .unwrap();
         assert_eq!(active.status, AccountStatus::Active);
         assert_eq!(ask().await, Verdict::Valid);
 
         service
-            .delete_account(Bench::operator(), bench.tenant.id)
+            .delete_account(&Bench::operator(), bench.tenant.id)
             .await
             .unwrap();
         assert_eq!(ask().await, Verdict::AccountDeleted);
@@ -249,10 +264,55 @@ mod tests {
         };
         bench
             .service
-            .update_key(Access::All, issued.key.id, &change)
+            .update_key(&Bench::all(), issued.key.id, &change)
             .await
             .unwrap();
         let accepted = bench.service.authenticate(&issued.plain_key).await.unwrap();
         assert_eq!(verdict(&accepted), Verdict::Valid);
+    }
+
+    /// Nobody is told that a good key is bad because a process was not given its secret; a secret that was given up is
+    /// another matter.
+    #[tokio::test]
+    async fn a_key_under_a_secret_that_is_not_here_is_refused_only_if_that_was_dropped() {
+        let bench = Bench::new().await;
+        let old = bench.issue("Old").await;
+        bench.service.replace_keyring(rotated()).await.unwrap();
+        let new = bench.issue("New").await;
+        // As another node that was not given the new secret.
+        let behind = crate::testing::service_on(&bench.service, Bench::keyring());
+        assert!(behind.ensure_secret().await.is_err());
+        let error = behind.authenticate(&new.plain_key).await.unwrap_err();
+        assert!(error.is_retryable());
+
+        let default = PepperId::default();
+        for key in bench.all_keys().await {
+            if key.pepper_id == default {
+                bench
+                    .service
+                    .delete_key(&Bench::all(), key.id)
+                    .await
+                    .unwrap();
+            }
+        }
+        let operator = Bench::operator();
+        bench
+            .service
+            .drop_pepper(&operator, &default)
+            .await
+            .unwrap();
+        bench
+            .service
+            .replace_keyring(crate::testing::only_new())
+            .await
+            .unwrap();
+        assert_eq!(
+            verdict(&bench.service.authenticate(&old.plain_key).await.unwrap()),
+            Verdict::Unknown
+        );
+        assert_eq!(
+            verdict(&bench.service.authenticate(&new.plain_key).await.unwrap()),
+            Verdict::Valid
+        );
     }
 }

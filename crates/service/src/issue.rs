@@ -3,7 +3,8 @@
 use std::fmt;
 
 use leadr_auth_domain::{
-    API_KEY_BYTES, Access, AccountId, ApiKey, KeyId, KeyName, PlainKey, Timestamp, generate_api_key,
+    API_KEY_BYTES, AccountId, ApiKey, KeyId, KeyName, PlainKey, Principal, ScopeNotHeld, ScopeSet,
+    Timestamp, generate_api_key,
 };
 use leadr_auth_ports::{CreateKeyError, EntropyError};
 
@@ -12,6 +13,29 @@ use crate::{Service, StoreError};
 /// How often another key is made where the prefix of one is taken. Prefixes have 60 random bits, so a second clash in a
 /// row means that the randomness is broken, not that luck was bad.
 const ATTEMPTS: usize = 5;
+
+/// What a new key is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewKey {
+    /// What people call it.
+    pub name: KeyName,
+    /// From when on it no longer works; `None` if it never expires. It may lie in the past, as in the reference: such a key
+    /// is refused from the start.
+    pub expires_at: Option<Timestamp>,
+    /// What it may be used for; `None` for all that its maker may.
+    pub scopes: Option<ScopeSet>,
+}
+
+impl NewKey {
+    /// One that never expires and may do all that its maker may.
+    pub const fn named(name: KeyName) -> Self {
+        Self {
+            name,
+            expires_at: None,
+            scopes: None,
+        }
+    }
+}
 
 /// A key that has just been made: the only time that it and its record are together.
 #[derive(Clone, Debug)]
@@ -27,6 +51,8 @@ pub struct IssuedKey {
 pub enum IssueKeyError {
     /// The caller does not reach the account; whether it exists is not said.
     ForeignAccount,
+    /// The key was to have a scope that its maker does not hold.
+    ScopeNotHeld(ScopeNotHeld),
     /// There is no live account with this id.
     AccountNotFound,
     /// There were no random bytes.
@@ -39,6 +65,7 @@ impl fmt::Display for IssueKeyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::ForeignAccount => "the account is not the caller's",
+            Self::ScopeNotHeld(_) => "a scope is not the caller's to give",
             Self::AccountNotFound => "there is no such account",
             Self::Entropy(_) | Self::Store(_) => "the key could not be made",
         })
@@ -48,7 +75,7 @@ impl fmt::Display for IssueKeyError {
 impl std::error::Error for IssueKeyError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::ForeignAccount | Self::AccountNotFound => None,
+            Self::ForeignAccount | Self::ScopeNotHeld(_) | Self::AccountNotFound => None,
             Self::Entropy(source) => Some(source),
             Self::Store(source) => Some(source),
         }
@@ -57,30 +84,33 @@ impl std::error::Error for IssueKeyError {
 
 impl Service {
     /// Makes a key for a live account. The reference calls it `create_api_key`.
-    ///
-    /// `expires_at` may lie in the past, as in the reference: such a key is refused from the start.
     pub async fn issue_key(
         &self,
-        access: Access,
+        by: &Principal,
         account_id: AccountId,
-        name: KeyName,
-        expires_at: Option<Timestamp>,
+        new: NewKey,
     ) -> Result<IssuedKey, IssueKeyError> {
-        if !access.reaches(account_id) {
+        if !by.access.reaches(account_id) {
             return Err(IssueKeyError::ForeignAccount);
         }
+        let scopes = by.grant(new.scopes).map_err(IssueKeyError::ScopeNotHeld)?;
         for _ in 0..ATTEMPTS {
             let secret = self
                 .random::<API_KEY_BYTES>()
                 .map_err(IssueKeyError::Entropy)?;
             let plain_key = generate_api_key(secret);
-            let key = self
-                .new_key(account_id, name.clone(), &plain_key, expires_at)
+            let mut key = self
+                .new_key(account_id, new.name.clone(), &plain_key)
                 .map_err(IssueKeyError::Entropy)?;
+            key.expires_at = new.expires_at;
+            key.scopes = scopes.clone();
             match self.stores.keys.create(&key).await {
                 Ok(()) => return Ok(IssuedKey { key, plain_key }),
                 Err(CreateKeyError::PrefixTaken) => {}
                 Err(CreateKeyError::AccountNotFound) => return Err(IssueKeyError::AccountNotFound),
+                Err(CreateKeyError::PepperDropped) => {
+                    return Err(IssueKeyError::Store(self.current_was_dropped()));
+                }
                 Err(CreateKeyError::Store(error)) => return Err(IssueKeyError::Store(error)),
             }
         }
@@ -88,21 +118,20 @@ impl Service {
         Err(IssueKeyError::Store(StoreError::internal(error)))
     }
 
-    /// The record of a key that is about to be stored.
+    /// The record of a key that is about to be stored: it never expires, and has all rights of its account.
     pub(crate) fn new_key(
         &self,
         account_id: AccountId,
         name: KeyName,
         plain_key: &PlainKey,
-        expires_at: Option<Timestamp>,
     ) -> Result<ApiKey, EntropyError> {
         Ok(ApiKey::new(
             KeyId::from_random_bytes(self.random()?),
             account_id,
             name,
-            self.pepper.hash(plain_key),
+            self.keyring().hash(plain_key),
             plain_key.prefix(),
-            expires_at,
+            None,
             self.clock.now(),
         ))
     }
@@ -113,14 +142,14 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use leadr_auth_domain::ApiKeyStatus;
+    use leadr_auth_domain::{ApiKeyStatus, Scope, Scopes};
     use leadr_auth_ports::{MockEntropy, MockKeyRepository};
 
     use super::*;
     use crate::testing::Bench;
 
-    fn name(text: &str) -> KeyName {
-        KeyName::parse(text).unwrap()
+    fn named(text: &str) -> NewKey {
+        NewKey::named(KeyName::parse(text).unwrap())
     }
 
     #[tokio::test]
@@ -141,8 +170,9 @@ mod tests {
         assert!(
             bench
                 .service
-                .pepper
-                .verify(&issued.plain_key, &issued.key.key_hash)
+                .keyring()
+                .verify(&issued.plain_key, &issued.key)
+                .unwrap()
         );
     }
 
@@ -150,22 +180,22 @@ mod tests {
     async fn the_account_must_be_within_reach_and_live() {
         let bench = Bench::new().await;
         let foreign = AccountId::from_random_bytes([99; 16]);
-        let own = Access::Account(bench.tenant.id);
-        let refused = bench.service.issue_key(own, foreign, name("K"), None).await;
+        let own = bench.tenant(Scopes::All);
+        let refused = bench.service.issue_key(&own, foreign, named("K")).await;
         assert!(matches!(refused, Err(IssueKeyError::ForeignAccount)));
         let missing = bench
             .service
-            .issue_key(Access::All, foreign, name("K"), None)
+            .issue_key(&Bench::all(), foreign, named("K"))
             .await;
         assert!(matches!(missing, Err(IssueKeyError::AccountNotFound)));
         bench
             .service
-            .delete_account(Bench::operator(), bench.tenant.id)
+            .delete_account(&Bench::operator(), bench.tenant.id)
             .await
             .unwrap();
         let deleted = bench
             .service
-            .issue_key(Access::All, bench.tenant.id, name("K"), None)
+            .issue_key(&Bench::all(), bench.tenant.id, named("K"))
             .await;
         assert!(matches!(deleted, Err(IssueKeyError::AccountNotFound)));
     }
@@ -196,7 +226,7 @@ mod tests {
         bench.service.stores.keys = Arc::new(keys);
         let result = bench
             .service
-            .issue_key(Access::All, bench.tenant.id, name("K"), None)
+            .issue_key(&Bench::all(), bench.tenant.id, named("K"))
             .await;
         assert!(matches!(
             result,
@@ -213,8 +243,39 @@ mod tests {
         bench.service.entropy = Arc::new(dry);
         let result = bench
             .service
-            .issue_key(Access::All, bench.tenant.id, name("K"), None)
+            .issue_key(&Bench::all(), bench.tenant.id, named("K"))
             .await;
         assert!(matches!(result, Err(IssueKeyError::Entropy(_))));
+    }
+
+    #[tokio::test]
+    async fn a_key_is_never_wider_than_its_maker() {
+        let bench = Bench::new().await;
+        let set = |scopes: &[&str]| {
+            ScopeSet::new(scopes.iter().map(|text| Scope::parse(text).unwrap())).unwrap()
+        };
+        let held = set(&["keys:write", "docs:*"]);
+        let maker = bench.tenant(Scopes::Only(held.clone()));
+        let issue = async |scopes: Option<ScopeSet>| {
+            let mut new = named("K");
+            new.scopes = scopes;
+            bench.service.issue_key(&maker, bench.tenant.id, new).await
+        };
+        assert_eq!(issue(None).await.unwrap().key.scopes, Scopes::Only(held));
+        let narrow = Some(set(&["docs:read"]));
+        let stored = issue(narrow.clone()).await.unwrap().key.id;
+        let stored = bench
+            .service
+            .key(leadr_auth_domain::Access::All, stored)
+            .await
+            .unwrap();
+        assert_eq!(stored.scopes.only(), narrow.as_ref());
+        let before = bench.count_keys().await;
+        let wide = issue(Some(set(&["docs:read", "keys:read"]))).await;
+        assert!(
+            matches!(&wide, Err(IssueKeyError::ScopeNotHeld(missing)) if missing.0 == "keys:read"),
+            "{wide:?}"
+        );
+        assert_eq!(bench.count_keys().await, before);
     }
 }

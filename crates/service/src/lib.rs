@@ -7,7 +7,8 @@
 //! This crate must never know of HTTP, of a database, of configuration or of the real clock.
 //!
 //! To add a use case: write it in the module of its kind ([`issue`], [`manage`], [`accounts`], [`authenticate`],
-//! [`operator`], [`secret`]), let it take an [`Access`](leadr_auth_domain::Access) (whose records may it touch?) or an
+//! [`operator`], [`secret`]), let it take an [`Access`](leadr_auth_domain::Access) (whose records may it see?), a
+//! [`Principal`](leadr_auth_domain::Principal) if it changes something (who does, and what may they?), or an
 //! [`OperatorAccess`](leadr_auth_domain::OperatorAccess), read the clock at most once, and give it an error that names
 //! each case its callers tell apart. Its tests run on the memory store; mocks are for stores that fail.
 
@@ -18,30 +19,34 @@ pub mod issue;
 pub mod manage;
 pub mod operator;
 pub mod readiness;
+mod rehash;
 pub mod secret;
 pub mod statistics;
 pub mod transfer;
 pub mod usage;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, PoisonError, RwLock};
 
-use leadr_auth_domain::Pepper;
+use leadr_auth_domain::Keyring;
 use leadr_auth_ports::{Clock, Entropy, EntropyError, Stores};
 
 pub use accounts::{AccountError, NewAccount};
 pub use authenticate::{Authentication, Caller};
 pub use chain::Chain;
-pub use issue::{IssueKeyError, IssuedKey};
-pub use leadr_auth_ports::{ImportMode, KeyFilter, StoreError, StoreLoad};
+pub use issue::{IssueKeyError, IssuedKey, NewKey};
+pub use leadr_auth_ports::{
+    DropPepperError, ImportMode, KeyFilter, PepperUse, StoreError, StoreLoad, StoredPepper,
+};
 pub use manage::KeyError;
 pub use operator::{EnsureOperatorError, NewOperatorKey, OperatorState};
 pub use readiness::{Phase, Readiness};
-pub use secret::{PrepareError, SecretError};
+pub use secret::{DropError, PepperRole, PepperStatus, PrepareError, SecretError};
 pub use statistics::{Statistics, UsageStatistics};
 pub use transfer::{Exporter, Importer, Record};
 pub use usage::UsageRecorder;
 
+use rehash::Rehasher;
 use statistics::Verifications;
 
 /// All use cases, on the ports that it was given. Its clones share everything.
@@ -50,10 +55,11 @@ pub struct Service {
     stores: Stores,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
-    pepper: Pepper,
-    /// Whether the pepper is known to be the one that the stored keys are hashed under.
-    pepper_is_proven: Arc<AtomicBool>,
+    keyring: Arc<RwLock<Arc<Keyring>>>,
+    /// Whether the secrets are known to be those that the stored keys are hashed under.
+    secrets_are_proven: Arc<AtomicBool>,
     usage: UsageRecorder,
+    rehasher: Rehasher,
     readiness: Readiness,
     verifications: Verifications,
 }
@@ -64,22 +70,29 @@ impl Service {
         stores: Stores,
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
-        pepper: Pepper,
+        keyring: impl Into<Keyring>,
     ) -> Self {
         let usage = UsageRecorder::new(Arc::clone(&stores.usage));
+        let rehasher = Rehasher::new(Arc::clone(&stores.secrets), Arc::clone(&clock));
         Self {
             stores,
             clock,
             entropy,
-            pepper,
-            pepper_is_proven: Arc::default(),
+            keyring: Arc::new(RwLock::new(Arc::new(keyring.into()))),
+            secrets_are_proven: Arc::default(),
             usage,
+            rehasher,
             readiness: Readiness::default(),
             verifications: Verifications::default(),
         }
     }
 
-    /// The recorder of uses, whose owner must let it run: see [`UsageRecorder::run`].
+    /// The server's secrets, as they are now.
+    fn keyring(&self) -> Arc<Keyring> {
+        Arc::clone(&self.keyring.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The recorder of uses, which works while [`Service::run`] runs.
     pub fn usage(&self) -> &UsageRecorder {
         &self.usage
     }

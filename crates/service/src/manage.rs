@@ -6,7 +6,7 @@ use std::fmt;
 
 use leadr_auth_domain::{
     Access, AccountId, ApiKey, ApiKeyStatus, ForeignAccount, KeyChange, KeyId, KeyName, KeyPrefix,
-    KeyRefusal, Timestamp,
+    KeyRefusal, Principal, ScopeNotHeld, Timestamp,
 };
 use leadr_auth_ports::{KeyFilter, KeyUse, Rows, UpdateKeyError};
 
@@ -19,6 +19,8 @@ pub enum KeyError {
     NotFound,
     /// The caller named another account; whether it exists is not said.
     ForeignAccount,
+    /// The key was to have a scope that the caller does not hold.
+    ScopeNotHeld(ScopeNotHeld),
     /// The store did not do it.
     Store(StoreError),
 }
@@ -28,6 +30,7 @@ impl fmt::Display for KeyError {
         f.write_str(match self {
             Self::NotFound => "there is no such key",
             Self::ForeignAccount => "the account is not the caller's",
+            Self::ScopeNotHeld(_) => "a scope is not the caller's to give",
             Self::Store(_) => "the key could not be read or changed",
         })
     }
@@ -36,7 +39,7 @@ impl fmt::Display for KeyError {
 impl std::error::Error for KeyError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::NotFound | Self::ForeignAccount => None,
+            Self::NotFound | Self::ForeignAccount | Self::ScopeNotHeld(_) => None,
             Self::Store(source) => Some(source),
         }
     }
@@ -51,6 +54,12 @@ impl From<StoreError> for KeyError {
 impl From<ForeignAccount> for KeyError {
     fn from(ForeignAccount: ForeignAccount) -> Self {
         Self::ForeignAccount
+    }
+}
+
+impl From<ScopeNotHeld> for KeyError {
+    fn from(missing: ScopeNotHeld) -> Self {
+        Self::ScopeNotHeld(missing)
     }
 }
 
@@ -139,14 +148,18 @@ impl Service {
         Ok(self.stores.keys.count_active(account_id).await?)
     }
 
-    /// Applies all of `change` to a key, or nothing. The answer is the key as changed; one that the change deletes, as it
+    /// Applies all of `change` to a key, or nothing. Scopes that it gives have to be the caller's own. The answer is the key as changed; one that the change deletes, as it
     /// was before that.
     pub async fn update_key(
         &self,
-        access: Access,
+        by: &Principal,
         id: KeyId,
         change: &KeyChange,
     ) -> Result<ApiKey, KeyError> {
+        if let Some(scopes) = &change.scopes {
+            by.may_give(scopes)?;
+        }
+        let access = by.access;
         let now = self.clock.now();
         let mut shown = None;
         self.stores
@@ -167,7 +180,7 @@ impl Service {
     /// Sets a key's status.
     pub async fn set_key_status(
         &self,
-        access: Access,
+        by: &Principal,
         id: KeyId,
         status: ApiKeyStatus,
     ) -> Result<ApiKey, KeyError> {
@@ -175,23 +188,23 @@ impl Service {
             status: Some(status),
             ..KeyChange::default()
         };
-        self.update_key(access, id, &change).await
+        self.update_key(by, id, &change).await
     }
 
     /// Stops a key. One that is revoked stays as it is.
-    pub async fn revoke_key(&self, access: Access, id: KeyId) -> Result<ApiKey, KeyError> {
-        self.set_key_status(access, id, ApiKeyStatus::Revoked).await
+    pub async fn revoke_key(&self, by: &Principal, id: KeyId) -> Result<ApiKey, KeyError> {
+        self.set_key_status(by, id, ApiKeyStatus::Revoked).await
     }
 
     /// Lets a revoked key work again.
-    pub async fn reactivate_key(&self, access: Access, id: KeyId) -> Result<ApiKey, KeyError> {
-        self.set_key_status(access, id, ApiKeyStatus::Active).await
+    pub async fn reactivate_key(&self, by: &Principal, id: KeyId) -> Result<ApiKey, KeyError> {
+        self.set_key_status(by, id, ApiKeyStatus::Active).await
     }
 
     /// Gives a key another name.
     pub async fn rename_key(
         &self,
-        access: Access,
+        by: &Principal,
         id: KeyId,
         name: KeyName,
     ) -> Result<ApiKey, KeyError> {
@@ -199,30 +212,30 @@ impl Service {
             name: Some(name),
             ..KeyChange::default()
         };
-        self.update_key(access, id, &change).await
+        self.update_key(by, id, &change).await
     }
 
     /// Soft-deletes a key and answers it as it was. The reference calls it `soft_delete`.
-    pub async fn soft_delete_key(&self, access: Access, id: KeyId) -> Result<ApiKey, KeyError> {
+    pub async fn soft_delete_key(&self, by: &Principal, id: KeyId) -> Result<ApiKey, KeyError> {
         let change = KeyChange {
             deleted: Some(true),
             ..KeyChange::default()
         };
-        self.update_key(access, id, &change).await
+        self.update_key(by, id, &change).await
     }
 
     /// Soft-deletes a key. The reference calls it `delete`.
-    pub async fn delete_key(&self, access: Access, id: KeyId) -> Result<(), KeyError> {
-        self.soft_delete_key(access, id).await.map(drop)
+    pub async fn delete_key(&self, by: &Principal, id: KeyId) -> Result<(), KeyError> {
+        self.soft_delete_key(by, id).await.map(drop)
     }
 
     /// Brings a soft-deleted key back, with the status that it had.
-    pub async fn restore_key(&self, access: Access, id: KeyId) -> Result<ApiKey, KeyError> {
+    pub async fn restore_key(&self, by: &Principal, id: KeyId) -> Result<ApiKey, KeyError> {
         let change = KeyChange {
             deleted: Some(false),
             ..KeyChange::default()
         };
-        self.update_key(access, id, &change).await
+        self.update_key(by, id, &change).await
     }
 
     /// Notes a use that authentication did not see, at once, and answers the key.
@@ -249,6 +262,7 @@ impl Service {
 mod tests {
     use std::sync::Arc;
 
+    use leadr_auth_domain::Scopes;
     use leadr_auth_ports::MockKeyRepository;
 
     use super::*;
@@ -260,21 +274,23 @@ mod tests {
         let issued = bench.issue("Mine").await;
         let (id, service) = (issued.key.id, &bench.service);
         let stranger = Access::Account(AccountId::from_random_bytes([99; 16]));
+        let mut other = Bench::all();
+        other.access = stranger;
         assert!(service.find_key(stranger, id).await.unwrap().is_none());
         assert!(matches!(
             service.key(stranger, id).await,
             Err(KeyError::NotFound)
         ));
         assert!(matches!(
-            service.revoke_key(stranger, id).await,
+            service.revoke_key(&other, id).await,
             Err(KeyError::NotFound)
         ));
         assert!(matches!(
-            service.delete_key(stranger, id).await,
+            service.delete_key(&other, id).await,
             Err(KeyError::NotFound)
         ));
         assert!(matches!(
-            service.restore_key(stranger, id).await,
+            service.restore_key(&other, id).await,
             Err(KeyError::NotFound)
         ));
         let used = service
@@ -297,15 +313,15 @@ mod tests {
         let (id, service) = (KeyId::from_random_bytes([9; 16]), &bench.service);
         assert!(service.find_key(Access::All, id).await.unwrap().is_none());
         assert!(matches!(
-            service.revoke_key(Access::All, id).await,
+            service.revoke_key(&Bench::all(), id).await,
             Err(KeyError::NotFound)
         ));
         assert!(matches!(
-            service.soft_delete_key(Access::All, id).await,
+            service.soft_delete_key(&Bench::all(), id).await,
             Err(KeyError::NotFound)
         ));
         let status = service
-            .set_key_status(Access::All, id, ApiKeyStatus::Active)
+            .set_key_status(&Bench::all(), id, ApiKeyStatus::Active)
             .await;
         assert!(matches!(status, Err(KeyError::NotFound)));
     }
@@ -316,17 +332,17 @@ mod tests {
         let issued = bench.issue("Gone soon").await;
         let (id, service) = (issued.key.id, &bench.service);
         bench.clock.set(Bench::later(5));
-        let was = service.soft_delete_key(Access::All, id).await.unwrap();
+        let was = service.soft_delete_key(&Bench::all(), id).await.unwrap();
         assert_eq!(
             (was.deleted_at, was.updated_at),
             (None, issued.key.updated_at)
         );
         assert!(service.find_key(Access::All, id).await.unwrap().is_none());
         assert!(matches!(
-            service.delete_key(Access::All, id).await,
+            service.delete_key(&Bench::all(), id).await,
             Err(KeyError::NotFound)
         ));
-        let back = service.restore_key(Access::All, id).await.unwrap();
+        let back = service.restore_key(&Bench::all(), id).await.unwrap();
         assert_eq!((back.deleted_at, back.updated_at), (None, Bench::later(5)));
     }
 
@@ -347,7 +363,7 @@ mod tests {
             .unwrap();
         let names: Vec<_> = all.iter().map(|key| key.name.as_str()).collect();
         assert_eq!(names, ["Three", "Two", "One"]);
-        service.revoke_key(own, all[1].id).await.unwrap();
+        service.revoke_key(&Bench::all(), all[1].id).await.unwrap();
         let active = service
             .list_account_keys(own, bench.tenant.id, true)
             .await
@@ -391,7 +407,7 @@ mod tests {
         let after = KeyName::parse("After").unwrap();
         let key = bench
             .service
-            .rename_key(Access::All, issued.key.id, after)
+            .rename_key(&Bench::all(), issued.key.id, after)
             .await
             .unwrap();
         assert_eq!(key.name.as_str(), "After");
@@ -413,8 +429,47 @@ mod tests {
             Err(KeyError::Store(_))
         ));
         assert!(matches!(
-            bench.service.revoke_key(Access::All, id).await,
+            bench.service.revoke_key(&Bench::all(), id).await,
             Err(KeyError::Store(_))
         ));
+    }
+
+    #[tokio::test]
+    async fn nobody_gives_a_key_more_than_they_hold() {
+        use leadr_auth_domain::{Scope, ScopeSet};
+        let set = |scopes: &[&str]| {
+            let scopes = scopes.iter().map(|text| Scope::parse(text).unwrap());
+            Scopes::Only(ScopeSet::new(scopes).unwrap())
+        };
+        let give = |scopes: Scopes| KeyChange {
+            scopes: Some(scopes),
+            ..KeyChange::default()
+        };
+        let bench = Bench::new().await;
+        let id = bench.issue("Wide").await.key.id;
+        let narrow = bench.tenant(set(&["keys:write", "docs:read"]));
+        let service = &bench.service;
+        let wider = service
+            .update_key(&narrow, id, &give(set(&["docs:read", "docs:write"])))
+            .await;
+        assert!(
+            matches!(&wider, Err(KeyError::ScopeNotHeld(missing)) if missing.0 == "docs:write"),
+            "{wider:?}"
+        );
+        let all = service.update_key(&narrow, id, &give(Scopes::All)).await;
+        assert!(all.is_err(), "all is more than some");
+        let kept = service.key(Access::All, id).await.unwrap();
+        assert_eq!(kept.scopes, Scopes::All);
+        let within = set(&["docs:read"]);
+        let changed = service
+            .update_key(&narrow, id, &give(within.clone()))
+            .await
+            .unwrap();
+        assert_eq!(changed.scopes, within);
+        let lifted = service
+            .update_key(&Bench::all(), id, &give(Scopes::All))
+            .await
+            .unwrap();
+        assert_eq!(lifted.scopes, Scopes::All);
     }
 }

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use leadr_auth_domain::{
-    API_KEY_BYTES, Access, Account, AccountId, AccountName, AccountRole, ApiKey, KeyName,
-    KeyRecord, PlainKey, Slug, TextFault, Verdict, decide, generate_api_key,
+    API_KEY_BYTES, Account, AccountId, AccountName, AccountRole, ApiKey, KeyName, KeyRecord,
+    Origin, PlainKey, Principal, Slug, TextFault, Verdict, decide, generate_api_key,
 };
 use leadr_auth_ports::{CreateKeyError, CreateOperatorError, EntropyError};
 
@@ -143,10 +143,14 @@ impl Service {
         }
         others.retain(|other| other.id != key.id);
         if revoke_others {
+            let by = Principal::deployment(Origin::TOOL);
             for other in &others {
-                match self.revoke_key(Access::All, other.id).await {
+                match self.revoke_key(&by, other.id).await {
                     // Somebody else deleted it meanwhile, which stops it as well.
-                    Ok(_) | Err(KeyError::NotFound | KeyError::ForeignAccount) => {}
+                    Ok(_)
+                    | Err(
+                        KeyError::NotFound | KeyError::ForeignAccount | KeyError::ScopeNotHeld(_),
+                    ) => {}
                     Err(KeyError::Store(error)) => return Err(error.into()),
                 }
             }
@@ -184,12 +188,13 @@ impl Service {
         let Some(operator) = self.stores.accounts.find_operator().await? else {
             return self.try_create_operator(key, n).await;
         };
-        let record = self.new_key(operator.id, key_name()?, key, None)?;
+        let record = self.new_key(operator.id, key_name()?, key)?;
         match self.stores.keys.create(&record).await {
             Ok(()) => Ok(Attempt::Done(OperatorState::Configured)),
             Err(CreateKeyError::PrefixTaken | CreateKeyError::AccountNotFound) => {
                 Ok(Attempt::Overtaken)
             }
+            Err(CreateKeyError::PepperDropped) => Err(self.current_was_dropped().into()),
             Err(CreateKeyError::Store(error)) => Err(error.into()),
         }
     }
@@ -201,7 +206,7 @@ impl Service {
         key: &PlainKey,
         mut record: KeyRecord,
     ) -> Result<Attempt, EnsureOperatorError> {
-        if !self.pepper.verify(key, &record.key.key_hash) {
+        if self.keyring().verify(key, &record.key) != Some(true) {
             return Err(EnsureOperatorError::KeyMismatch);
         }
         let now = self.clock.now();
@@ -244,7 +249,7 @@ impl Service {
             AccountRole::Operator,
             self.clock.now(),
         );
-        let record = self.new_key(account.id, key_name()?, key, None)?;
+        let record = self.new_key(account.id, key_name()?, key)?;
         match self
             .stores
             .accounts
@@ -255,6 +260,7 @@ impl Service {
             Err(CreateOperatorError::AccountTaken | CreateOperatorError::PrefixTaken) => {
                 Ok(Attempt::Overtaken)
             }
+            Err(CreateOperatorError::PepperDropped) => Err(self.current_was_dropped().into()),
             Err(CreateOperatorError::Store(error)) => Err(error.into()),
         }
     }
@@ -266,7 +272,7 @@ fn key_name() -> Result<KeyName, TextFault> {
 
 #[cfg(test)]
 mod tests {
-    use leadr_auth_domain::KeyChange;
+    use leadr_auth_domain::{Access, KeyChange};
 
     use super::*;
     use crate::testing::Bench;
@@ -340,7 +346,7 @@ mod tests {
             .await
             .unwrap()[0]
             .id;
-        service.revoke_key(Access::All, id).await.unwrap();
+        service.revoke_key(&Bench::all(), id).await.unwrap();
         let state = service.ensure_operator(Some(&key)).await.unwrap();
         assert!(matches!(
             state,
@@ -350,7 +356,10 @@ mod tests {
             deleted: Some(true),
             ..KeyChange::default()
         };
-        service.update_key(Access::All, id, &deleted).await.unwrap();
+        service
+            .update_key(&Bench::all(), id, &deleted)
+            .await
+            .unwrap();
         let state = service.ensure_operator(Some(&key)).await.unwrap();
         assert!(matches!(
             state,
@@ -418,8 +427,8 @@ mod tests {
     async fn a_changed_secret_is_an_error_not_a_second_key() {
         let mut bench = Bench::new().await;
         let issued = bench.issue("Under the old secret").await;
-        bench.service.pepper =
-            leadr_auth_domain::Pepper::new("another secret, of 32 bytes or so").unwrap();
+        let another = leadr_auth_domain::Pepper::new("another secret, of 32 bytes or so").unwrap();
+        bench.service = crate::testing::service_on(&bench.service, another);
         let result = bench.service.ensure_operator(Some(&issued.plain_key)).await;
         assert!(matches!(result, Err(EnsureOperatorError::KeyMismatch)));
     }
@@ -427,12 +436,12 @@ mod tests {
     #[tokio::test]
     async fn accounts_without_an_operator_are_reported() {
         let service = Bench::empty();
-        let operator = Access::All.operator().unwrap();
+        let operator = Bench::operator();
         let tenant = NewAccount {
             name: AccountName::parse("Operator").unwrap(),
             slug: Slug::parse("operator").unwrap(),
         };
-        service.create_account(operator, tenant).await.unwrap();
+        service.create_account(&operator, tenant).await.unwrap();
         let state = service.ensure_operator(None).await.unwrap();
         assert!(matches!(state, OperatorState::Missing));
         // And a tenant that happens to be called so does not keep a configured key from getting its account.

@@ -1,20 +1,26 @@
-//! Whether the server's secret is the one that the stored keys are hashed under.
+//! Whether the server's secrets are those that the stored keys are hashed under, and changing them.
 //!
 //! A process with another secret would tell every owner of a good key that it is not valid. So the store remembers a value
-//! by which the secret is recognised, and a process compares before it refuses anybody.
+//! by which each secret is recognised, and a process compares before it refuses anybody.
 
 use std::fmt;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
-use leadr_auth_domain::PlainKey;
+use leadr_auth_domain::{Keyring, OperatorAccess, PepperId, PlainKey, Timestamp};
+use leadr_auth_ports::{DropPepperError, StoredPepper};
 
 use crate::{EnsureOperatorError, OperatorState, Service, StoreError};
 
-/// Why the secret is not known to be the right one.
+/// Why the secrets are not known to be the right ones.
 #[derive(Debug)]
 pub enum SecretError {
-    /// The stored keys are hashed under another secret.
-    Mismatch,
+    /// The stored keys are hashed under another secret with this id.
+    Mismatch(PepperId),
+    /// Stored keys may be hashed under the secret with this id, which is not in the keyring.
+    Missing(PepperId),
+    /// The current secret was dropped before.
+    Dropped(PepperId),
     /// The store did not say.
     Store(StoreError),
 }
@@ -34,26 +40,44 @@ impl PrepareError {
         match self {
             Self::Secret(SecretError::Store(error))
             | Self::Operator(EnsureOperatorError::Store(error)) => error.is_retryable(),
-            Self::Secret(SecretError::Mismatch) | Self::Operator(_) => false,
+            Self::Secret(_) | Self::Operator(_) => false,
         }
     }
 }
 
 impl fmt::Display for SecretError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Mismatch => {
-                "the server secret is not the one that the stored keys are hashed under; with this one no stored key works"
+        // Where there is one secret only, its id says nothing to anybody.
+        let named = |id: &PepperId| match id.as_str() {
+            PepperId::DEFAULT => String::new(),
+            id => format!(" {id}"),
+        };
+        match self {
+            Self::Mismatch(id) => write!(
+                f,
+                "the server secret{} is not the one that the stored keys are hashed under; with this one no stored key works",
+                named(id)
+            ),
+            Self::Missing(id) => write!(
+                f,
+                "stored keys may be hashed under the server secret {id}, which is not in the keyring: put it there as a \
+                 retired one, or give it up by `leadr-auth pepper drop {id}`"
+            ),
+            Self::Dropped(id) => write!(
+                f,
+                "the server secret {id} was dropped, and cannot be the current one again: give the current one another id"
+            ),
+            Self::Store(_) => {
+                f.write_str("the server secret could not be compared with the store's")
             }
-            Self::Store(_) => "the server secret could not be compared with the store's",
-        })
+        }
     }
 }
 
 impl std::error::Error for SecretError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Mismatch => None,
+            Self::Mismatch(_) | Self::Missing(_) | Self::Dropped(_) => None,
             Self::Store(source) => Some(source),
         }
     }
@@ -62,8 +86,8 @@ impl std::error::Error for SecretError {
 impl fmt::Display for PrepareError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Secret(SecretError::Mismatch) => "the server secret does not fit the store",
             Self::Secret(SecretError::Store(_)) => "the store did not answer",
+            Self::Secret(_) => "the server secret does not fit the store",
             Self::Operator(_) => "there is no operator",
         })
     }
@@ -96,6 +120,59 @@ impl From<EnsureOperatorError> for PrepareError {
     }
 }
 
+/// What a secret is to this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PepperRole {
+    /// Keys are hashed under it.
+    Current,
+    /// Keys that are hashed under it are moved to the current one when they are used.
+    Retired,
+    /// It is not in the keyring.
+    NotConfigured,
+}
+
+/// How it stands with a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PepperStatus {
+    /// Its id.
+    pub id: PepperId,
+    /// What it is to this process.
+    pub role: PepperRole,
+    /// Does the store know it?
+    pub registered: bool,
+    /// When it was dropped; `None` if it was not.
+    pub dropped_at: Option<Timestamp>,
+    /// How many keys depend on it: those that work or could work again.
+    pub keys: u64,
+}
+
+/// Why a secret was not dropped.
+#[derive(Debug)]
+pub enum DropError {
+    /// It is this process's current one.
+    Current,
+    /// The store refused, or failed.
+    Refused(DropPepperError),
+}
+
+impl fmt::Display for DropError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Current => "it is the current secret: make another one the current one first",
+            Self::Refused(_) => "the secret was not dropped",
+        })
+    }
+}
+
+impl std::error::Error for DropError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Current => None,
+            Self::Refused(source) => Some(source),
+        }
+    }
+}
+
 impl Service {
     /// What a server needs before it is ready: the right secret and an operator, see [`Service::ensure_operator`]. May be
     /// called by several nodes at once, and again at every start.
@@ -112,33 +189,138 @@ impl Service {
         Ok(operator)
     }
 
-    /// Compares the secret with the one that is registered, if one is. Changes nothing.
+    /// Compares the secrets with those that are registered, if any are. Changes nothing.
     pub async fn check_secret(&self) -> Result<(), SecretError> {
-        match self.stores.secrets.registered().await? {
-            Some(check) if !self.pepper.matches(&check) => Err(SecretError::Mismatch),
-            Some(_) | None => Ok(()),
-        }
+        self.compare(&self.keyring()).await
     }
 
-    /// Registers the secret where none is, and compares it with the one that is. Whoever stores a key's hash without
-    /// having called [`Service::prepare`] calls this first.
+    /// Registers the secrets that are not registered yet, and compares them with those that are. Whoever stores a key's hash
+    /// without having called [`Service::prepare`] calls this first.
     pub async fn ensure_secret(&self) -> Result<(), SecretError> {
-        let registered = self.stores.secrets.register(&self.pepper.check()).await?;
-        if !self.pepper.matches(&registered) {
-            return Err(SecretError::Mismatch);
-        }
-        self.pepper_is_proven.store(true, Ordering::Release);
+        let ring = self.keyring();
+        self.compare(&ring).await?;
+        self.register(&ring).await?;
+        self.secrets_are_proven.store(true, Ordering::Release);
         Ok(())
     }
 
-    /// May a key be refused because its hash differs? Not before the secret is known to be right.
+    /// Takes other secrets from now on, once they are known to be right; else those so far stay.
+    pub async fn replace_keyring(&self, ring: Keyring) -> Result<(), SecretError> {
+        self.compare(&ring).await?;
+        self.register(&ring).await?;
+        let mut place = self.keyring.write().unwrap_or_else(PoisonError::into_inner);
+        *place = Arc::new(ring);
+        Ok(())
+    }
+
+    /// Is each secret that keys may be hashed under in the ring, and the same?
+    async fn compare(&self, ring: &Keyring) -> Result<(), SecretError> {
+        for registered in self.stores.secrets.registered().await? {
+            fits(ring, &registered)?;
+        }
+        Ok(())
+    }
+
+    async fn register(&self, ring: &Keyring) -> Result<(), SecretError> {
+        for (id, pepper) in ring.iter() {
+            let pepper = StoredPepper::new(id.clone(), pepper.check());
+            fits(ring, &self.stores.secrets.register(&pepper).await?)?;
+        }
+        Ok(())
+    }
+
+    /// How it stands with each secret that is in the keyring, registered, or depended on, in the order of their ids.
+    pub async fn pepper_status(&self) -> Result<Vec<PepperStatus>, StoreError> {
+        let ring = self.keyring();
+        let registered = self.stores.secrets.registered().await?;
+        let counts = self.stores.secrets.count_keys(self.clock.now()).await?;
+        let mut ids: Vec<_> = ring.iter().map(|(id, _)| id.clone()).collect();
+        ids.extend(registered.iter().map(|pepper| pepper.id.clone()));
+        ids.extend(counts.iter().map(|count| count.id.clone()));
+        ids.sort();
+        ids.dedup();
+        let status = |id: PepperId| {
+            let known = registered.iter().find(|pepper| pepper.id == id);
+            let count = counts.iter().find(|count| count.id == id);
+            PepperStatus {
+                role: if id == *ring.current_id() {
+                    PepperRole::Current
+                } else if ring.get(&id).is_some() {
+                    PepperRole::Retired
+                } else {
+                    PepperRole::NotConfigured
+                },
+                registered: known.is_some(),
+                dropped_at: known.and_then(|pepper| pepper.dropped_at),
+                keys: count.map_or(0, |count| count.keys),
+                id,
+            }
+        };
+        Ok(ids.into_iter().map(status).collect())
+    }
+
+    /// Gives up a secret on which no key depends any more. From then on no key can be hashed under it, on any node.
+    pub async fn drop_pepper(&self, _: &OperatorAccess, id: &PepperId) -> Result<(), DropError> {
+        if id == self.keyring().current_id() {
+            return Err(DropError::Current);
+        }
+        self.stores
+            .secrets
+            .drop_pepper(id, self.clock.now())
+            .await
+            .map_err(DropError::Refused)
+    }
+
+    /// May a key be refused because its hash differs? Not before the secrets are known to be right.
     pub(crate) fn may_refuse_hashes(&self) -> Result<(), StoreError> {
-        if self.pepper_is_proven.load(Ordering::Acquire) {
+        if self.secrets_are_proven.load(Ordering::Acquire) {
             return Ok(());
         }
         Err(StoreError::unavailable(
             "the server secret has not been compared with the store's yet",
         ))
+    }
+
+    /// May a key be refused because the secret that it is hashed under is not in the keyring? Only if that was dropped:
+    /// another node may have been given it already, and this one not yet.
+    pub(crate) async fn may_refuse_keys_under(&self, id: &PepperId) -> Result<(), StoreError> {
+        self.may_refuse_hashes()?;
+        let registered = self.stores.secrets.registered().await?;
+        let is_dropped = |pepper: &StoredPepper| pepper.id == *id && pepper.dropped_at.is_some();
+        if registered.iter().any(is_dropped) {
+            return Ok(());
+        }
+        Err(StoreError::unavailable(format!(
+            "the server secret {id}, under which a key is hashed, is not in the keyring"
+        )))
+    }
+
+    /// Somebody dropped the secret that this process still takes for the current one.
+    pub(crate) fn current_was_dropped(&self) -> StoreError {
+        let ring = self.keyring();
+        StoreError::unavailable(format!(
+            "the server secret {} was dropped, and no key is stored under it: this process has to be given the new keyring",
+            ring.current_id()
+        ))
+    }
+}
+
+/// Is what is registered the same as in the ring, where it has to be there?
+fn fits(ring: &Keyring, registered: &StoredPepper) -> Result<(), SecretError> {
+    let id = &registered.id;
+    if registered.dropped_at.is_some() {
+        return if id == ring.current_id() {
+            Err(SecretError::Dropped(id.clone()))
+        } else {
+            Ok(())
+        };
+    }
+    match ring.get(id) {
+        None => Err(SecretError::Missing(id.clone())),
+        Some(pepper) if !pepper.matches(&registered.check) => {
+            Err(SecretError::Mismatch(id.clone()))
+        }
+        Some(_) => Ok(()),
     }
 }
 
@@ -147,17 +329,13 @@ mod tests {
     use leadr_auth_domain::{Pepper, generate_api_key};
 
     use super::*;
-    use crate::testing::Bench;
+    use crate::testing::{Bench, only_new, rotated, service_on};
     use crate::{Authentication, Service};
 
     /// The same store, another secret, as after a restart with a wrong configuration.
     fn with_another_secret(service: &Service) -> Service {
-        Service::new(
-            service.stores.clone(),
-            service.clock.clone(),
-            service.entropy.clone(),
-            Pepper::new("another secret, of 32 bytes or so").unwrap(),
-        )
+        let another = Pepper::new("another secret, of 32 bytes or so").unwrap();
+        service_on(service, another)
     }
 
     #[tokio::test]
@@ -169,7 +347,10 @@ mod tests {
             wrong.ensure_secret().await.unwrap_err().into(),
             wrong.check_secret().await.unwrap_err().into(),
         ] {
-            assert!(matches!(error, PrepareError::Secret(SecretError::Mismatch)));
+            assert!(matches!(
+                error,
+                PrepareError::Secret(SecretError::Mismatch(_))
+            ));
             assert!(!error.is_retryable());
         }
         bench.service.check_secret().await.unwrap();
@@ -202,7 +383,76 @@ mod tests {
             wrong.prepare(Some(&key)).await,
             Err(PrepareError::Operator(EnsureOperatorError::KeyMismatch))
         ));
-        assert!(service.stores.secrets.registered().await.unwrap().is_none());
+        assert!(
+            service
+                .stores
+                .secrets
+                .registered()
+                .await
+                .unwrap()
+                .is_empty()
+        );
         service.prepare(Some(&key)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_secret_that_keys_may_need_is_not_left_out() {
+        let bench = Bench::new().await;
+        let service = &bench.service;
+        let default = PepperId::default();
+        let missing = service.replace_keyring(only_new()).await;
+        assert!(matches!(missing, Err(SecretError::Missing(id)) if id == default));
+        service.replace_keyring(rotated()).await.unwrap();
+        let operator = Bench::operator();
+        let refused = service.drop_pepper(&operator, &default).await;
+        assert!(
+            matches!(
+                &refused,
+                Err(DropError::Refused(DropPepperError::InUse { count: 1, .. }))
+            ),
+            "the operator's key depends on it: {refused:?}"
+        );
+        let new = PepperId::parse("new").unwrap();
+        let current = service.drop_pepper(&operator, &new).await;
+        assert!(matches!(current, Err(DropError::Current)));
+        for key in bench.all_keys().await {
+            service.delete_key(&Bench::all(), key.id).await.unwrap();
+        }
+        service.drop_pepper(&operator, &default).await.unwrap();
+        service.replace_keyring(rotated()).await.unwrap();
+        service.replace_keyring(only_new()).await.unwrap();
+        let back = service.replace_keyring(Bench::keyring()).await;
+        assert!(matches!(back, Err(SecretError::Dropped(id)) if id == default));
+        let restarted = service_on(service, Bench::keyring());
+        let _ = restarted.check_secret().await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn nobody_issues_under_a_secret_that_was_dropped() {
+        let bench = Bench::new().await;
+        // A node that was not told of the new keyring.
+        let behind = service_on(&bench.service, Bench::keyring());
+        behind.ensure_secret().await.unwrap();
+        bench.service.replace_keyring(rotated()).await.unwrap();
+        for key in bench.all_keys().await {
+            bench
+                .service
+                .delete_key(&Bench::all(), key.id)
+                .await
+                .unwrap();
+        }
+        let default = PepperId::default();
+        bench
+            .service
+            .drop_pepper(&Bench::operator(), &default)
+            .await
+            .unwrap();
+        let new = crate::NewKey::named(leadr_auth_domain::KeyName::parse("Late").unwrap());
+        let late = behind.issue_key(&Bench::all(), bench.tenant.id, new).await;
+        assert!(matches!(
+            late,
+            Err(crate::IssueKeyError::Store(StoreError::Unavailable(_)))
+        ));
+        assert!(behind.check_secret().await.is_err());
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use leadr_auth_domain::Verdict;
-use leadr_auth_ports::{StoreError, StoreLoad};
+use leadr_auth_ports::{PepperUse, StoreError, StoreLoad};
 
 use crate::{Authentication, Service};
 
@@ -20,6 +20,11 @@ pub struct Statistics {
     pub undecided: u64,
     /// How the recorder of uses is doing.
     pub usage: UsageStatistics,
+    /// How many keys remained under each retired secret of the keyring, when they were last counted: within the last
+    /// minute, while the store answers.
+    pub remaining: Vec<PepperUse>,
+    /// How many keys were hashed anew, under the current secret.
+    pub rehashed: u64,
     /// How busy the connections to the store are.
     pub store: StoreLoad,
 }
@@ -98,6 +103,8 @@ impl Service {
                 .collect(),
             undecided: counters.undecided.load(Ordering::Relaxed),
             usage: self.usage.statistics(),
+            remaining: self.rehasher.remaining(),
+            rehashed: self.rehasher.done(),
             store: self.stores.health.load(),
         }
     }
@@ -105,7 +112,7 @@ impl Service {
 
 #[cfg(test)]
 mod tests {
-    use leadr_auth_domain::{Access, generate_api_key};
+    use leadr_auth_domain::generate_api_key;
     use leadr_auth_ports::{MockKeyLookup, MockStoreHealth};
 
     use super::*;
@@ -137,15 +144,15 @@ mod tests {
         ask(key).await;
         ask(&stranger).await;
         ask(&expired).await;
-        service.revoke_key(Access::All, id).await.unwrap();
+        service.revoke_key(&Bench::all(), id).await.unwrap();
         ask(key).await;
-        service.reactivate_key(Access::All, id).await.unwrap();
+        service.reactivate_key(&Bench::all(), id).await.unwrap();
         let operator = Bench::operator();
-        service.suspend_account(operator, tenant).await.unwrap();
+        service.suspend_account(&operator, tenant).await.unwrap();
         ask(key).await;
-        service.delete_account(operator, tenant).await.unwrap();
+        service.delete_account(&operator, tenant).await.unwrap();
         ask(key).await;
-        service.delete_key(Access::All, id).await.unwrap();
+        service.delete_key(&Bench::all(), id).await.unwrap();
         ask(key).await;
         let expected = [
             (Verdict::Valid, 2),

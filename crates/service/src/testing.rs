@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use leadr_auth_domain::{
-    Access, Account, AccountName, KeyName, OperatorAccess, Pepper, Slug, Timestamp,
+    Access, Account, AccountName, ApiKey, KeyName, Keyring, OperatorAccess, Origin, Pepper,
+    PepperId, Principal, Scopes, Slug, Timestamp,
 };
 use leadr_auth_memory::Memory;
 use leadr_auth_memory::system::{ManualClock, SeededEntropy};
 
-use crate::{IssuedKey, NewAccount, Service};
+use crate::{IssuedKey, KeyFilter, NewAccount, NewKey, Service};
 
 pub(crate) struct Bench {
     pub(crate) service: Service,
@@ -20,14 +21,41 @@ fn start() -> Timestamp {
     Timestamp::parse("2026-01-01T00:00:00Z").unwrap()
 }
 
+const SECRET: &str = "a secret for tests, of 32 bytes and more";
+const NEW_SECRET: &str = "a new secret for tests, of 32 bytes and more";
+
 fn service(clock: Arc<ManualClock>) -> Service {
-    let pepper = Pepper::new("a secret for tests, of 32 bytes and more").unwrap();
     Service::new(
         Memory::new().stores(),
         clock,
         Arc::new(SeededEntropy::new(1)),
-        pepper,
+        Bench::keyring(),
     )
+}
+
+/// Another process on the same store.
+pub(crate) fn service_on(service: &Service, keyring: impl Into<Keyring>) -> Service {
+    Service::new(
+        service.stores.clone(),
+        service.clock.clone(),
+        service.entropy.clone(),
+        keyring,
+    )
+}
+
+fn new_id() -> PepperId {
+    PepperId::parse("new").unwrap()
+}
+
+/// A secret `new` is the current one, and the one so far is retired.
+pub(crate) fn rotated() -> Keyring {
+    let secrets = [(PepperId::default(), SECRET), (new_id(), NEW_SECRET)];
+    Keyring::new(&new_id(), secrets).unwrap()
+}
+
+/// The secret `new` and no other.
+pub(crate) fn only_new() -> Keyring {
+    Keyring::new(&new_id(), [(new_id(), NEW_SECRET)]).unwrap()
 }
 
 impl Bench {
@@ -40,8 +68,10 @@ impl Bench {
             name: AccountName::parse("Tenant").unwrap(),
             slug: Slug::parse("tenant").unwrap(),
         };
-        let operator = Access::All.operator().unwrap();
-        let tenant = service.create_account(operator, tenant).await.unwrap();
+        let tenant = service
+            .create_account(&Self::operator(), tenant)
+            .await
+            .unwrap();
         Self {
             service,
             clock,
@@ -54,8 +84,40 @@ impl Bench {
         service(Arc::new(ManualClock::new(start())))
     }
 
+    pub(crate) fn keyring() -> Keyring {
+        Pepper::new(SECRET).unwrap().into()
+    }
+
+    /// Somebody who may do everything.
+    pub(crate) fn all() -> Principal {
+        Principal::deployment(Origin::TOOL)
+    }
+
     pub(crate) fn operator() -> OperatorAccess {
-        Access::All.operator().unwrap()
+        Self::all().operator().unwrap()
+    }
+
+    /// Somebody of the tenant.
+    pub(crate) fn tenant(&self, scopes: Scopes) -> Principal {
+        Principal {
+            access: Access::Account(self.tenant.id),
+            scopes,
+            origin: Origin::SERVER,
+        }
+    }
+
+    /// Every live key.
+    pub(crate) async fn all_keys(&self) -> Vec<ApiKey> {
+        let mut keys = Vec::new();
+        for account in self.service.list_accounts(Access::All).await.unwrap() {
+            let filter = KeyFilter::of(account.id);
+            keys.extend(self.service.list_keys(Access::All, filter).await.unwrap());
+        }
+        keys
+    }
+
+    pub(crate) async fn count_keys(&self) -> usize {
+        self.all_keys().await.len()
     }
 
     /// The time `seconds` after the start.
@@ -74,9 +136,12 @@ impl Bench {
         name: &str,
         expires_at: Option<Timestamp>,
     ) -> IssuedKey {
-        let name = KeyName::parse(name).unwrap();
+        let new = NewKey {
+            expires_at,
+            ..NewKey::named(KeyName::parse(name).unwrap())
+        };
         self.service
-            .issue_key(Access::All, self.tenant.id, name, expires_at)
+            .issue_key(&Self::all(), self.tenant.id, new)
             .await
             .unwrap()
     }

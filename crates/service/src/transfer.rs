@@ -8,11 +8,10 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::hash::Hash;
 
-use leadr_auth_domain::{
-    Account, AccountId, AccountName, ApiKey, KeyId, KeyPrefix, PepperCheck, Slug,
-};
+use leadr_auth_domain::{Account, AccountId, AccountName, ApiKey, KeyId, KeyPrefix, Slug};
 use leadr_auth_ports::{
-    ImportConflict, ImportMode, ImportOutcome, Snapshot, StoreError, Totals, TransferStore,
+    ImportConflict, ImportMode, ImportOutcome, Snapshot, StoreError, StoredPepper, Totals,
+    TransferStore,
 };
 
 /// How many records are read or written at a time.
@@ -31,7 +30,7 @@ pub enum Record {
 /// Two stores that hold the same give the same.
 pub struct Exporter {
     snapshot: Box<dyn Snapshot>,
-    secret: Option<PepperCheck>,
+    secrets: Vec<StoredPepper>,
     totals: Totals,
     place: Place,
 }
@@ -47,19 +46,19 @@ impl Exporter {
     /// Takes the snapshot.
     pub async fn new(store: &dyn TransferStore) -> Result<Self, StoreError> {
         let mut snapshot = store.snapshot().await?;
-        let secret = snapshot.secret().await?;
+        let secrets = snapshot.secrets().await?;
         let totals = snapshot.totals().await?;
         Ok(Self {
             snapshot,
-            secret,
+            secrets,
             totals,
             place: Place::Accounts(None),
         })
     }
 
-    /// By what the secret is recognised that the keys are hashed under, if the store knows.
-    pub const fn secret(&self) -> Option<&PepperCheck> {
-        self.secret.as_ref()
+    /// The secrets that the keys are hashed under, as far as the store knows them.
+    pub fn secrets(&self) -> &[StoredPepper] {
+        &self.secrets
     }
 
     /// How many records there will be.
@@ -303,7 +302,7 @@ impl<'a> Importer<'a> {
 mod tests {
     use std::sync::Arc;
 
-    use leadr_auth_domain::{KeyName, Pepper, Timestamp, generate_api_key};
+    use leadr_auth_domain::{KeyName, Timestamp, generate_api_key};
     use leadr_auth_memory::Memory;
     use leadr_auth_ports::Stores;
 
@@ -333,9 +332,7 @@ mod tests {
             KeyId::from_random_bytes(id),
             owner.id,
             KeyName::parse("Key").unwrap(),
-            Pepper::new("a secret for tests, of 32 bytes and more")
-                .unwrap()
-                .hash(&plain),
+            Bench::keyring().hash(&plain),
             plain.prefix(),
             None,
             Bench::later(0),

@@ -304,7 +304,7 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(listed[0].last_used_at, Some(Bench::later(6)));
-        let changed = bench.service.revoke_key(Access::All, id).await.unwrap();
+        let changed = bench.service.revoke_key(&Bench::all(), id).await.unwrap();
         assert_eq!(changed.last_used_at, Some(Bench::later(6)));
     }
 

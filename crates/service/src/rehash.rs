@@ -1,0 +1,266 @@
+//! Moves keys from a retired secret to the current one, when they are used.
+//!
+//! Only whoever presents a key can have it hashed anew, since the store has nothing but its hash. So a valid key that is
+//! hashed under a retired secret leaves a note with its new hash, and the notes are written down in the background, where
+//! no answer waits for them. A note that is lost is made again by the key's next use.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use leadr_auth_domain::{ApiKey, KeyId, Keyring, PlainKey};
+use leadr_auth_ports::{Clock, PepperUse, Rehash, SecretRegistry, StoreError};
+use tokio::time::Instant;
+
+use crate::{Chain, Service};
+
+/// How long a note may wait to be written down.
+const WRITE_EVERY: Duration = Duration::from_millis(500);
+
+/// How often it is counted how many keys remain: it reads all of them.
+const COUNT_EVERY: Duration = Duration::from_mins(1);
+
+/// How many keys are written at once.
+const BATCH: usize = 500;
+
+/// The most notes that wait: what is more waits for its key's next use.
+const WAITING: usize = 100_000;
+
+/// Notes new hashes of keys, and writes them down. Its clones share the notes.
+#[derive(Clone)]
+pub(crate) struct Rehasher {
+    registry: Arc<dyn SecretRegistry>,
+    clock: Arc<dyn Clock>,
+    waiting: Arc<Mutex<HashMap<KeyId, Rehash>>>,
+    remaining: Arc<Mutex<Vec<PepperUse>>>,
+    done: Arc<AtomicU64>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Rehasher {
+    pub(crate) fn new(registry: Arc<dyn SecretRegistry>, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            registry,
+            clock,
+            waiting: Arc::default(),
+            remaining: Arc::default(),
+            done: Arc::default(),
+        }
+    }
+
+    /// Notes the new hash of a key that has just been compared, if it needs one. Never waits.
+    pub(crate) fn note(&self, ring: &Keyring, plain: &PlainKey, key: &ApiKey) {
+        if key.pepper_id == *ring.current_id() {
+            return;
+        }
+        let mut waiting = lock(&self.waiting);
+        if waiting.len() < WAITING {
+            waiting.entry(key.id).or_insert_with(|| Rehash {
+                key_id: key.id,
+                was: key.key_hash.clone(),
+                becomes: ring.hash(plain),
+            });
+        }
+    }
+
+    /// How many keys remained under each retired secret when they were last counted.
+    pub(crate) fn remaining(&self) -> Vec<PepperUse> {
+        lock(&self.remaining).clone()
+    }
+
+    /// How many keys this process has hashed anew.
+    pub(crate) fn done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    /// Writes all notes down. Where the store fails, those that are not written are dropped: see the module's docs.
+    pub(crate) async fn flush(&self) -> Result<(), StoreError> {
+        let notes: Vec<Rehash> = lock(&self.waiting).drain().map(|(_, note)| note).collect();
+        for batch in notes.chunks(BATCH) {
+            let done = self.registry.rehash(batch).await?;
+            self.done.fetch_add(done, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Counts how many keys remain under each retired secret.
+    async fn count(&self, ring: &Keyring) -> Result<(), StoreError> {
+        let mut counts = Vec::new();
+        if ring.retired_ids().next().is_some() {
+            let counted = self.registry.count_keys(self.clock.now()).await?;
+            for id in ring.retired_ids() {
+                let keys = counted.iter().find(|count| count.id == *id);
+                counts.push(PepperUse {
+                    id: id.clone(),
+                    keys: keys.map_or(0, |count| count.keys),
+                });
+            }
+        }
+        *lock(&self.remaining) = counts;
+        Ok(())
+    }
+}
+
+impl Service {
+    /// Writes down uses of keys and new hashes in the background, and keeps count of the keys that remain under retired
+    /// secrets, until `stop` is over. Then writes down the last uses.
+    pub async fn run(self, stop: impl Future<Output = ()>) {
+        let usage = self.usage.clone().run(stop);
+        tokio::select! {
+            () = usage => {}
+            () = self.rehash_for_ever() => {}
+        }
+    }
+
+    async fn rehash_for_ever(&self) {
+        let mut ticks = tokio::time::interval(WRITE_EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut counted: Option<(Instant, Arc<Keyring>)> = None;
+        let mut failing = false;
+        loop {
+            ticks.tick().await;
+            if self.may_refuse_hashes().is_err() {
+                continue;
+            }
+            let ring = self.keyring();
+            let is_due = counted.as_ref().is_none_or(|(at, known)| {
+                at.elapsed() >= COUNT_EVERY || !Arc::ptr_eq(known, &ring)
+            });
+            let mut outcome = self.rehasher.flush().await;
+            if outcome.is_ok() && is_due {
+                outcome = self.rehasher.count(&ring).await;
+                counted = Some((Instant::now(), ring));
+            }
+            match outcome {
+                Ok(()) => failing = false,
+                Err(error) if !failing => {
+                    failing = true;
+                    tracing::warn!(error = %Chain(&error), "keys cannot be hashed anew; their next use tries again");
+                }
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use leadr_auth_domain::{Access, PepperId};
+    use leadr_auth_ports::MockSecretRegistry;
+
+    use super::*;
+    use crate::testing::{Bench, rotated};
+    use crate::{Authentication, PepperRole};
+
+    fn id(text: &str) -> PepperId {
+        PepperId::parse(text).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_key_moves_to_the_current_secret_when_it_is_used() {
+        let bench = Bench::new().await;
+        let issued = bench.issue("Old").await;
+        let unused = bench.issue("Never used").await;
+        bench.service.replace_keyring(rotated()).await.unwrap();
+        let accepted = bench.service.authenticate(&issued.plain_key).await.unwrap();
+        assert!(matches!(accepted, Authentication::Accepted(_)));
+        let before = bench.service.key(Access::All, issued.key.id).await.unwrap();
+        assert_eq!(
+            before.pepper_id,
+            id("default"),
+            "not while somebody waits for the answer"
+        );
+        bench.service.rehasher.flush().await.unwrap();
+        let after = bench.service.key(Access::All, issued.key.id).await.unwrap();
+        assert_eq!(after.pepper_id, id("new"));
+        assert_eq!(after.updated_at, issued.key.updated_at);
+        let accepted = bench.service.authenticate(&issued.plain_key).await.unwrap();
+        assert!(matches!(accepted, Authentication::Accepted(_)));
+        assert!(
+            lock(&bench.service.rehasher.waiting).is_empty(),
+            "nothing more to do"
+        );
+        let other = bench.service.key(Access::All, unused.key.id).await.unwrap();
+        assert_eq!(other.pepper_id, id("default"));
+
+        bench
+            .service
+            .rehasher
+            .count(&bench.service.keyring())
+            .await
+            .unwrap();
+        let statistics = bench.service.statistics();
+        // The unused one, and the operator's.
+        assert_eq!(
+            statistics.remaining,
+            [PepperUse {
+                id: id("default"),
+                keys: 2
+            }]
+        );
+        assert_eq!(statistics.rehashed, 1);
+    }
+
+    #[tokio::test]
+    async fn a_refused_key_does_not_move() {
+        let bench = Bench::new().await;
+        let issued = bench.issue("Revoked").await;
+        bench
+            .service
+            .revoke_key(&Bench::all(), issued.key.id)
+            .await
+            .unwrap();
+        bench.service.replace_keyring(rotated()).await.unwrap();
+        bench.service.authenticate(&issued.plain_key).await.unwrap();
+        assert!(lock(&bench.service.rehasher.waiting).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_away_keeps_nobody_from_using_a_key() {
+        let mut bench = Bench::new().await;
+        let issued = bench.issue("Old").await;
+        bench.service.replace_keyring(rotated()).await.unwrap();
+        let mut away = MockSecretRegistry::new();
+        away.expect_rehash()
+            .returning(|_| Err(StoreError::unavailable("away")));
+        bench.service.rehasher.registry = Arc::new(away);
+        for _ in 0..2 {
+            let accepted = bench.service.authenticate(&issued.plain_key).await.unwrap();
+            assert!(matches!(accepted, Authentication::Accepted(_)));
+            assert!(bench.service.rehasher.flush().await.is_err());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_background_does_it_by_itself() {
+        let bench = Bench::new().await;
+        let issued = bench.issue("Old").await;
+        bench.service.replace_keyring(rotated()).await.unwrap();
+        bench.service.authenticate(&issued.plain_key).await.unwrap();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let running = tokio::spawn(bench.service.clone().run(async {
+            let _ = stopped.await;
+        }));
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        stop.send(()).unwrap();
+        running.await.unwrap();
+        let after = bench.service.key(Access::All, issued.key.id).await.unwrap();
+        assert_eq!(after.pepper_id, id("new"));
+        let status = bench.service.pepper_status().await.unwrap();
+        let seen: Vec<_> = status
+            .iter()
+            .map(|s| (s.id.as_str(), s.role, s.keys))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                ("default", PepperRole::Retired, 1),
+                ("new", PepperRole::Current, 1)
+            ]
+        );
+    }
+}
