@@ -65,7 +65,7 @@ pub(crate) struct AccountResponse {
 }
 
 impl AccountResponse {
-    fn of(account: &Account) -> Self {
+    pub(crate) fn of(account: &Account) -> Self {
         Self {
             id: account.id.as_uuid(),
             name: account.name.to_string(),
@@ -146,7 +146,7 @@ pub(crate) async fn create_account(
     let new = name.zip(slug).map(|(name, slug)| NewAccount { name, slug });
     let new = finish([body], new)?;
     let account =
-        run_to_end(async move { state.service.create_account(operator.0, new).await }).await??;
+        run_to_end(async move { state.service.create_account(&operator.0, new).await }).await??;
     Ok(HttpResponse::Created().json(AccountResponse::of(&account)))
 }
 
@@ -211,7 +211,7 @@ pub(crate) async fn update_account(
     };
     let id = finish([path, body], id)?;
     let account =
-        run_to_end(async move { state.service.update_account(operator.0, id, &change).await })
+        run_to_end(async move { state.service.update_account(&operator.0, id, &change).await })
             .await??;
     Ok(HttpResponse::Ok().json(AccountResponse::of(&account)))
 }

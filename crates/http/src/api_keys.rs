@@ -2,9 +2,10 @@
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use leadr_auth_domain::{
-    Access, AccountId, ApiKey, ApiKeyStatus, ForeignAccount, KeyChange, KeyId, KeyName, Timestamp,
+    Access, AccountId, ApiKey, ApiKeyStatus, ForeignAccount, KeyChange, KeyId, KeyName, ScopeSet,
+    Scopes, Timestamp,
 };
-use leadr_auth_service::{IssuedKey, KeyFilter};
+use leadr_auth_service::{IssuedKey, KeyFilter, NewKey};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
@@ -58,6 +59,8 @@ pub(crate) struct KeyResponse {
     prefix: String,
     /// Whether it is meant to work.
     status: WireStatus,
+    /// What it may be used for; null if it has all rights of its account.
+    scopes: Option<Vec<String>>,
     /// When it last authenticated a request (UTC); null if it never did.
     #[schema(format = DateTime)]
     last_used_at: Option<String>,
@@ -72,14 +75,20 @@ pub(crate) struct KeyResponse {
     updated_at: String,
 }
 
+fn wire_scopes(scopes: &Scopes) -> Option<Vec<String>> {
+    let scopes = scopes.only()?.iter();
+    Some(scopes.map(|scope| scope.as_str().to_owned()).collect())
+}
+
 impl KeyResponse {
-    fn of(key: &ApiKey) -> Self {
+    pub(crate) fn of(key: &ApiKey) -> Self {
         Self {
             id: key.id.as_uuid(),
             account_id: key.account_id.as_uuid(),
             name: key.name.to_string(),
             prefix: key.key_prefix.to_string(),
             status: key.status.into(),
+            scopes: wire_scopes(&key.scopes),
             last_used_at: key.last_used_at.as_ref().map(Timestamp::to_string),
             expires_at: key.expires_at.as_ref().map(Timestamp::to_string),
             created_at: key.created_at.to_string(),
@@ -104,6 +113,8 @@ pub(crate) struct CreateKeyResponse {
     prefix: String,
     /// Whether it is meant to work.
     status: WireStatus,
+    /// What it may be used for; null if it has all rights of its account.
+    scopes: Option<Vec<String>>,
     /// From when on it no longer works (UTC); null if it never expires.
     #[schema(format = DateTime)]
     expires_at: Option<String>,
@@ -120,6 +131,7 @@ impl CreateKeyResponse {
             key: plain_key.expose().to_owned(),
             prefix: key.key_prefix.to_string(),
             status: key.status.into(),
+            scopes: wire_scopes(&key.scopes),
             expires_at: key.expires_at.as_ref().map(Timestamp::to_string),
             created_at: key.created_at.to_string(),
         }
@@ -140,6 +152,10 @@ pub(crate) struct CreateKeyRequest {
     /// From when on it no longer works, with an offset from UTC; it never expires if this is left out.
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<Timestamp>,
+    /// What it may be used for: scopes that the key which issues it holds itself. If this is left out, it may be used for all
+    /// that the issuing key may.
+    #[schema(value_type = Option<Vec<String>>, max_items = 64, example = json!(["keys:read", "docs:*"]))]
+    scopes: Option<ScopeSet>,
 }
 
 impl CreateKeyRequest {
@@ -148,11 +164,13 @@ impl CreateKeyRequest {
         let account = account(&mut body, access);
         let name = body.required("name", text(KeyName::parse));
         let expires_at = body.optional("expires_at", timestamp);
+        let scopes = body.optional_scopes("scopes");
         let (account, name) = finish([body], account.zip(name))?;
         Ok(Self {
             account_id: account?,
             name,
             expires_at,
+            scopes,
         })
     }
 }
@@ -184,6 +202,9 @@ pub(crate) struct UpdateKeyRequest {
     /// Another name.
     #[schema(min_length = 1, max_length = 255)]
     name: Option<String>,
+    /// Other scopes: such that the key which changes it holds itself.
+    #[schema(max_items = 64)]
+    scopes: Option<Vec<String>>,
 }
 
 /// What a list is of.
@@ -221,18 +242,21 @@ pub(crate) async fn create_api_key(
     state: web::Data<State>,
     body: JsonBody,
 ) -> Result<HttpResponse, ApiError> {
-    let access = caller.access();
-    let request = CreateKeyRequest::parse(&body.read().await?, access)?;
+    let request = CreateKeyRequest::parse(&body.read().await?, caller.access())?;
+    let by = caller.principal();
     let issued = run_to_end(async move {
         let CreateKeyRequest {
             account_id,
             name,
             expires_at,
+            scopes,
         } = request;
-        state
-            .service
-            .issue_key(access, account_id, name, expires_at)
-            .await
+        let new = NewKey {
+            name,
+            expires_at,
+            scopes,
+        };
+        state.service.issue_key(&by, account_id, new).await
     })
     .await??;
     Ok(HttpResponse::Created().json(CreateKeyResponse::of(&issued)))
@@ -280,7 +304,7 @@ pub(crate) async fn get_api_key(
     Ok(HttpResponse::Ok().json(KeyResponse::of(&key)))
 }
 
-/// Update an API key: revoke or reactivate it, delete or restore it, rename it.
+/// Update an API key: revoke or reactivate it, delete or restore it, rename it, change its scopes.
 ///
 /// All of it happens, or nothing. An empty body changes nothing and answers the key; a deletion answers it as it was.
 #[utoipa::path(
@@ -303,10 +327,10 @@ pub(crate) async fn update_api_key(
         status: body.optional("status", status),
         deleted: body.optional("deleted", boolean),
         name: body.optional("name", text(KeyName::parse)),
+        scopes: body.optional_scopes("scopes").map(Scopes::Only),
     };
     let id = finish([path, body], id)?;
-    let access = caller.access();
-    let key =
-        run_to_end(async move { state.service.update_key(access, id, &change).await }).await??;
+    let by = caller.principal();
+    let key = run_to_end(async move { state.service.update_key(&by, id, &change).await }).await??;
     Ok(HttpResponse::Ok().json(KeyResponse::of(&key)))
 }

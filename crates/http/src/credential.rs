@@ -6,19 +6,36 @@ use std::pin::Pin;
 use actix_web::dev::Payload;
 use actix_web::http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use actix_web::{FromRequest, HttpMessage as _, HttpRequest, web};
-use leadr_auth_domain::{Access, AccountId, KeyId, OperatorAccess, PlainKey};
+use leadr_auth_domain::{
+    Access, AccountId, KeyId, KeyRecord, OperatorAccess, PlainKey, Principal, Right,
+};
 use leadr_auth_service::{Authentication, Caller};
 
 use crate::State;
 use crate::error::ApiError;
+use crate::routes::{Route, Who, route_of};
 
-/// Needs a valid key. The reference calls it `require_api_key`.
-pub(crate) struct RequireApiKey(Box<Caller>);
+/// Needs a valid key that has the scopes which the route's row in the table asks for. The reference calls it
+/// `require_api_key`.
+pub(crate) struct RequireApiKey {
+    caller: Box<Caller>,
+    principal: Principal,
+}
 
 impl RequireApiKey {
     /// Whose records the caller may reach.
-    pub(crate) fn access(&self) -> Access {
-        self.0.access()
+    pub(crate) const fn access(&self) -> Access {
+        self.principal.access
+    }
+
+    /// The key and its account, as they were found.
+    pub(crate) fn record(self) -> KeyRecord {
+        self.caller.record
+    }
+
+    /// Who the caller is, and what it may do.
+    pub(crate) fn principal(self) -> Principal {
+        self.principal
     }
 }
 
@@ -69,7 +86,7 @@ fn bearer(value: &HeaderValue) -> Option<&str> {
         .then(|| token.trim_start())
 }
 
-async fn authenticate(request: HttpRequest) -> Result<Box<Caller>, ApiError> {
+async fn authenticate(request: &HttpRequest) -> Result<Box<Caller>, ApiError> {
     let Some(state) = request.app_data::<web::Data<State>>() else {
         return Err(ApiError::internal("the application has no state"));
     };
@@ -92,6 +109,32 @@ async fn authenticate(request: HttpRequest) -> Result<Box<Caller>, ApiError> {
     }
 }
 
+/// May this principal call the route? The one place where it is decided, from the route's row in the table.
+fn authorize(route: &Route, principal: &Principal) -> Result<(), ApiError> {
+    if route.who == Who::Operator && principal.operator().is_none() {
+        return Err(NOT_AN_OPERATOR);
+    }
+    let missing = |right: &&Right| !principal.scopes.covers(right.as_str());
+    match route.needs.iter().find(missing) {
+        Some(right) => Err(ApiError::InsufficientScope(*right)),
+        None => Ok(()),
+    }
+}
+
+const NOT_AN_OPERATOR: ApiError = ApiError::Forbidden("Only an operator's key may do this");
+
+/// Authenticates and authorizes. A route that is in no table, or open to anyone, has no business asking.
+async fn admit(request: HttpRequest) -> Result<RequireApiKey, ApiError> {
+    let route = route_of(&request).filter(|route| matches!(route.who, Who::Key | Who::Operator));
+    let Some(route) = route else {
+        return Err(ApiError::internal("a route without a key asks whose it is"));
+    };
+    let caller = authenticate(&request).await?;
+    let principal = caller.principal();
+    authorize(route, &principal)?;
+    Ok(RequireApiKey { caller, principal })
+}
+
 type Extracted<T> = Pin<Box<dyn Future<Output = Result<T, ApiError>>>>;
 
 impl FromRequest for RequireApiKey {
@@ -99,8 +142,7 @@ impl FromRequest for RequireApiKey {
     type Future = Extracted<Self>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let request = request.clone();
-        Box::pin(async move { authenticate(request).await.map(Self) })
+        Box::pin(admit(request.clone()))
     }
 }
 
@@ -111,12 +153,8 @@ impl FromRequest for RequireOperator {
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let request = request.clone();
         Box::pin(async move {
-            let caller = authenticate(request).await?;
-            caller
-                .access()
-                .operator()
-                .map(Self)
-                .ok_or(ApiError::Forbidden("Only an operator's key may do this"))
+            let operator = admit(request).await?.principal.operator();
+            operator.map(Self).ok_or(NOT_AN_OPERATOR)
         })
     }
 }

@@ -3,12 +3,13 @@
 //! What a client reads is here; what the log keeps (the sources of a failure) never leaves by this way. A failure is
 //! logged once, by `access_log`, together with the request that met it.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
-use leadr_auth_domain::ForeignAccount;
+use leadr_auth_domain::{ForeignAccount, Right, ScopeNotHeld};
 use leadr_auth_service::{AccountError, IssueKeyError, KeyError, StoreError};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -25,6 +26,10 @@ pub(crate) enum ApiError {
     InvalidKey,
     /// The key is valid and does not allow this.
     Forbidden(&'static str),
+    /// The key is valid and lacks a scope that the route asks for.
+    InsufficientScope(Right),
+    /// The key is valid and does not hold a scope that it wants to give.
+    ScopeNotHeld(ScopeNotHeld),
     /// The request's form is wrong, in these places.
     Validation(Vec<Fault>),
     /// There is nothing here, for this caller.
@@ -77,6 +82,12 @@ impl Fault {
         }
     }
 
+    /// Says which item of a list it is.
+    pub(crate) fn at_item(mut self, index: usize) -> Self {
+        self.loc.push(index.to_string());
+        self
+    }
+
     pub(crate) fn is_at(&self, loc: &[&str]) -> bool {
         self.loc == loc
     }
@@ -87,7 +98,7 @@ impl Fault {
 #[schema(as = Error)]
 pub(crate) struct ErrorBody {
     /// For people.
-    detail: &'static str,
+    detail: String,
     /// A stable code, for programs.
     code: &'static str,
 }
@@ -110,6 +121,8 @@ impl ApiError {
             Self::KeyRequired => "api_key_required",
             Self::InvalidKey => "invalid_api_key",
             Self::Forbidden(_) => "forbidden",
+            Self::InsufficientScope(_) => "insufficient_scope",
+            Self::ScopeNotHeld(_) => "scope_not_held",
             Self::Validation(_) => "validation_error",
             Self::NotFound(_) => "not_found",
             Self::MethodNotAllowed { .. } => "method_not_allowed",
@@ -124,8 +137,15 @@ impl ApiError {
     }
 
     /// What a client reads. Says nothing of the inside.
-    fn detail(&self) -> &'static str {
-        match self {
+    fn detail(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Self::InsufficientScope(right) => {
+                return format!("This key lacks the scope {right}").into();
+            }
+            Self::ScopeNotHeld(ScopeNotHeld(scope)) => {
+                return format!("This key does not hold the scope {scope} and cannot give it")
+                    .into();
+            }
             Self::KeyRequired => "API key required",
             Self::InvalidKey => "Invalid or expired API key",
             Self::Forbidden(detail) | Self::NotFound(detail) | Self::Conflict { detail, .. } => {
@@ -139,7 +159,7 @@ impl ApiError {
             Self::NotReady => "Not ready",
             Self::Unavailable(_) => "Temporarily unavailable, try again shortly",
             Self::Internal(_) => "Internal Server Error",
-        }
+        })
     }
 
     /// What the log keeps beyond the answer: why the answer is a failure of ours.
@@ -149,6 +169,8 @@ impl ApiError {
             Self::KeyRequired
             | Self::InvalidKey
             | Self::Forbidden(_)
+            | Self::InsufficientScope(_)
+            | Self::ScopeNotHeld(_)
             | Self::Validation(_)
             | Self::NotFound(_)
             | Self::MethodNotAllowed { .. }
@@ -167,7 +189,7 @@ impl ApiError {
 
 impl fmt::Display for ApiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.detail())
+        f.write_str(&self.detail())
     }
 }
 
@@ -175,7 +197,9 @@ impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
         match self {
             Self::KeyRequired | Self::InvalidKey => StatusCode::UNAUTHORIZED,
-            Self::Forbidden(_) => StatusCode::FORBIDDEN,
+            Self::Forbidden(_) | Self::InsufficientScope(_) | Self::ScopeNotHeld(_) => {
+                StatusCode::FORBIDDEN
+            }
             Self::Validation(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
@@ -198,6 +222,13 @@ impl ResponseError for ApiError {
                 let challenge = r#"Bearer realm="leadr-auth", error="invalid_token""#;
                 response.insert_header((WWW_AUTHENTICATE, challenge));
             }
+            // What RFC 6750 has for it: a client that can get itself another key is told what that one needs.
+            Self::InsufficientScope(right) => {
+                let challenge = format!(
+                    r#"Bearer realm="leadr-auth", error="insufficient_scope", scope="{right}""#
+                );
+                response.insert_header((WWW_AUTHENTICATE, challenge));
+            }
             Self::MethodNotAllowed { allow } => {
                 response.insert_header((ALLOW, allow.as_str()));
             }
@@ -209,6 +240,7 @@ impl ResponseError for ApiError {
                 response.force_close();
             }
             Self::Forbidden(_)
+            | Self::ScopeNotHeld(_)
             | Self::Validation(_)
             | Self::NotFound(_)
             | Self::Conflict { .. }
@@ -221,7 +253,7 @@ impl ResponseError for ApiError {
                 code: self.code(),
             }),
             _ => response.json(ErrorBody {
-                detail: self.detail(),
+                detail: self.detail().into_owned(),
                 code: self.code(),
             }),
         }
@@ -253,6 +285,7 @@ impl From<KeyError> for ApiError {
         match error {
             KeyError::NotFound => NO_KEY,
             KeyError::ForeignAccount => FOREIGN_ACCOUNT,
+            KeyError::ScopeNotHeld(missing) => Self::ScopeNotHeld(missing),
             KeyError::Store(error) => error.into(),
         }
     }
@@ -262,6 +295,7 @@ impl From<IssueKeyError> for ApiError {
     fn from(error: IssueKeyError) -> Self {
         match error {
             IssueKeyError::ForeignAccount => FOREIGN_ACCOUNT,
+            IssueKeyError::ScopeNotHeld(missing) => Self::ScopeNotHeld(missing),
             IssueKeyError::AccountNotFound => NO_ACCOUNT,
             IssueKeyError::Entropy(error) => Self::Internal(error.into()),
             IssueKeyError::Store(error) => error.into(),

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use actix_web::{HttpRequest, web};
-use leadr_auth_domain::{TextFault, Timestamp, TimestampFault};
+use leadr_auth_domain::{Scope, ScopeFault, ScopeSet, TextFault, Timestamp, TimestampFault};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use uuid::Uuid;
@@ -119,6 +119,40 @@ impl Fields {
         }
     }
 
+    /// A list that may be absent or null. Every item that is wrong is a fault of its own, with its place in the list.
+    pub(crate) fn optional_list<T>(
+        &mut self,
+        name: &str,
+        parse: impl Fn(&Value) -> Result<T, Wrong>,
+    ) -> Option<Vec<T>> {
+        let value = self.take(name)?;
+        let Value::Array(items) = value else {
+            if !value.is_null() {
+                self.fault("list_type", name, "Input should be a valid list");
+            }
+            return None;
+        };
+        let mut parsed = Vec::with_capacity(items.len());
+        for (index, item) in items.iter().enumerate() {
+            match parse(item) {
+                Ok(item) => parsed.push(item),
+                Err(Wrong { kind, msg }) => {
+                    let fault = Fault::new(kind, &[self.place, name], msg);
+                    self.faults.push(fault.at_item(index));
+                }
+            }
+        }
+        Some(parsed)
+    }
+
+    /// A set of scopes that may be absent or null.
+    pub(crate) fn optional_scopes(&mut self, name: &str) -> Option<ScopeSet> {
+        let scopes = self.optional_list(name, scope)?;
+        ScopeSet::new(scopes)
+            .map_err(|fault| self.fault("too_long", name, format!("Input has {fault}")))
+            .ok()
+    }
+
     /// A field that must be there.
     pub(crate) fn required<T>(
         &mut self,
@@ -207,6 +241,18 @@ fn string(value: &Value) -> Result<&str, Wrong> {
     value
         .as_str()
         .ok_or_else(|| Wrong::new("string_type", "Input should be a valid string"))
+}
+
+/// A scope.
+fn scope(value: &Value) -> Result<Scope, Wrong> {
+    Scope::parse(string(value)?).map_err(|fault| {
+        let kind = match fault {
+            ScopeFault::TooLong { .. } => "string_too_long",
+            ScopeFault::Unknown => "enum",
+            ScopeFault::Malformed | ScopeFault::TooMany { .. } => "string_pattern_mismatch",
+        };
+        Wrong::new(kind, format!("The scope is {fault}"))
+    })
 }
 
 /// A UUID, of any version, with hyphens or without.

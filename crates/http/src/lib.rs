@@ -1,8 +1,8 @@
 //! The HTTP face: routes, requests, responses, errors, and the description of all of it.
 //!
 //! A request comes in through [`app`]: the one middleware gives it an id and will log its end; the route in `routes` names
-//! its handler; the handler's signature says what it needs (`RequireApiKey`, `RequireOperator`), and getting it is
-//! authentication; the handler reads the body into domain values with every fault collected, asks the [`Service`], and
+//! its handler, who may call it, and which scopes a key needs for it; the handler's signature says what it needs
+//! (`RequireApiKey`, `RequireOperator`), and getting it is authentication and, by the route's row, authorization; the handler reads the body into domain values with every fault collected, asks the [`Service`], and
 //! puts the result into words. Nothing comes back the other way.
 //!
 //! This crate must never know of a store, a port, or configuration beyond [`HttpConfig`]. It is the only one that knows
@@ -21,6 +21,7 @@ mod docs;
 mod error;
 mod fields;
 mod health;
+mod me;
 mod metrics;
 pub mod openapi;
 pub mod routes;

@@ -1,6 +1,6 @@
 //! What a monitoring system reads: counted requests, and the numbers of the [`Service`], as the text that Prometheus takes.
 //!
-//! Labels are made of words that stand in this program and of status codes, never of what a client sent. So no key can get
+//! Labels are made of words that stand in this program or its configuration and of status codes, never of what a client sent. So no key can get
 //! into them, and no client can make a new time series. `docs/metrics.md` lists every metric, and a test compares it with
 //! what is shown.
 //!
@@ -219,6 +219,27 @@ impl Collector for Scrape {
             MetricType::Counter,
         )?;
         ConstCounter::new(usage.lost).encode(lost)?;
+
+        // Without retired secrets there is nothing to say, and a name without a value is none.
+        if !statistics.remaining.is_empty() {
+            let mut remaining = encoder.encode_descriptor(
+                "keys_under_retired_secret",
+                "Keys that are still hashed under a retired secret, as of the last minute.",
+                None,
+                MetricType::Gauge,
+            )?;
+            for left in &statistics.remaining {
+                let labels = [("secret_id", left.id.as_str())];
+                ConstGauge::new(left.keys).encode(remaining.encode_family(&labels)?)?;
+            }
+        }
+        let rehashed = encoder.encode_descriptor(
+            "keys_rehashed",
+            "Keys that were hashed anew, under the current secret.",
+            None,
+            MetricType::Counter,
+        )?;
+        ConstCounter::new(statistics.rehashed).encode(rehashed)?;
 
         let ready = u32::from(self.service.readiness().is_ready());
         gauge(

@@ -8,8 +8,8 @@ use utoipa::openapi::{ContentBuilder, Ref, Response, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
 use crate::error::{ErrorBody, ValidationBody};
-use crate::routes::{ROUTES, Who};
-use crate::{accounts, api_keys, docs, health};
+use crate::routes::{ROUTES, Route, Who};
+use crate::{accounts, api_keys, docs, health, me};
 
 /// Every handler that is described. `tests/it/coverage.rs` compares it with the table of routes.
 #[derive(OpenApi)]
@@ -24,6 +24,7 @@ use crate::{accounts, api_keys, docs, health};
         api_keys::list_api_keys,
         api_keys::get_api_key,
         api_keys::update_api_key,
+        me::who_am_i,
         accounts::create_account,
         accounts::list_accounts,
         accounts::get_account,
@@ -78,7 +79,7 @@ impl Modify for CommonErrors {
             for route in ROUTES.iter().filter(|route| route.path == path) {
                 let needs_key = matches!(route.who, Who::Key | Who::Operator);
                 if let (true, Some(operation)) = (needs_key, operation(item, route.method)) {
-                    describe(operation);
+                    describe(operation, route);
                 }
             }
         }
@@ -94,7 +95,15 @@ fn operation<'a>(item: &'a mut PathItem, method: &str) -> Option<&'a mut Operati
     }
 }
 
-fn describe(operation: &mut Operation) {
+fn describe(operation: &mut Operation, route: &Route) {
+    let needs: Vec<_> = route.needs.iter().map(|right| right.as_str()).collect();
+    let forbidden = match needs.as_slice() {
+        [] => "The key does not allow this".to_owned(),
+        needs => format!(
+            "The key does not allow this; it needs the scope {}",
+            needs.join(" and ")
+        ),
+    };
     operation.security = Some(
         SCHEMES
             .map(|name| SecurityRequirement::new::<_, _, String>(name, []))
@@ -102,7 +111,7 @@ fn describe(operation: &mut Operation) {
     );
     let mut errors = vec![
         ("401", "No key, or not a valid one", "Error"),
-        ("403", "The key does not allow this", "Error"),
+        ("403", forbidden.as_str(), "Error"),
         (
             "422",
             "The request is not well-formed; every fault is listed",

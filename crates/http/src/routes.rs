@@ -3,9 +3,10 @@
 use actix_web::http::Method;
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpRequest, Route as ActixRoute, guard};
+use leadr_auth_domain::Right;
 
 use crate::error::ApiError;
-use crate::{accounts, api_keys, docs, health, metrics};
+use crate::{accounts, api_keys, docs, health, me, metrics};
 
 /// Who may call a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,40 +30,67 @@ pub struct Route {
     pub path: &'static str,
     /// Who may call it.
     pub who: Who,
+    /// The scopes that a key needs for it, all of them. With none, any valid key may call it.
+    pub needs: &'static [Right],
 }
 
-/// The pattern of the route that a request found: a word of this program's, unlike the request's path.
+/// The part of a table that is one path's.
 #[derive(Clone, Copy)]
-struct Pattern(&'static str);
+struct Resource {
+    /// The path, with parameters in braces: a word of this program's, unlike the request's path.
+    pattern: &'static str,
+    routes: &'static [Route],
+}
 
 /// The pattern of the route that a request found; `unknown` where it found none.
 pub(crate) fn pattern(request: &HttpRequest) -> &'static str {
     request
-        .app_data::<Pattern>()
-        .map_or("unknown", |pattern| pattern.0)
+        .app_data::<Resource>()
+        .map_or("unknown", |resource| resource.pattern)
+}
+
+/// The row of the table by which a request is served, if it is.
+pub(crate) fn route_of(request: &HttpRequest) -> Option<&'static Route> {
+    let method = match request.method() {
+        &Method::HEAD => &Method::GET,
+        method => method,
+    };
+    let mut routes = request.app_data::<Resource>()?.routes.iter();
+    routes.find(|route| route.method == method.as_str())
 }
 
 /// Declares a table once, for the server and for the tests that walk it.
 macro_rules! routes {
     (
         $(#[$doc:meta])* $table:ident, $configure:ident
-        $($path:literal { $($method:ident $who:ident $handler:path),+ })+
+        $($path:literal { $($method:ident $who:ident [$($right:ident)*] $handler:path),+ })+
     ) => {
         $(#[$doc])*
         pub const $table: &[Route] = &[
-            $($(Route { method: stringify!($method), path: $path, who: Who::$who }),+),+
+            $($(Route {
+                method: stringify!($method),
+                path: $path,
+                who: Who::$who,
+                needs: &[$(Right::$right)*],
+            }),+),+
         ];
 
         /// Adds every route to an application. A path that exists answers other methods with 405 and says which it has.
         pub(crate) fn $configure(config: &mut ServiceConfig) {
             $({
-                let methods = [$(stringify!($method)),+];
+                const ROUTES: &[Route] = &[$(Route {
+                    method: stringify!($method),
+                    path: $path,
+                    who: Who::$who,
+                    needs: &[$(Right::$right)*],
+                }),+];
+                let resource = Resource { pattern: $path, routes: ROUTES };
                 config.service(
                     web::resource($path)
-                        .app_data(Pattern($path))
+                        .app_data(resource)
                         $(.route(route(&Method::$method).to($handler)))+
                         .default_service(web::to(move || {
-                            let error = ApiError::MethodNotAllowed { allow: allow(&methods) };
+                            let error = ApiError::MethodNotAllowed { allow: allow(resource.routes) };
                             async { Err::<&str, _>(error) }
                         })),
                 );
@@ -74,25 +102,26 @@ macro_rules! routes {
 routes! {
     /// Every route of the API.
     ROUTES, configure
-    "/" { GET Anyone health::index }
-    "/livez" { GET Anyone health::livez }
-    "/readyz" { GET Anyone health::readyz }
-    "/openapi.json" { GET Anyone docs::openapi_json }
-    "/docs" { GET Anyone docs::page }
-    "/docs/{asset}" { GET Asset docs::asset }
-    "/v1/health" { GET Anyone health::health }
-    "/v1/api-keys" { POST Key api_keys::create_api_key, GET Key api_keys::list_api_keys }
-    "/v1/api-keys/{key_id}" { GET Key api_keys::get_api_key, PATCH Key api_keys::update_api_key }
-    "/v1/accounts" { POST Operator accounts::create_account, GET Key accounts::list_accounts }
-    "/v1/accounts/{account_id}" { GET Key accounts::get_account, PATCH Operator accounts::update_account }
+    "/" { GET Anyone [] health::index }
+    "/livez" { GET Anyone [] health::livez }
+    "/readyz" { GET Anyone [] health::readyz }
+    "/openapi.json" { GET Anyone [] docs::openapi_json }
+    "/docs" { GET Anyone [] docs::page }
+    "/docs/{asset}" { GET Asset [] docs::asset }
+    "/v1/health" { GET Anyone [] health::health }
+    "/v1/me" { GET Key [] me::who_am_i }
+    "/v1/api-keys" { POST Key [KeysWrite] api_keys::create_api_key, GET Key [KeysRead] api_keys::list_api_keys }
+    "/v1/api-keys/{key_id}" { GET Key [KeysRead] api_keys::get_api_key, PATCH Key [KeysWrite] api_keys::update_api_key }
+    "/v1/accounts" { POST Operator [AccountsWrite] accounts::create_account, GET Key [AccountsRead] accounts::list_accounts }
+    "/v1/accounts/{account_id}" { GET Key [AccountsRead] accounts::get_account, PATCH Operator [AccountsWrite] accounts::update_account }
 }
 
 routes! {
     /// Every route for whoever runs the service: they listen elsewhere, where the API's clients do not get to.
     METRICS_ROUTES, configure_metrics
-    "/metrics" { GET Anyone metrics::scrape }
-    "/livez" { GET Anyone health::livez }
-    "/readyz" { GET Anyone health::readyz }
+    "/metrics" { GET Anyone [] metrics::scrape }
+    "/livez" { GET Anyone [] health::livez }
+    "/readyz" { GET Anyone [] health::readyz }
 }
 
 /// A route for a method; one for GET answers HEAD too, as RFC 9110 asks.
@@ -105,8 +134,8 @@ fn route(method: &Method) -> ActixRoute {
 }
 
 /// The value of the header `Allow`.
-fn allow(methods: &[&str]) -> String {
-    let mut allowed = methods.to_vec();
+fn allow(routes: &[Route]) -> String {
+    let mut allowed: Vec<_> = routes.iter().map(|route| route.method).collect();
     if allowed.contains(&"GET") {
         allowed.push("HEAD");
     }

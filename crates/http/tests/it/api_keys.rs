@@ -35,6 +35,7 @@ async fn an_issued_key_has_the_fields_of_the_reference_and_works() {
             "key",
             "name",
             "prefix",
+            "scopes",
             "status"
         ]
     );
@@ -58,6 +59,7 @@ async fn an_issued_key_has_the_fields_of_the_reference_and_works() {
             "last_used_at",
             "name",
             "prefix",
+            "scopes",
             "status",
             "updated_at"
         ]
@@ -456,4 +458,89 @@ async fn renaming() {
         .expect(200);
     assert_eq!(renamed.json()["name"], "New");
     api.get(&path, &api.one.key).await.expect(200);
+}
+
+#[actix_web::test]
+async fn a_key_is_issued_with_scopes_and_shows_them() {
+    let api = Api::new().await;
+    let body = json!({"name": "Narrow", "scopes": ["keys:read", "docs:*", "keys:read"]});
+    let issued = api
+        .post("/v1/api-keys", &api.one.key, body)
+        .await
+        .expect(201)
+        .json();
+    assert_eq!(issued["scopes"], json!(["docs:*", "keys:read"]));
+    let path = format!("/v1/api-keys/{}", issued["id"].as_str().unwrap());
+    let read = api.get(&path, &api.one.key).await.expect(200).json();
+    assert_eq!(read["scopes"], json!(["docs:*", "keys:read"]));
+    let (_, wide) = api.issue(&api.one.account, "Wide").await;
+    let me = api.get("/v1/me", &wide).await.expect(200).json();
+    assert_eq!(
+        me["key"]["scopes"],
+        Value::Null,
+        "all rights of its account"
+    );
+    // Left out, it is as wide as its maker.
+    let narrow = api.issue_with(&api.one.account, &["keys:write"]).await;
+    let body = json!({"name": "Like its maker"});
+    let issued = api.post("/v1/api-keys", &narrow, body).await.expect(201);
+    assert_eq!(issued.json()["scopes"], json!(["keys:write"]));
+    let narrowed = json!({"scopes": []});
+    let changed = api.patch(&path, &api.one.key, narrowed).await.expect(200);
+    assert_eq!(changed.json()["scopes"], json!([]));
+}
+
+#[actix_web::test]
+async fn nobody_gives_a_scope_that_they_do_not_hold() {
+    let api = Api::new().await;
+    let maker = api
+        .issue_with(&api.one.account, &["keys:write", "docs:read"])
+        .await;
+    let detail = "This key does not hold the scope docs:write and cannot give it";
+    let wide = json!({"scopes": ["docs:read", "docs:write"]});
+    let mut new = wide.clone();
+    new["name"] = "Wide".into();
+    let path = "/v1/api-keys";
+    let refused = api.post(path, &maker, new).await;
+    refused.expect_error(403, "scope_not_held", detail);
+    let refused = api.patch(&api.key_of_one(), &maker, wide).await;
+    refused.expect_error(403, "scope_not_held", detail);
+    // All that a tenant has does not include what is an operator's.
+    let new = json!({"name": "Climber", "scopes": ["accounts:write"]});
+    let refused = api.post(path, &api.one.key, new).await.expect(403);
+    assert_eq!(refused.json()["code"], "scope_not_held");
+    let listed = api.get(path, &api.one.key).await.expect(200).json();
+    assert_eq!(listed.as_array().unwrap().len(), 2, "nothing was made");
+}
+
+#[actix_web::test]
+async fn every_scope_that_is_none_is_named() {
+    let api = Api::new().await;
+    let long = "a".repeat(129);
+    let scopes = json!(["docs:read", "Docs", "keys:*", 7, "", long, "docs:*:read"]);
+    let faults = [
+        "string_pattern_mismatch body.scopes.1",
+        "enum body.scopes.2",
+        "string_type body.scopes.3",
+        "string_pattern_mismatch body.scopes.4",
+        "string_too_long body.scopes.5",
+        "string_pattern_mismatch body.scopes.6",
+    ];
+    let new = json!({"name": "K", "scopes": scopes});
+    let refused = api.post("/v1/api-keys", &api.one.key, new).await;
+    assert_eq!(refused.faults(), faults);
+    let change = json!({"scopes": scopes});
+    let refused = api.patch(&api.key_of_one(), &api.one.key, change).await;
+    assert_eq!(refused.faults(), faults);
+    let many: Vec<_> = (0..65).map(|n| format!("scope-{n}")).collect();
+    let cases = [
+        (json!(many), "too_long body.scopes"),
+        (json!("keys:read"), "list_type body.scopes"),
+        (json!({}), "list_type body.scopes"),
+    ];
+    for (scopes, fault) in cases {
+        let new = json!({"name": "K", "scopes": scopes});
+        let refused = api.post("/v1/api-keys", &api.one.key, new).await;
+        assert_eq!(refused.faults(), [fault]);
+    }
 }

@@ -13,6 +13,7 @@ mod bodies;
 mod coverage;
 mod credentials;
 mod draining;
+mod matrix;
 mod metrics;
 mod service;
 mod support;

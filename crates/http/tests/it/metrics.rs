@@ -1,12 +1,14 @@
 //! What monitoring reads: that it is right, that it is documented, and that no client writes into it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
+use leadr_auth_domain::{Keyring, PepperId};
 use leadr_auth_http::State;
 use leadr_auth_http::routes::METRICS_ROUTES;
 use leadr_auth_service::Phase;
 
-use crate::support::{Api, NOBODY};
+use crate::support::{Api, NOBODY, SECRET};
 
 const DOCS: &str = include_str!("../../../../docs/metrics.md");
 
@@ -95,9 +97,36 @@ fn documented() -> BTreeSet<(String, String, BTreeSet<String>)> {
         .collect()
 }
 
+/// Gives the service another secret, and waits until it knows how many keys remain under the one so far.
+async fn rotate(api: &Api) {
+    let id = |text| PepperId::parse(text).unwrap();
+    let secrets = [
+        (PepperId::default(), SECRET),
+        (id("new"), "a new secret for tests, of 32 bytes and more"),
+    ];
+    let ring = Keyring::new(&id("new"), secrets).unwrap();
+    api.service.replace_keyring(ring).await.unwrap();
+    actix_web::rt::spawn(api.service.clone().run(std::future::pending()));
+    while api.service.statistics().remaining.is_empty() {
+        actix_web::rt::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[actix_web::test]
+async fn keys_that_remain_under_a_retired_secret_are_counted() {
+    let api = Api::new().await;
+    rotate(&api).await;
+    let text = scrape(&api.state()).await;
+    let remaining = r#"leadr_auth_keys_under_retired_secret{secret_id="default"}"#;
+    // One of each tenant, and the operator's.
+    assert_eq!(value(&text, remaining), 3);
+    assert_eq!(value(&text, "leadr_auth_keys_rehashed_total"), 0);
+}
+
 #[actix_web::test]
 async fn the_docs_list_what_is_shown_and_nothing_else() {
     let api = Api::new().await;
+    rotate(&api).await;
     let state = api.state();
     Api::send_to(&state, Api::request("GET", "/livez", None)).await;
     let text = scrape(&state).await;

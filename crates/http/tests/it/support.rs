@@ -19,6 +19,9 @@ use serde_json::{Value, json};
 /// An id that nobody has.
 pub(crate) const NOBODY: &str = "00000000-0000-4000-8000-000000000000";
 
+/// The server's secret.
+pub(crate) const SECRET: &str = "a secret for tests, of 32 bytes and more";
+
 pub(crate) struct Api {
     pub(crate) service: Service,
     pub(crate) clock: Arc<ManualClock>,
@@ -94,7 +97,7 @@ pub(crate) fn start() -> Timestamp {
 }
 
 pub(crate) fn service(stores: Stores, clock: Arc<ManualClock>) -> Service {
-    let pepper = Pepper::new("a secret for tests, of 32 bytes and more").unwrap();
+    let pepper = Pepper::new(SECRET).unwrap();
     Service::new(stores, clock, Arc::new(SeededEntropy::new(1)), pepper)
 }
 
@@ -142,7 +145,17 @@ impl Api {
 
     /// Issues a key as the operator: its id and the key.
     pub(crate) async fn issue(&self, account: &str, name: &str) -> (String, String) {
-        let body = json!({"account_id": account, "name": name});
+        self.issue_as(json!({"account_id": account, "name": name}))
+            .await
+    }
+
+    /// Issues a key with scopes as the operator.
+    pub(crate) async fn issue_with(&self, account: &str, scopes: &[&str]) -> String {
+        let body = json!({"account_id": account, "name": "Narrow", "scopes": scopes});
+        self.issue_as(body).await.1
+    }
+
+    async fn issue_as(&self, body: Value) -> (String, String) {
         let issued = self
             .post("/v1/api-keys", &self.operator, body)
             .await
@@ -187,7 +200,8 @@ impl Api {
         assert_eq!(headers.get("x-content-type-options").unwrap(), "nosniff");
         assert!(headers.contains_key("x-request-id"));
         assert!(headers.contains_key("traceresponse"));
-        assert_eq!(headers.contains_key("www-authenticate"), status == 401);
+        let challenged = status == 401 || text.contains("insufficient_scope");
+        assert_eq!(headers.contains_key("www-authenticate"), challenged);
         assert_eq!(headers.contains_key("retry-after"), status == 503);
         assert_ne!(status, 500, "{text}");
         let shows_inside = text.contains("key_hash") || text.contains("deleted_at");
