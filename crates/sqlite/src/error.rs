@@ -1,5 +1,7 @@
 //! What each failure of the database means to a caller.
 
+use std::fmt;
+
 use diesel::{
     ConnectionError,
     result::{DatabaseErrorKind, Error},
@@ -8,7 +10,6 @@ use leadr_auth_ports::{
     BoxError, CreateAccountError, CreateKeyError, CreateOperatorError, StoreError,
     UpdateAccountError,
 };
-use uuid::Uuid;
 
 /// A rule of the schema that a caller can decide about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub(crate) enum Violation {
     Slug,
     /// There is no such account.
     Account,
+    /// The secret that the key is hashed under was dropped.
+    Pepper,
 }
 
 /// Which rule was violated, if it is one that a caller can decide about.
@@ -208,7 +211,7 @@ impl Failure for () {
 }
 
 /// A row that holds what cannot be. Its content is not repeated, since it may be a hash.
-pub(crate) fn corrupt(table: &str, id: Uuid, column: &str) -> StoreError {
+pub(crate) fn corrupt(table: &str, id: impl fmt::Display, column: &str) -> StoreError {
     StoreError::internal(format!(
         "the row {id} of {table} has an unusable value in {column}"
     ))
@@ -258,6 +261,7 @@ impl From<Stop> for CreateKeyError {
         match stop {
             Stop::Rule(Violation::Prefix) => Self::PrefixTaken,
             Stop::Rule(Violation::Account) => Self::AccountNotFound,
+            Stop::Rule(Violation::Pepper) => Self::PepperDropped,
             stop => Self::Store(stop.into_store()),
         }
     }
@@ -278,6 +282,7 @@ impl From<Stop> for CreateOperatorError {
         match stop {
             Stop::Rule(Violation::Name | Violation::Slug) => Self::AccountTaken,
             Stop::Rule(Violation::Prefix) => Self::PrefixTaken,
+            Stop::Rule(Violation::Pepper) => Self::PepperDropped,
             Stop::Rule(Violation::Account) => Self::Store(StoreError::internal(
                 "the first key is not one of the account that comes with it",
             )),

@@ -19,6 +19,7 @@ use crate::{
     pool::Pool,
     rows::{self, AccountRow, Id, KeyChanges, KeyRow},
     schema::{accounts, api_keys},
+    secrets,
 };
 
 #[derive(Clone)]
@@ -67,13 +68,16 @@ pub(crate) fn find(connection: &mut SqliteConnection, id: KeyId) -> QueryResult<
         .optional()
 }
 
-/// Inserts a key whose account is live.
+/// Inserts a key whose account is live, and whose secret was not dropped.
 pub(crate) fn insert(connection: &mut SqliteConnection, key: &ApiKey) -> Result<(), Stop> {
     let owner = accounts::table
         .find(Id::from(key.account_id))
         .filter(accounts::deleted_at.is_null());
     if !diesel::select(exists(owner)).get_result(connection)? {
         return Err(Stop::Rule(Violation::Account));
+    }
+    if secrets::is_dropped(connection, &key.pepper_id)? {
+        return Err(Stop::Rule(Violation::Pepper));
     }
     diesel::insert_into(api_keys::table)
         .values(rows::key_row(key))
@@ -104,6 +108,7 @@ fn swap(
         .filter(api_keys::status.eq(was.status))
         .filter(api_keys::updated_at.eq(was.updated_at))
         // Which also finds null equal to null.
+        .filter(api_keys::scopes.is(was.scopes))
         .filter(api_keys::deleted_at.is(was.deleted_at));
     let stored = diesel::update(unchanged)
         .set(now)
@@ -170,8 +175,7 @@ impl KeyRepository for Keys {
         let steps = async {
             let mut found = self.0.read(move |connection| find(connection, id)).await?;
             while let Some(row) = found {
-                let current = rows::key(row)?;
-                let was = rows::key_changes(&current);
+                let (current, was) = rows::key_to_change(row)?;
                 let now = rows::key_changes(&change(current).map_err(UpdateKeyError::Refused)?);
                 let swapped = self
                     .0
@@ -213,10 +217,12 @@ impl KeyRepository for Keys {
 
 #[cfg(test)]
 mod tests {
-    use diesel::{connection::SimpleConnection as _, debug_query};
+    use diesel::debug_query;
+    use diesel_migrations::MigrationHarness as _;
     use leadr_auth_ports::contract::fixtures::account;
 
     use super::*;
+    use crate::migrate;
 
     #[derive(QueryableByName)]
     struct Step {
@@ -228,9 +234,7 @@ mod tests {
     fn plan(query: &str) -> String {
         let mut connection = SqliteConnection::establish(":memory:").unwrap();
         connection
-            .batch_execute(include_str!(
-                "../../../migrations/sqlite/20261122000001_create_accounts_and_keys/up.sql"
-            ))
+            .run_pending_migrations(migrate::MIGRATIONS)
             .unwrap();
         let (query, _) = query.split_once(" -- binds").unwrap();
         #[expect(clippy::disallowed_methods, reason = "Diesel has no words for it")]

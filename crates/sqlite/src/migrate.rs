@@ -22,7 +22,7 @@ use leadr_auth_ports::{BoxError, StoreError};
 
 use crate::{Sqlite, error, file};
 
-const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/sqlite");
+pub(crate) const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/sqlite");
 
 /// How long a process waits for another one that is migrating.
 const PATIENCE: Duration = Duration::from_mins(1);

@@ -13,15 +13,15 @@ use diesel::{
 };
 use leadr_auth_domain::{
     Account, AccountId, AccountName, AccountRole, AccountStatus, ApiKey, ApiKeyStatus, KeyHash,
-    KeyId, KeyName, KeyPrefix, Slug, Timestamp,
+    KeyId, KeyName, KeyPrefix, PepperCheck, PepperId, Scopes, Slug, Timestamp,
 };
-use leadr_auth_ports::StoreError;
+use leadr_auth_ports::{StoreError, StoredPepper};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
     error,
-    schema::{accounts, api_keys},
+    schema::{accounts, api_keys, peppers},
 };
 
 /// A UUID as its 16 bytes, the first one first, which gives ids the order that they have in PostgreSQL.
@@ -88,13 +88,24 @@ pub(crate) struct KeyRow {
     account_id: Id,
     name: String,
     key_hash: String,
+    pepper_id: String,
     key_prefix: String,
     status: String,
+    scopes: Option<String>,
     last_used_at: Option<i64>,
     expires_at: Option<i64>,
     created_at: i64,
     updated_at: i64,
     deleted_at: Option<i64>,
+}
+
+/// A row of `peppers`.
+#[derive(Queryable, Selectable, Insertable)]
+#[diesel(table_name = peppers, check_for_backend(Sqlite))]
+pub(crate) struct PepperRow {
+    id: String,
+    check_value: String,
+    dropped_at: Option<i64>,
 }
 
 /// What a change of an account writes. `None` is written as null.
@@ -115,6 +126,7 @@ pub(crate) struct AccountChanges {
 pub(crate) struct KeyChanges {
     pub(crate) name: String,
     pub(crate) status: &'static str,
+    pub(crate) scopes: Option<String>,
     pub(crate) updated_at: i64,
     pub(crate) deleted_at: Option<i64>,
 }
@@ -149,8 +161,10 @@ pub(crate) fn key_row(key: &ApiKey) -> KeyRow {
         account_id: key.account_id.into(),
         name: key.name.as_str().to_owned(),
         key_hash: key.key_hash.expose_hex().to_owned(),
+        pepper_id: key.pepper_id.as_str().to_owned(),
         key_prefix: key.key_prefix.as_str().to_owned(),
         status: key.status.as_str().to_owned(),
+        scopes: key.scopes.to_store(),
         last_used_at: key.last_used_at.map(Timestamp::unix_micros),
         expires_at: key.expires_at.map(Timestamp::unix_micros),
         created_at: key.created_at.unix_micros(),
@@ -163,9 +177,44 @@ pub(crate) fn key_changes(key: &ApiKey) -> KeyChanges {
     KeyChanges {
         name: key.name.as_str().to_owned(),
         status: key.status.as_str(),
+        scopes: key.scopes.to_store(),
         updated_at: key.updated_at.unix_micros(),
         deleted_at: key.deleted_at.map(Timestamp::unix_micros),
     }
+}
+
+/// A key as it is read, and what a change compares with. The scopes are compared as the text that they are in the row: one
+/// that somebody else has written may be spelled otherwise than ours, and would never be found again.
+pub(crate) fn key_to_change(row: KeyRow) -> Result<(ApiKey, KeyChanges), StoreError> {
+    let scopes = row.scopes.clone();
+    let key = key(row)?;
+    let was = KeyChanges {
+        scopes,
+        ..key_changes(&key)
+    };
+    Ok((key, was))
+}
+
+pub(crate) fn pepper_row(pepper: &StoredPepper) -> PepperRow {
+    PepperRow {
+        id: pepper.id.as_str().to_owned(),
+        check_value: pepper.check.expose_hex().to_owned(),
+        dropped_at: pepper.dropped_at.map(Timestamp::unix_micros),
+    }
+}
+
+pub(crate) fn pepper(row: PepperRow) -> Result<StoredPepper, StoreError> {
+    let dropped_at = match row.dropped_at {
+        Some(at) => {
+            Some(timestamp(at).ok_or_else(|| error::corrupt("peppers", &row.id, "dropped_at"))?)
+        }
+        None => None,
+    };
+    Ok(StoredPepper {
+        id: PepperId::from_store(row.id),
+        check: PepperCheck::from_store(row.check_value),
+        dropped_at,
+    })
 }
 
 pub(crate) fn account(row: AccountRow) -> Result<Account, StoreError> {
@@ -203,12 +252,14 @@ pub(crate) fn key(row: KeyRow) -> Result<ApiKey, StoreError> {
         account_id: AccountId::new(row.account_id.0),
         name: KeyName::from_store(row.name),
         key_hash: KeyHash::from_store(row.key_hash),
+        pepper_id: PepperId::from_store(row.pepper_id),
         key_prefix: KeyPrefix::parse(&row.key_prefix).map_err(|_| corrupt("key_prefix"))?,
         status: match row.status.as_str() {
             "active" => ApiKeyStatus::Active,
             "revoked" => ApiKeyStatus::Revoked,
             _ => return Err(corrupt("status")),
         },
+        scopes: Scopes::from_store(row.scopes.as_deref()),
         last_used_at: optional(row.last_used_at, "last_used_at")?,
         expires_at: optional(row.expires_at, "expires_at")?,
         created_at: required(row.created_at, "created_at")?,

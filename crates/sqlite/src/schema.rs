@@ -30,15 +30,18 @@ diesel::table! {
         created_at -> BigInt,
         updated_at -> BigInt,
         deleted_at -> Nullable<BigInt>,
+        scopes -> Nullable<Text>,
+        pepper_id -> Text,
     }
 }
 
 diesel::table! {
-    use diesel::sql_types::Text;
+    use diesel::sql_types::{BigInt, Nullable, Text};
 
     peppers (id) {
         id -> Text,
         check_value -> Text,
+        dropped_at -> Nullable<BigInt>,
     }
 }
 

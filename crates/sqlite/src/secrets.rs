@@ -1,45 +1,187 @@
-//! Which server secret the keys are hashed under.
+//! Which server secrets the keys are hashed under.
+
+use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use diesel::{prelude::*, sqlite::SqliteConnection};
-use leadr_auth_domain::PepperCheck;
-use leadr_auth_ports::{SecretRegistry, StoreError};
+use diesel::{
+    dsl::{count_star, exists},
+    prelude::*,
+    sqlite::SqliteConnection,
+};
+use leadr_auth_domain::{PepperId, Timestamp};
+use leadr_auth_ports::{
+    DropPepperError, PepperUse, Rehash, SecretRegistry, StoreError, StoredPepper,
+};
 
-use crate::{error, pool::Pool, schema::peppers};
-
-/// The id of the one row that there is for now, as in PostgreSQL.
-const THE_SECRET: &str = "default";
+use crate::{
+    error,
+    pool::Pool,
+    rows::{self, Id, KeyRow, PepperRow},
+    schema::{api_keys, peppers},
+};
 
 #[derive(Clone)]
 pub(crate) struct Secrets(pub(crate) Pool);
 
-pub(crate) fn registered(connection: &mut SqliteConnection) -> QueryResult<Option<PepperCheck>> {
-    let found = peppers::table
-        .find(THE_SECRET)
-        .select(peppers::check_value)
-        .get_result(connection)
-        .optional()?;
-    Ok(found.map(PepperCheck::from_store))
+/// All secrets, dropped ones too. Texts are compared byte by byte, so they have the order of the ids.
+pub(crate) fn registered(connection: &mut SqliteConnection) -> QueryResult<Vec<PepperRow>> {
+    peppers::table
+        .order(peppers::id)
+        .select(PepperRow::as_select())
+        .load(connection)
+}
+
+/// Was this secret dropped? Of use in a write only, where nobody else can drop it before what follows is written.
+pub(crate) fn is_dropped(connection: &mut SqliteConnection, id: &PepperId) -> QueryResult<bool> {
+    let dropped = peppers::table
+        .find(id.as_str())
+        .filter(peppers::dropped_at.is_not_null());
+    diesel::select(exists(dropped)).get_result(connection)
+}
+
+/// The keys that work or could work again at the time `now`.
+#[diesel::dsl::auto_type(no_type_alias)]
+fn usable(now: i64) -> _ {
+    let unexpired = api_keys::expires_at
+        .is_null()
+        .or(api_keys::expires_at.gt(now));
+    api_keys::table
+        .filter(api_keys::deleted_at.is_null())
+        .filter(unexpired)
+}
+
+/// What came of an attempt to give up a secret.
+enum Outcome {
+    /// It is given up, or was before.
+    Done,
+    /// It is not registered.
+    Unknown,
+    /// So many keys depend on it, of which these are the first.
+    InUse(i64, Vec<KeyRow>),
+}
+
+fn drop_where_unused(
+    connection: &mut SqliteConnection,
+    id: &PepperId,
+    now: Timestamp,
+) -> QueryResult<Outcome> {
+    let (id, now) = (id.as_str(), now.unix_micros());
+    let pepper = peppers::table.find(id);
+    if !diesel::select(exists(pepper)).get_result(connection)? {
+        return Ok(Outcome::Unknown);
+    }
+    let dependent = usable(now).filter(api_keys::pepper_id.eq(id));
+    let first: Vec<KeyRow> = dependent
+        .order(api_keys::id)
+        .limit(DropPepperError::LISTED.into())
+        .select(KeyRow::as_select())
+        .load(connection)?;
+    if !first.is_empty() {
+        let count = dependent.count().get_result(connection)?;
+        return Ok(Outcome::InUse(count, first));
+    }
+    diesel::update(pepper.filter(peppers::dropped_at.is_null()))
+        .set(peppers::dropped_at.eq(now))
+        .execute(connection)?;
+    Ok(Outcome::Done)
 }
 
 #[async_trait]
 impl SecretRegistry for Secrets {
-    async fn registered(&self) -> Result<Option<PepperCheck>, StoreError> {
-        self.0.read(registered).await
+    async fn registered(&self) -> Result<Vec<StoredPepper>, StoreError> {
+        let registered = self.0.read(registered).await?;
+        registered.into_iter().map(rows::pepper).collect()
     }
 
-    async fn register(&self, check: &PepperCheck) -> Result<PepperCheck, StoreError> {
-        let value = check.expose_hex().to_owned();
+    async fn register(&self, pepper: &StoredPepper) -> Result<StoredPepper, StoreError> {
+        let pepper = pepper.clone();
         let answered = self.0.write(move |connection| {
             diesel::insert_into(peppers::table)
-                .values((peppers::id.eq(THE_SECRET), peppers::check_value.eq(value)))
+                .values(rows::pepper_row(&pepper))
                 .on_conflict_do_nothing()
                 .execute(connection)?;
-            registered(connection)
+            peppers::table
+                .find(pepper.id.as_str())
+                .select(PepperRow::as_select())
+                .get_result(connection)
         });
-        answered
+        rows::pepper(answered.await?.map_err(error::of_query)?)
+    }
+
+    async fn count_keys(&self, now: Timestamp) -> Result<Vec<PepperUse>, StoreError> {
+        let query = usable(now.unix_micros())
+            .group_by(api_keys::pepper_id)
+            .order(api_keys::pepper_id)
+            .select((api_keys::pepper_id, count_star()));
+        let counted = self
+            .0
+            .read(move |connection| query.load::<(String, i64)>(connection))
+            .await?;
+        let of_one = |(id, keys): (String, i64)| PepperUse {
+            id: PepperId::from_store(id),
+            // A count is never negative.
+            keys: keys.unsigned_abs(),
+        };
+        Ok(counted.into_iter().map(of_one).collect())
+    }
+
+    async fn drop_pepper(&self, id: &PepperId, now: Timestamp) -> Result<(), DropPepperError> {
+        let id = id.clone();
+        // It looks at every key.
+        let dropped = self
+            .0
+            .write_much(move |connection| drop_where_unused(connection, &id, now))
             .await?
-            .map_err(error::of_query)?
-            .ok_or_else(|| StoreError::internal("a secret that was registered is not there"))
+            .map_err(error::of_query)?;
+        match dropped {
+            Outcome::Done => Ok(()),
+            Outcome::Unknown => Err(DropPepperError::NotRegistered),
+            Outcome::InUse(count, first) => {
+                let first: Result<_, StoreError> = first.into_iter().map(rows::key).collect();
+                Err(DropPepperError::InUse {
+                    count: count.unsigned_abs(),
+                    first: first?,
+                })
+            }
+        }
+    }
+
+    /// Compares and swaps: a key that has got another hash since it was read keeps that.
+    async fn rehash(&self, keys: &[Rehash]) -> Result<u64, StoreError> {
+        if keys.is_empty() {
+            return Ok(0);
+        }
+        let keys = keys.to_vec();
+        let rehashed = self.0.write_much(move |connection| {
+            let dropped: Vec<String> = peppers::table
+                .filter(peppers::dropped_at.is_not_null())
+                .select(peppers::id)
+                .load(connection)?;
+            let dropped: BTreeSet<_> = dropped.into_iter().map(PepperId::from_store).collect();
+            let mut done = 0;
+            for Rehash {
+                key_id,
+                was,
+                becomes,
+            } in &keys
+            {
+                if dropped.contains(&becomes.pepper_id) {
+                    continue;
+                }
+                let unchanged = api_keys::table
+                    .find(Id::from(*key_id))
+                    .filter(api_keys::key_hash.eq(was.expose_hex()));
+                let updated = diesel::update(unchanged)
+                    .set((
+                        api_keys::key_hash.eq(becomes.hash.expose_hex()),
+                        api_keys::pepper_id.eq(becomes.pepper_id.as_str()),
+                    ))
+                    .execute(connection)?;
+                done += updated;
+            }
+            Ok(done)
+        });
+        let done: usize = rehashed.await?.map_err(error::of_query)?;
+        u64::try_from(done).map_err(StoreError::internal)
     }
 }

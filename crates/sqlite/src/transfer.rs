@@ -2,9 +2,10 @@
 
 use async_trait::async_trait;
 use diesel::{connection::SimpleConnection as _, prelude::*, sqlite::SqliteConnection};
-use leadr_auth_domain::{Account, AccountId, ApiKey, KeyId, PepperCheck};
+use leadr_auth_domain::{Account, AccountId, ApiKey, KeyId};
 use leadr_auth_ports::{
-    ImportConflict, ImportMode, ImportOutcome, Snapshot, StoreError, Totals, TransferStore,
+    ImportConflict, ImportMode, ImportOutcome, Snapshot, StoreError, StoredPepper, Totals,
+    TransferStore,
 };
 use uuid::Uuid;
 
@@ -49,11 +50,17 @@ fn import_account(
 }
 
 fn import_key(connection: &mut SqliteConnection, key: &ApiKey) -> Result<ImportOutcome, Stop> {
-    let stored = diesel::insert_into(schema::api_keys::table)
-        .values(rows::key_row(key))
-        .on_conflict_do_nothing()
-        .execute(connection)
-        .map_err(Stop::from);
+    let dropped = secrets::is_dropped(connection, &key.pepper_id)?;
+    let stored = if dropped {
+        // It may be there all the same, from before.
+        Ok(0)
+    } else {
+        diesel::insert_into(schema::api_keys::table)
+            .values(rows::key_row(key))
+            .on_conflict_do_nothing()
+            .execute(connection)
+            .map_err(Stop::from)
+    };
     match stored {
         Ok(0) | Err(Stop::Rule(Violation::Account)) => {}
         Ok(_) => return Ok(ImportOutcome::Stored),
@@ -71,6 +78,7 @@ fn import_key(connection: &mut SqliteConnection, key: &ApiKey) -> Result<ImportO
         .optional()?
     {
         Some(_) => Ok(ImportOutcome::Conflict(ImportConflict::PrefixTaken)),
+        None if dropped => Ok(ImportOutcome::Conflict(ImportConflict::PepperDropped)),
         None => Err(not_stored("key", key.id.as_uuid())),
     }
 }
@@ -186,8 +194,9 @@ fn after(id: Option<Id>) -> Vec<u8> {
 
 #[async_trait]
 impl Snapshot for Held {
-    async fn secret(&mut self) -> Result<Option<PepperCheck>, StoreError> {
-        self.read(secrets::registered).await
+    async fn secrets(&mut self) -> Result<Vec<StoredPepper>, StoreError> {
+        let registered = self.read(secrets::registered).await?;
+        registered.into_iter().map(rows::pepper).collect()
     }
 
     async fn totals(&mut self) -> Result<Totals, StoreError> {

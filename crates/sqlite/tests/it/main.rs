@@ -10,6 +10,7 @@ mod files;
 mod migrations;
 mod races;
 mod reading;
+mod secrets;
 mod support;
 
 mod contract {

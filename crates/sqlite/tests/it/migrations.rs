@@ -1,8 +1,11 @@
 //! Up, down, up; several that open a file at once; and rules that every table has to keep.
 
 use diesel::{connection::SimpleConnection as _, prelude::*};
-use leadr_auth_domain::Pepper;
-use leadr_auth_ports::{StoreError, contract::fixtures::SECRET};
+use leadr_auth_domain::{ApiKey, Pepper, PepperId, Scopes, Timestamp};
+use leadr_auth_ports::{
+    Rows, StoreError, StoredPepper,
+    contract::fixtures::{SECRET, account, at, fields, key},
+};
 use leadr_auth_sqlite::{
     IfMissing, Sqlite,
     migrate::{self, MigrateError},
@@ -81,6 +84,115 @@ async fn a_database_that_does_not_fit_needs_a_person() {
     migrate::run(&sqlite).await.unwrap();
 }
 
+/// A file as the program made it that knew the first migration only, with an account and these keys, and with its secret
+/// registered.
+fn made_before(scratch: &Scratch, keys: &[ApiKey]) {
+    drop(Sqlite::open(scratch.config(), IfMissing::Create).unwrap());
+    let mut raw = scratch.raw();
+    raw.batch_execute(include_str!(
+        "../../../../migrations/sqlite/20261122000001_create_accounts_and_keys/up.sql"
+    ))
+    .unwrap();
+    raw.batch_execute(
+        "CREATE TABLE __diesel_schema_migrations (
+             version VARCHAR(50) PRIMARY KEY NOT NULL,
+             run_on TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP
+         );
+         INSERT INTO __diesel_schema_migrations (version) VALUES ('20261122000001')",
+    )
+    .unwrap();
+    let owner = account(1);
+    let micros = Timestamp::unix_micros;
+    let optional =
+        |at: Option<Timestamp>| at.map_or("NULL".to_owned(), |at| micros(at).to_string());
+    raw.batch_execute(&format!(
+        "INSERT INTO accounts VALUES (x'{}', '{}', '{}', 'active', 0, {}, {}, NULL);
+         INSERT INTO peppers VALUES ('default', '{}')",
+        owner.id.as_uuid().simple(),
+        owner.name,
+        owner.slug,
+        micros(owner.created_at),
+        micros(owner.updated_at),
+        Pepper::new(SECRET).unwrap().check().expose_hex(),
+    ))
+    .unwrap();
+    for key in keys {
+        raw.batch_execute(&format!(
+            "INSERT INTO api_keys VALUES (x'{}', x'{}', '{}', '{}', '{}', '{}', {}, {}, {}, {}, {})",
+            key.id.as_uuid().simple(),
+            key.account_id.as_uuid().simple(),
+            key.name,
+            key.key_hash.expose_hex(),
+            key.key_prefix.as_str(),
+            key.status.as_str(),
+            optional(key.last_used_at),
+            optional(key.expires_at),
+            micros(key.created_at),
+            micros(key.updated_at),
+            optional(key.deleted_at),
+        ))
+        .unwrap();
+    }
+}
+
+/// Every key of before may do all that it could, under the secret that there was; and the way back keeps the keys.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_version_before_has_made_is_kept() {
+    let scratch = Scratch::new();
+    let owner = account(1);
+    let mut keys: Vec<_> = (1..=4).map(|n| key(n, &owner)).collect();
+    keys[1].revoke(at(20));
+    keys[1].record_usage(at(30));
+    keys[2].expires_at = Some(at(40));
+    keys[3].soft_delete(at(50));
+    made_before(&scratch, &keys);
+
+    let sqlite = Sqlite::open(scratch.config(), IfMissing::Fail).unwrap();
+    let added = ["20261125000001"];
+    assert_eq!(migrate::pending(&sqlite).await.unwrap(), added);
+    for _ in 0..2 {
+        assert_eq!(migrate::run(&sqlite).await.unwrap(), added);
+        let stores = sqlite.stores();
+        let kept = stores.accounts.get(owner.id, Rows::Live).await.unwrap();
+        assert_eq!(kept.as_ref(), Some(&owner));
+        for key in &keys {
+            let read = stores
+                .keys
+                .get(key.id, Rows::WithDeleted)
+                .await
+                .unwrap()
+                .unwrap();
+            assert_eq!(fields(&read), fields(key));
+            assert_eq!(read.scopes, Scopes::All);
+            assert_eq!(read.pepper_id.as_str(), "default");
+            let found = stores.lookup.find(&key.key_prefix).await.unwrap().unwrap();
+            assert_eq!(fields(&found.key), fields(key));
+        }
+        let registered = stores.secrets.registered().await.unwrap();
+        let registered: Vec<_> = registered
+            .iter()
+            .map(|pepper| {
+                (
+                    pepper.id.as_str(),
+                    pepper.check.expose_hex(),
+                    pepper.dropped_at,
+                )
+            })
+            .collect();
+        let check = Pepper::new(SECRET).unwrap().check();
+        assert_eq!(registered, [("default", check.expose_hex(), None)]);
+        let counts = stores.secrets.count_keys(at(39)).await.unwrap();
+        let counts: Vec<_> = counts
+            .iter()
+            .map(|count| (count.id.as_str(), count.keys))
+            .collect();
+        assert_eq!(counts, [("default", 3)]);
+        assert_eq!(sqlite.integrity().await.unwrap(), [""; 0]);
+        let reverted = migrate::revert_last(&sqlite).await.unwrap();
+        assert_eq!(reverted.as_deref(), Some("20261125000001"));
+    }
+}
+
 #[derive(QueryableByName)]
 struct Text {
     #[diesel(sql_type = diesel::sql_types::Text)]
@@ -112,7 +224,8 @@ async fn the_secret_has_the_id_that_it_has_elsewhere() {
     let scratch = Scratch::new();
     let secrets = scratch.open().await.stores().secrets;
     let secret = Pepper::new(SECRET).unwrap();
-    secrets.register(&secret.check()).await.unwrap();
+    let secret = StoredPepper::new(PepperId::default(), secret.check());
+    secrets.register(&secret).await.unwrap();
     assert_eq!(
         texts(&scratch, "SELECT id AS text FROM peppers"),
         ["default"]

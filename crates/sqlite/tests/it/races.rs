@@ -30,6 +30,10 @@ async fn a_change_of_a_key_starts_over_where_somebody_was_quicker() {
         "UPDATE api_keys SET updated_at = updated_at + 1",
         "UPDATE api_keys SET deleted_at = 1",
         "UPDATE api_keys SET deleted_at = NULL",
+        "UPDATE api_keys SET scopes = ''",
+        // As nobody here spells it: it has to be found again all the same.
+        "UPDATE api_keys SET scopes = 'docs:write  docs:read docs:write'",
+        "UPDATE api_keys SET scopes = NULL",
     ];
     for other in others {
         let mut seen = Vec::new();
@@ -39,7 +43,13 @@ async fn a_change_of_a_key_starts_over_where_somebody_was_quicker() {
                 if seen.is_empty() {
                     scratch.raw().batch_execute(other).unwrap();
                 }
-                seen.push((key.status, key.name.clone(), key.updated_at, key.deleted_at));
+                seen.push((
+                    key.status,
+                    key.name.clone(),
+                    key.scopes.clone(),
+                    key.updated_at,
+                    key.deleted_at,
+                ));
                 key.last_used_at = None;
                 Ok(key)
             })
@@ -50,6 +60,7 @@ async fn a_change_of_a_key_starts_over_where_somebody_was_quicker() {
         let now = (
             changed.status,
             changed.name.clone(),
+            changed.scopes.clone(),
             changed.updated_at,
             changed.deleted_at,
         );

@@ -3,9 +3,9 @@
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use diesel::connection::SimpleConnection as _;
-use leadr_auth_domain::Pepper;
+use leadr_auth_domain::{Pepper, PepperId};
 use leadr_auth_ports::{
-    CreateAccountError, ImportMode, StoreError, Totals,
+    CreateAccountError, ImportMode, StoreError, StoredPepper, Totals,
     contract::fixtures::{SECRET, account, key},
 };
 use leadr_auth_sqlite::{IfMissing, OpenError, OpenFault, Sqlite, SqliteConfig, migrate};
@@ -31,7 +31,7 @@ async fn totals(sqlite: &Sqlite) -> Result<Totals, StoreError> {
     stores.secrets.registered().await?;
     assert_eq!(migrate::pending(sqlite).await.unwrap(), [""; 0]);
     let mut snapshot = stores.transfer.snapshot().await?;
-    snapshot.secret().await?;
+    snapshot.secrets().await?;
     let (totals, accounts) = (
         snapshot.totals().await?,
         snapshot.accounts(None, 1000).await?,
@@ -56,7 +56,7 @@ async fn what_is_only_read_stays_as_it_is() {
         .await
         .stores()
         .secrets
-        .register(&check)
+        .register(&StoredPepper::new(PepperId::default(), check.clone()))
         .await
         .unwrap();
     for journal in ["WAL", "DELETE"] {
@@ -66,8 +66,12 @@ async fn what_is_only_read_stays_as_it_is() {
         let before = everything(&scratch);
         let sqlite = open(&scratch.path()).unwrap();
         assert_eq!(totals(&sqlite).await.unwrap(), FILLED);
-        let registered = sqlite.stores().secrets.registered().await.unwrap().unwrap();
-        assert_eq!(registered.expose_hex(), check.expose_hex());
+        let registered = sqlite.stores().secrets.registered().await.unwrap();
+        let registered: Vec<_> = registered
+            .iter()
+            .map(|pepper| pepper.check.expose_hex())
+            .collect();
+        assert_eq!(registered, [check.expose_hex()]);
         assert!(
             everything(&scratch) == before,
             "{journal}: while it is open"
