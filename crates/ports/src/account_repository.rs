@@ -3,29 +3,33 @@
 use std::fmt;
 
 use async_trait::async_trait;
-use leadr_auth_domain::{Account, AccountId, AccountRefusal, ApiKey, Slug};
+use leadr_auth_domain::{Account, AccountId, AccountRefusal, ApiKey, AuditDraft, Slug};
 
-use crate::{Rows, StoreError};
+use crate::{Audited, Rows, StoreError};
 
 /// A change to an account, run by the adapter on the account as it is; nothing is written if that has changed meanwhile. It
 /// may be called again where the adapter has to start over.
-pub type AccountChangeFn<'a> = dyn FnMut(Account) -> Result<Account, AccountRefusal> + Send + 'a;
+pub type AccountChangeFn<'a> =
+    dyn FnMut(Account) -> Result<Audited<Account>, AccountRefusal> + Send + 'a;
 
 /// Stores accounts.
 #[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
 pub trait AccountRepository: Send + Sync {
-    /// Stores a new account. Atomic: its name and slug are free among live accounts, and it is there; or nothing. Where
+    /// Stores a new account. Atomic: its name and slug are free among live accounts, and it is there, with its audit entry;
+    /// or nothing. Where
     /// both are taken, the name is what is said. An id that another account has, deleted or not, is
     /// [`StoreError::Internal`]: ids are random.
-    async fn create(&self, account: &Account) -> Result<(), CreateAccountError>;
+    async fn create(&self, account: &Account, entry: &AuditDraft)
+    -> Result<(), CreateAccountError>;
 
-    /// Stores an account together with its first key. Atomic: both or neither, under the conditions of
+    /// Stores an account together with its first key. Atomic: both and the audit entry, or nothing, under the conditions of
     /// [`AccountRepository::create`] and [`KeyRepository::create`](crate::KeyRepository::create).
     async fn create_with_key(
         &self,
         account: &Account,
         key: &ApiKey,
+        entry: &AuditDraft,
     ) -> Result<(), CreateOperatorError>;
 
     /// The account with this id, if there is one among `rows`.
@@ -35,7 +39,7 @@ pub trait AccountRepository: Send + Sync {
     async fn find_by_slug(&self, slug: &Slug) -> Result<Option<Account>, StoreError>;
 
     /// Replaces the account with this id, deleted or not, by what `change` makes of it. Atomic: no other change comes
-    /// between the read and the write; a refusal, or a name or slug that another live account has, leaves the account as
+    /// between the read and the write, and the audit entry is written with it; a refusal, or a name or slug that another live account has, leaves the account as
     /// it was. Written are all fields but `id` and `created_at`.
     async fn update<'a>(
         &self,

@@ -3,13 +3,13 @@
 use std::fmt;
 
 use async_trait::async_trait;
-use leadr_auth_domain::{AccountId, ApiKey, ApiKeyStatus, KeyId, KeyRefusal};
+use leadr_auth_domain::{AccountId, ApiKey, ApiKeyStatus, AuditDraft, KeyId, KeyRefusal};
 
-use crate::StoreError;
+use crate::{Audited, StoreError};
 
 /// A change to a key, run by the adapter on the key as it is; nothing is written if that has changed meanwhile. It may be
 /// called again where the adapter has to start over.
-pub type KeyChangeFn<'a> = dyn FnMut(ApiKey) -> Result<ApiKey, KeyRefusal> + Send + 'a;
+pub type KeyChangeFn<'a> = dyn FnMut(ApiKey) -> Result<Audited<ApiKey>, KeyRefusal> + Send + 'a;
 
 /// Which records a read takes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,14 +47,14 @@ impl KeyFilter {
 #[async_trait]
 pub trait KeyRepository: Send + Sync {
     /// Stores a new key. Atomic: the prefix is free (also of deleted keys), the account is live, the secret that the key is
-    /// hashed under was not dropped, and the key is there; or nothing. An id that another key has, deleted or not, is [`StoreError::Internal`]: ids are random.
-    async fn create(&self, key: &ApiKey) -> Result<(), CreateKeyError>;
+    /// hashed under was not dropped, and the key is there, with its audit entry; or nothing. An id that another key has, deleted or not, is [`StoreError::Internal`]: ids are random.
+    async fn create(&self, key: &ApiKey, entry: &AuditDraft) -> Result<(), CreateKeyError>;
 
     /// The key with this id, if there is one among `rows`.
     async fn get(&self, id: KeyId, rows: Rows) -> Result<Option<ApiKey>, StoreError>;
 
     /// Replaces the key with this id, deleted or not, by what `change` makes of it. Atomic: no other change comes
-    /// between the read and the write; a refusal leaves the key as it was.
+    /// between the read and the write, and the audit entry is written with it; a refusal leaves the key as it was.
     ///
     /// Written are `name`, `status`, `scopes`, `updated_at` and `deleted_at`; the other fields of the result are ignored, so that a
     /// change, the recording of a use and a new hash never undo one another.

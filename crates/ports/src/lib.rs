@@ -11,6 +11,9 @@
 //!   argument only.
 //! - **A refusal leaves everything as it was**, and so does an error, save that a store which went away during the write
 //!   may have done it ([`StoreError::Unavailable`] says "cannot tell").
+//! - **A change and what the audit trail says of it are one unit**: an [`AuditDraft`](leadr_auth_domain::AuditDraft) comes
+//!   with the change, and its adapter gives it its place in the chain inside the transaction. Where the entry cannot be
+//!   written, the change is not made.
 //! - **Time comes in as values.** No adapter reads a clock to fill in a field.
 //! - **A future that is dropped halfway** leaves either all of the unit or nothing.
 //!
@@ -20,6 +23,7 @@
 //! store provides it; write its cases into [`contract`] and see them fail; then implement it in every adapter.
 
 mod account_repository;
+mod audit_store;
 mod error;
 mod health;
 mod key_lookup;
@@ -37,6 +41,7 @@ use std::sync::Arc;
 pub use account_repository::{
     AccountChangeFn, AccountRepository, CreateAccountError, CreateOperatorError, UpdateAccountError,
 };
+pub use audit_store::{ActorFilter, AuditPlace, AuditQuery, AuditStore, Audited, Pruned};
 pub use error::{BoxError, StoreError};
 pub use health::{StoreHealth, StoreLoad};
 pub use key_lookup::KeyLookup;
@@ -53,6 +58,7 @@ pub use usage_store::{KeyUse, UsageStore};
 #[cfg(feature = "mock")]
 pub use {
     account_repository::MockAccountRepository,
+    audit_store::MockAuditStore,
     health::MockStoreHealth,
     key_lookup::MockKeyLookup,
     key_repository::MockKeyRepository,
@@ -75,6 +81,8 @@ pub struct Stores {
     pub usage: Arc<dyn UsageStore>,
     /// Which server secrets its keys are hashed under.
     pub secrets: Arc<dyn SecretRegistry>,
+    /// What is written down of every change.
+    pub audit: Arc<dyn AuditStore>,
     /// All of it, in and out.
     pub transfer: Arc<dyn TransferStore>,
     /// Whether it answers.

@@ -3,7 +3,9 @@
 use std::fmt;
 
 use async_trait::async_trait;
-use leadr_auth_domain::{ApiKey, HashedKey, KeyHash, KeyId, PepperCheck, PepperId, Timestamp};
+use leadr_auth_domain::{
+    ApiKey, AuditDraft, HashedKey, KeyHash, KeyId, PepperCheck, PepperId, SealedAuditKey, Timestamp,
+};
 
 use crate::StoreError;
 
@@ -14,16 +16,19 @@ pub struct StoredPepper {
     pub id: PepperId,
     /// By what it is recognised.
     pub check: PepperCheck,
+    /// The key of the audit trail, encrypted under it.
+    pub audit_key: Option<SealedAuditKey>,
     /// When it was given up; `None` while keys may be hashed under it.
     pub dropped_at: Option<Timestamp>,
 }
 
 impl StoredPepper {
     /// One under which keys may be hashed.
-    pub const fn new(id: PepperId, check: PepperCheck) -> Self {
+    pub const fn new(id: PepperId, check: PepperCheck, audit_key: SealedAuditKey) -> Self {
         Self {
             id,
             check,
+            audit_key: Some(audit_key),
             dropped_at: None,
         }
     }
@@ -57,22 +62,37 @@ pub trait SecretRegistry: Send + Sync {
     /// The secrets that are registered, dropped ones too, in the order of their ids.
     async fn registered(&self) -> Result<Vec<StoredPepper>, StoreError>;
 
-    /// Registers a secret where none has its id, and answers the one that has. Atomic: of several callers at once one is
-    /// first, and all are answered what that one brought. A dropped one stays dropped.
-    async fn register(&self, pepper: &StoredPepper) -> Result<StoredPepper, StoreError>;
+    /// Registers a secret where none has its id, or gives the one that has it, where it has the same check value, the audit
+    /// trail's key where it lacks that; writes the audit entry where either was done; and answers all secrets, as
+    /// [`registered`](SecretRegistry::registered) does. Atomic: of several callers at once one is first, and all are answered
+    /// what that one brought.
+    ///
+    /// With `founding` the audit trail's key is a new one: then nothing is done where any secret has one already, so that a
+    /// store never has two. Without, it has to be the store's.
+    async fn register(
+        &self,
+        pepper: &StoredPepper,
+        founding: bool,
+        entry: &AuditDraft,
+    ) -> Result<Vec<StoredPepper>, StoreError>;
 
     /// How many keys depend on each secret at the time `now`, in the order of the ids; a secret on which none does is left
     /// out. One consistent view.
     async fn count_keys(&self, now: Timestamp) -> Result<Vec<PepperUse>, StoreError>;
 
     /// Gives up a secret. Atomic: no key depends on it at the time `now`, and from then on none is stored that is hashed
-    /// under it; or nothing. One that was dropped before stays as it was.
-    async fn drop_pepper(&self, id: &PepperId, now: Timestamp) -> Result<(), DropPepperError>;
+    /// under it, with the audit entry; or nothing. One that was dropped before stays as it was, and there is no entry.
+    async fn drop_pepper(
+        &self,
+        id: &PepperId,
+        now: Timestamp,
+        entry: &AuditDraft,
+    ) -> Result<(), DropPepperError>;
 
     /// Gives each key its new hash, where it still has the one that it is known to have. `updated_at` stays. Atomic. Answers
     /// how many keys that were. Keys that do not exist are passed over; a key is named once. A new hash under a secret
-    /// that was dropped is not taken.
-    async fn rehash(&self, keys: &[Rehash]) -> Result<u64, StoreError>;
+    /// that was dropped is not taken. The audit entry is written where any key was given one.
+    async fn rehash(&self, keys: &[Rehash], entry: &AuditDraft) -> Result<u64, StoreError>;
 }
 
 /// Why a secret was not given up.

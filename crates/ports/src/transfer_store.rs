@@ -3,9 +3,11 @@
 use std::fmt;
 
 use async_trait::async_trait;
-use leadr_auth_domain::{Account, AccountId, ApiKey, KeyId};
+use leadr_auth_domain::{
+    Account, AccountId, ApiKey, AuditEntry, ChainHead, ChainId, Checkpoint, KeyId,
+};
 
-use crate::{StoreError, StoredPepper};
+use crate::{Audited, StoreError, StoredPepper};
 
 /// Gives all that a store holds, and takes what another one held.
 #[cfg_attr(feature = "mock", mockall::automock)]
@@ -15,11 +17,11 @@ pub trait TransferStore: Send + Sync {
     /// up by it.
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError>;
 
-    /// Takes accounts, deleted ones too, each as it is. Atomic: each is stored as `mode` says or, for the reason in its
+    /// Takes accounts, deleted ones too, each as it is. Atomic: each is stored as `mode` says, with its audit entry, or, for the reason in its
     /// place of the answer, is not. The answer has as many places as `accounts`. Within one call ids are different.
     async fn import_accounts(
         &self,
-        accounts: &[Account],
+        accounts: &[Audited<Account>],
         mode: ImportMode,
     ) -> Result<Vec<ImportOutcome>, StoreError>;
 
@@ -27,7 +29,7 @@ pub trait TransferStore: Send + Sync {
     /// [`import_accounts`](TransferStore::import_accounts).
     async fn import_keys(
         &self,
-        keys: &[ApiKey],
+        keys: &[Audited<ApiKey>],
         mode: ImportMode,
     ) -> Result<Vec<ImportOutcome>, StoreError>;
 }
@@ -51,6 +53,29 @@ pub trait Snapshot: Send {
 
     /// As [`accounts`](Snapshot::accounts), of keys.
     async fn keys(&mut self, after: Option<KeyId>, limit: u32) -> Result<Vec<ApiKey>, StoreError>;
+
+    /// The next entries of the audit trail in the order of their chains' UUIDs, then of their numbers: at most `limit` (at
+    /// least 1), after `after`. None are left where the answer is empty.
+    async fn audit_entries(
+        &mut self,
+        after: Option<(ChainId, u64)>,
+        limit: u32,
+    ) -> Result<Vec<AuditEntry>, StoreError>;
+
+    /// The next records of chains' ends, in the order of the chains' UUIDs; otherwise as
+    /// [`audit_entries`](Snapshot::audit_entries).
+    async fn audit_heads(
+        &mut self,
+        after: Option<ChainId>,
+        limit: u32,
+    ) -> Result<Vec<ChainHead>, StoreError>;
+
+    /// As [`audit_heads`](Snapshot::audit_heads), of what was pruned.
+    async fn audit_checkpoints(
+        &mut self,
+        after: Option<ChainId>,
+        limit: u32,
+    ) -> Result<Vec<Checkpoint>, StoreError>;
 }
 
 /// How many records there are, deleted ones included.

@@ -71,7 +71,7 @@ cases! { $
     /// What was stored is what is read, field by field, also at the ends of what a field can hold.
     async fn a_stored_key_reads_back_unchanged(stores) {
         let owner = account(1);
-        stores.accounts.create(&owner).await.unwrap();
+        stores.accounts.create(&owner, &entry()).await.unwrap();
         let mut longest = key(1, &owner);
         longest.name = KeyName::parse(&"🔑".repeat(KeyName::MAX_CHARS)).unwrap();
         longest.expires_at = Some(Timestamp::parse("9999-12-31T23:59:59.999999Z").unwrap());
@@ -84,7 +84,7 @@ cases! { $
         shortest.scopes = scopes([]);
         shortest.expires_at = Some(Timestamp::parse("0001-01-01T00:00:00Z").unwrap());
         for stored in [longest, shortest] {
-            stores.keys.create(&stored).await.unwrap();
+            stores.keys.create(&stored, &entry()).await.unwrap();
             let read = stores.keys.get(stored.id, Rows::Live).await.unwrap().unwrap();
             assert_eq!(fields(&read), fields(&stored));
         }
@@ -97,7 +97,7 @@ cases! { $
         stored.slug = Slug::parse(&"a".repeat(Slug::MAX_CHARS)).unwrap();
         stored.status = AccountStatus::Suspended;
         stored.updated_at = at(654_321);
-        stores.accounts.create(&stored).await.unwrap();
+        stores.accounts.create(&stored, &entry()).await.unwrap();
         assert_eq!(stores.accounts.get(stored.id, Rows::Live).await.unwrap(), Some(stored));
     }
 
@@ -111,11 +111,11 @@ cases! { $
         assert!(stores.keys.list(KeyFilter::of(nobody.id)).await.unwrap().is_empty());
         assert_eq!(stores.keys.count_active(nobody.id).await.unwrap(), 0);
         assert!(matches!(
-            stores.keys.update(nothing.id, &mut Ok).await,
+            stores.keys.update(nothing.id, &mut |record| Ok(noted(record))).await,
             Err(UpdateKeyError::NotFound)
         ));
         assert!(matches!(
-            stores.accounts.update(nobody.id, &mut Ok).await,
+            stores.accounts.update(nobody.id, &mut |record| Ok(noted(record))).await,
             Err(UpdateAccountError::NotFound)
         ));
     }
@@ -125,13 +125,13 @@ cases! { $
         let mut owner = account(1);
         let orphan = key(1, &owner);
         assert!(matches!(
-            stores.keys.create(&orphan).await,
+            stores.keys.create(&orphan, &entry()).await,
             Err(CreateKeyError::AccountNotFound)
         ));
         owner.soft_delete(at(2));
-        stores.accounts.create(&owner).await.unwrap();
+        stores.accounts.create(&owner, &entry()).await.unwrap();
         assert!(matches!(
-            stores.keys.create(&orphan).await,
+            stores.keys.create(&orphan, &entry()).await,
             Err(CreateKeyError::AccountNotFound)
         ));
         assert!(stores.keys.get(orphan.id, Rows::WithDeleted).await.unwrap().is_none());
@@ -141,43 +141,43 @@ cases! { $
     async fn a_suspended_account_can_be_given_keys(stores) {
         let mut owner = account(1);
         owner.suspend(at(2));
-        stores.accounts.create(&owner).await.unwrap();
-        stores.keys.create(&key(1, &owner)).await.unwrap();
+        stores.accounts.create(&owner, &entry()).await.unwrap();
+        stores.keys.create(&key(1, &owner), &entry()).await.unwrap();
     }
 
     /// Prefixes are unique among all keys, deleted ones and other accounts' included.
     async fn a_prefix_is_given_once(stores) {
         let (owner, other) = (account(1), account(2));
-        stores.accounts.create(&owner).await.unwrap();
-        stores.accounts.create(&other).await.unwrap();
+        stores.accounts.create(&owner, &entry()).await.unwrap();
+        stores.accounts.create(&other, &entry()).await.unwrap();
         let first = key(1, &owner);
-        stores.keys.create(&first).await.unwrap();
+        stores.keys.create(&first, &entry()).await.unwrap();
         let mut second = key(2, &other);
         second.key_prefix = first.key_prefix.clone();
-        assert!(matches!(stores.keys.create(&second).await, Err(CreateKeyError::PrefixTaken)));
+        assert!(matches!(stores.keys.create(&second, &entry()).await, Err(CreateKeyError::PrefixTaken)));
         stores
             .keys
             .update(first.id, &mut |mut key| {
                 key.soft_delete(at(3));
-                Ok(key)
+                Ok(noted(key))
             })
             .await
             .unwrap();
-        assert!(matches!(stores.keys.create(&second).await, Err(CreateKeyError::PrefixTaken)));
+        assert!(matches!(stores.keys.create(&second, &entry()).await, Err(CreateKeyError::PrefixTaken)));
         assert!(stores.keys.get(second.id, Rows::WithDeleted).await.unwrap().is_none());
     }
 
     /// Of many that want one prefix, one gets it.
     async fn racing_for_a_prefix_has_one_winner(stores) {
         let owner = account(1);
-        stores.accounts.create(&owner).await.unwrap();
+        stores.accounts.create(&owner, &entry()).await.unwrap();
         let prefix = plain_key(99).prefix();
         let mut race = Vec::new();
         for n in 0..RACERS {
             let mut key = key(u8::try_from(n).unwrap(), &owner);
             key.key_prefix = prefix.clone();
             let keys = Arc::clone(&stores.keys);
-            race.push(tokio::spawn(async move { keys.create(&key).await }));
+            race.push(tokio::spawn(async move { keys.create(&key, &entry()).await }));
         }
         let mut winners = 0;
         for racer in race {
@@ -194,9 +194,9 @@ cases! { $
     /// Of many that each count on being first, one is.
     async fn racing_changes_of_a_key_have_one_winner(stores) {
         let owner = account(1);
-        stores.accounts.create(&owner).await.unwrap();
+        stores.accounts.create(&owner, &entry()).await.unwrap();
         let contested = key(1, &owner);
-        stores.keys.create(&contested).await.unwrap();
+        stores.keys.create(&contested, &entry()).await.unwrap();
         let mut race = Vec::new();
         for n in 0..RACERS {
             let keys = Arc::clone(&stores.keys);
@@ -207,7 +207,7 @@ cases! { $
                         return Err(KeyRefusal::Deleted);
                     }
                     key.revoke(at(100 + u32::try_from(n).unwrap()));
-                    Ok(key)
+                    Ok(noted(key))
                 })
                 .await
             }));
@@ -215,7 +215,7 @@ cases! { $
         let mut winner = None;
         for racer in race {
             match racer.await.unwrap() {
-                Ok(key) => assert!(winner.replace(key).is_none(), "two winners"),
+                Ok(noted(key)) => assert!(winner.replace(key).is_none(), "two winners"),
                 Err(UpdateKeyError::Refused(KeyRefusal::Deleted)) => {}
                 Err(other) => panic!("{other:?}"),
             }
@@ -227,9 +227,9 @@ cases! { $
     /// No change is lost where many change different fields of one record.
     async fn racing_changes_of_different_fields_all_stay(stores) {
         let owner = account(1);
-        stores.accounts.create(&owner).await.unwrap();
+        stores.accounts.create(&owner, &entry()).await.unwrap();
         let shared = key(1, &owner);
-        stores.keys.create(&shared).await.unwrap();
+        stores.keys.create(&shared, &entry()).await.unwrap();
         let mut race = Vec::new();
         for n in 0..RACERS {
             let keys = Arc::clone(&stores.keys);
@@ -239,7 +239,7 @@ cases! { $
                 keys.update(id, &mut |mut key| {
                     let name = format!("{}{mark}", key.name);
                     key.rename(KeyName::parse(&name).unwrap(), at(500));
-                    Ok(key)
+                    Ok(noted(key))
                 })
                 .await
             }));
@@ -254,9 +254,9 @@ cases! { $
     /// A refusal rolls back: the record is what it was.
     async fn a_refused_change_leaves_the_key(stores) {
         let owner = account(1);
-        stores.accounts.create(&owner).await.unwrap();
+        stores.accounts.create(&owner, &entry()).await.unwrap();
         let kept = key(1, &owner);
-        stores.keys.create(&kept).await.unwrap();
+        stores.keys.create(&kept, &entry()).await.unwrap();
         let refused = stores
             .keys
             .update(kept.id, &mut |mut key| {
@@ -272,11 +272,11 @@ cases! { $
     /// An update answers with what is stored, and writes the documented fields only.
     async fn an_update_writes_what_it_says(stores) {
         let (owner, other) = (account(1), account(2));
-        stores.accounts.create(&owner).await.unwrap();
-        stores.accounts.create(&other).await.unwrap();
+        stores.accounts.create(&owner, &entry()).await.unwrap();
+        stores.accounts.create(&other, &entry()).await.unwrap();
         let mut stored = key(1, &owner);
         stored.last_used_at = Some(at(7));
-        stores.keys.create(&stored).await.unwrap();
+        stores.keys.create(&stored, &entry()).await.unwrap();
         let answered = stores
             .keys
             .update(stored.id, &mut |mut key| {
@@ -289,7 +289,7 @@ cases! { $
                 key.key_hash = KeyHash::from_store("0".repeat(64));
                 key.pepper_id = PepperId::parse("other").unwrap();
                 key.set_scopes(scopes(["docs:read".to_owned()]), at(9));
-                Ok(key)
+                Ok(noted(key))
             })
             .await
             .unwrap();
@@ -306,14 +306,14 @@ cases! { $
     /// Deleted keys are seen by those who ask for them, and by `update`.
     async fn deleted_keys_are_hidden_and_can_be_restored(stores) {
         let owner = account(1);
-        stores.accounts.create(&owner).await.unwrap();
+        stores.accounts.create(&owner, &entry()).await.unwrap();
         let kept = key(1, &owner);
-        stores.keys.create(&kept).await.unwrap();
+        stores.keys.create(&kept, &entry()).await.unwrap();
         stores
             .keys
             .update(kept.id, &mut |mut key| {
                 key.soft_delete(at(9));
-                Ok(key)
+                Ok(noted(key))
             })
             .await
             .unwrap();
@@ -326,7 +326,7 @@ cases! { $
             .keys
             .update(kept.id, &mut |mut key| {
                 key.restore(at(10));
-                Ok(key)
+                Ok(noted(key))
             })
             .await
             .unwrap();
@@ -336,17 +336,17 @@ cases! { $
     /// Newest first, then by id; other accounts' keys never.
     async fn lists_are_ordered_and_stay_inside_the_account(stores) {
         let (owner, other) = (account(1), account(2));
-        stores.accounts.create(&owner).await.unwrap();
-        stores.accounts.create(&other).await.unwrap();
+        stores.accounts.create(&owner, &entry()).await.unwrap();
+        stores.accounts.create(&other, &entry()).await.unwrap();
         // Stored in an order that is neither that of time nor that of ids.
         for n in [5, 2, 9, 7, 1] {
             let mut key = key(n, &owner);
             if n > 5 {
                 key.created_at = at(5);
             }
-            stores.keys.create(&key).await.unwrap();
+            stores.keys.create(&key, &entry()).await.unwrap();
         }
-        stores.keys.create(&key(50, &other)).await.unwrap();
+        stores.keys.create(&key(50, &other), &entry()).await.unwrap();
         let listed = stores.keys.list(KeyFilter::of(owner.id)).await.unwrap();
         let order: Vec<_> = listed.iter().map(|key| key.id).collect();
         let expected: Vec<_> = [9, 7, 5, 2, 1].map(|n| key(n, &owner).id).to_vec();
@@ -356,16 +356,16 @@ cases! { $
     /// The filters, and the count of active keys.
     async fn filters_by_status_and_activity(stores) {
         let owner = account(1);
-        stores.accounts.create(&owner).await.unwrap();
+        stores.accounts.create(&owner, &entry()).await.unwrap();
         for n in 1..=3 {
-            stores.keys.create(&key(n, &owner)).await.unwrap();
+            stores.keys.create(&key(n, &owner), &entry()).await.unwrap();
         }
         let mut revoked = key(4, &owner);
         revoked.revoke(at(4));
-        stores.keys.create(&revoked).await.unwrap();
+        stores.keys.create(&revoked, &entry()).await.unwrap();
         let mut expired = key(5, &owner);
         expired.expires_at = Some(at(0));
-        stores.keys.create(&expired).await.unwrap();
+        stores.keys.create(&expired, &entry()).await.unwrap();
 
         let all = KeyFilter::of(owner.id);
         let active = KeyFilter { status: Some(ApiKeyStatus::Active), ..all };
@@ -388,18 +388,18 @@ cases! { $
     /// The hot path gets key and account, whatever their state.
     async fn lookup_finds_key_and_account_in_any_state(stores) {
         let owner = account(1);
-        stores.accounts.create(&owner).await.unwrap();
+        stores.accounts.create(&owner, &entry()).await.unwrap();
         let mut wanted = key(1, &owner);
         wanted.revoke(at(2));
         wanted.soft_delete(at(3));
-        stores.keys.create(&wanted).await.unwrap();
-        stores.keys.create(&key(2, &owner)).await.unwrap();
+        stores.keys.create(&wanted, &entry()).await.unwrap();
+        stores.keys.create(&key(2, &owner), &entry()).await.unwrap();
         stores
             .accounts
             .update(owner.id, &mut |mut account| {
                 account.suspend(at(4));
                 account.soft_delete(at(5));
-                Ok(account)
+                Ok(noted(account))
             })
             .await
             .unwrap();
@@ -412,16 +412,16 @@ cases! { $
     /// A lookup that starts after a change has been acknowledged sees it.
     async fn lookup_sees_an_acknowledged_revocation(stores) {
         let owner = account(1);
-        stores.accounts.create(&owner).await.unwrap();
+        stores.accounts.create(&owner, &entry()).await.unwrap();
         for n in 1..=20 {
             let key = key(n, &owner);
-            stores.keys.create(&key).await.unwrap();
+            stores.keys.create(&key, &entry()).await.unwrap();
             stores.lookup.find(&key.key_prefix).await.unwrap().unwrap();
             stores
                 .keys
                 .update(key.id, &mut |mut key| {
                     key.revoke(at(900));
-                    Ok(key)
+                    Ok(noted(key))
                 })
                 .await
                 .unwrap();
@@ -433,10 +433,10 @@ cases! { $
     /// `last_used_at` moves forward only, unknown keys are passed over, and nothing else moves.
     async fn usage_moves_forward_only(stores) {
         let owner = account(1);
-        stores.accounts.create(&owner).await.unwrap();
+        stores.accounts.create(&owner, &entry()).await.unwrap();
         let (first, second) = (key(1, &owner), key(2, &owner));
-        stores.keys.create(&first).await.unwrap();
-        stores.keys.create(&second).await.unwrap();
+        stores.keys.create(&first, &entry()).await.unwrap();
+        stores.keys.create(&second, &entry()).await.unwrap();
         let uses = |list: &[(_, u32)]| -> Vec<KeyUse> {
             list.iter().map(|&(key_id, used)| KeyUse { key_id, used_at: at(used) }).collect()
         };
@@ -461,10 +461,10 @@ cases! { $
     /// Batches that name the same keys in different orders neither block each other for ever nor lose a use.
     async fn racing_usage_batches_keep_the_latest(stores) {
         let owner = account(1);
-        stores.accounts.create(&owner).await.unwrap();
+        stores.accounts.create(&owner, &entry()).await.unwrap();
         let keys: Vec<_> = (1..=20).map(|n| key(n, &owner)).collect();
         for key in &keys {
-            stores.keys.create(key).await.unwrap();
+            stores.keys.create(key, &entry()).await.unwrap();
         }
         let mut race = Vec::new();
         for n in 0..RACERS {
@@ -490,9 +490,9 @@ cases! { $
     /// A change that began before a use was recorded does not undo it.
     async fn a_change_and_a_use_do_not_undo_each_other(stores) {
         let owner = account(1);
-        stores.accounts.create(&owner).await.unwrap();
+        stores.accounts.create(&owner, &entry()).await.unwrap();
         let shared = key(1, &owner);
-        stores.keys.create(&shared).await.unwrap();
+        stores.keys.create(&shared, &entry()).await.unwrap();
         let mut race = Vec::new();
         for n in 0..u32::try_from(RACERS).unwrap() {
             let (keys, usage, id) =
@@ -503,7 +503,7 @@ cases! { $
             race.push(tokio::spawn(async move {
                 keys.update(id, &mut |mut key| {
                     key.rename(KeyName::parse(&format!("Name {n}")).unwrap(), at(300 + n));
-                    Ok(key)
+                    Ok(noted(key))
                 })
                 .await
                 .unwrap();
@@ -520,17 +520,17 @@ cases! { $
     /// Names and slugs are unique among live accounts; the name is named first.
     async fn names_and_slugs_are_unique_among_live_accounts(stores) {
         let taken = account(1);
-        stores.accounts.create(&taken).await.unwrap();
+        stores.accounts.create(&taken, &entry()).await.unwrap();
         let mut both = account(2);
         both.name = taken.name.clone();
         both.slug = taken.slug.clone();
         assert!(matches!(
-            stores.accounts.create(&both).await,
+            stores.accounts.create(&both, &entry()).await,
             Err(CreateAccountError::NameTaken)
         ));
         both.name = AccountName::parse("Another name").unwrap();
         assert!(matches!(
-            stores.accounts.create(&both).await,
+            stores.accounts.create(&both, &entry()).await,
             Err(CreateAccountError::SlugTaken)
         ));
         assert!(stores.accounts.get(both.id, Rows::WithDeleted).await.unwrap().is_none());
@@ -538,18 +538,18 @@ cases! { $
             .accounts
             .update(taken.id, &mut |mut account| {
                 account.soft_delete(at(9));
-                Ok(account)
+                Ok(noted(account))
             })
             .await
             .unwrap();
         both.name = taken.name.clone();
-        stores.accounts.create(&both).await.unwrap();
+        stores.accounts.create(&both, &entry()).await.unwrap();
         // And now the deleted one cannot come back.
         let restored = stores
             .accounts
             .update(taken.id, &mut |mut account| {
                 account.restore(at(10));
-                Ok(account)
+                Ok(noted(account))
             })
             .await;
         assert!(matches!(restored, Err(UpdateAccountError::NameTaken)));
@@ -559,14 +559,14 @@ cases! { $
     /// Also when an account is changed; and the refused change leaves everything.
     async fn an_account_cannot_be_changed_to_what_another_has(stores) {
         let (one, two) = (account(1), account(2));
-        stores.accounts.create(&one).await.unwrap();
-        stores.accounts.create(&two).await.unwrap();
+        stores.accounts.create(&one, &entry()).await.unwrap();
+        stores.accounts.create(&two, &entry()).await.unwrap();
         let renamed = stores
             .accounts
             .update(two.id, &mut |mut account| {
                 account.suspend(at(9));
                 account.name = one.name.clone();
-                Ok(account)
+                Ok(noted(account))
             })
             .await;
         assert!(matches!(renamed, Err(UpdateAccountError::NameTaken)));
@@ -574,7 +574,7 @@ cases! { $
             .accounts
             .update(two.id, &mut |mut account| {
                 account.slug = one.slug.clone();
-                Ok(account)
+                Ok(noted(account))
             })
             .await;
         assert!(matches!(moved, Err(UpdateAccountError::SlugTaken)));
@@ -588,7 +588,7 @@ cases! { $
             let mut account = account(u8::try_from(n).unwrap());
             account.name = AccountName::parse("Contested").unwrap();
             let accounts = Arc::clone(&stores.accounts);
-            race.push(tokio::spawn(async move { accounts.create(&account).await }));
+            race.push(tokio::spawn(async move { accounts.create(&account, &entry()).await }));
         }
         let mut winners = 0;
         for racer in race {
@@ -605,7 +605,7 @@ cases! { $
     /// Of many that each count on being first, one is.
     async fn racing_changes_of_an_account_have_one_winner(stores) {
         let contested = account(1);
-        stores.accounts.create(&contested).await.unwrap();
+        stores.accounts.create(&contested, &entry()).await.unwrap();
         let mut race = Vec::new();
         for _ in 0..RACERS {
             let (accounts, id) = (Arc::clone(&stores.accounts), contested.id);
@@ -616,7 +616,7 @@ cases! { $
                             return Err(AccountRefusal::Deleted);
                         }
                         account.suspend(at(100));
-                        Ok(account)
+                        Ok(noted(account))
                     })
                     .await
             }));
@@ -635,7 +635,7 @@ cases! { $
     /// A refusal rolls back, and an update writes every field that may change.
     async fn an_account_update_is_all_or_nothing(stores) {
         let kept = account(1);
-        stores.accounts.create(&kept).await.unwrap();
+        stores.accounts.create(&kept, &entry()).await.unwrap();
         let refused = stores
             .accounts
             .update(kept.id, &mut |mut account| {
@@ -666,11 +666,11 @@ cases! { $
     /// Live accounts, newest first.
     async fn accounts_are_listed_newest_first(stores) {
         for n in [2, 5, 1, 3] {
-            stores.accounts.create(&account(n)).await.unwrap();
+            stores.accounts.create(&account(n), &entry()).await.unwrap();
         }
         let mut deleted = account(4);
         deleted.soft_delete(at(9));
-        stores.accounts.create(&deleted).await.unwrap();
+        stores.accounts.create(&deleted, &entry()).await.unwrap();
         let listed = stores.accounts.list().await.unwrap();
         assert_eq!(listed, [5, 3, 2, 1].map(account).to_vec());
     }
@@ -680,7 +680,7 @@ cases! { $
         assert!(stores.accounts.is_empty().await.unwrap());
         let operator = account_of(1, AccountRole::Operator);
         let first = key(1, &operator);
-        stores.accounts.create_with_key(&operator, &first).await.unwrap();
+        stores.accounts.create_with_key(&operator, &first, &entry()).await.unwrap();
         assert!(!stores.accounts.is_empty().await.unwrap());
         let found = stores.lookup.find(&first.key_prefix).await.unwrap().unwrap();
         assert_eq!(found.account, operator);
@@ -691,7 +691,7 @@ cases! { $
         let mut clashing = key(2, &second);
         clashing.key_prefix = first.key_prefix.clone();
         assert!(matches!(
-            stores.accounts.create_with_key(&second, &clashing).await,
+            stores.accounts.create_with_key(&second, &clashing, &entry()).await,
             Err(CreateOperatorError::PrefixTaken)
         ));
         assert!(stores.accounts.get(second.id, Rows::WithDeleted).await.unwrap().is_none());
@@ -699,7 +699,7 @@ cases! { $
         third.slug = operator.slug.clone();
         let unowned = key(3, &third);
         assert!(matches!(
-            stores.accounts.create_with_key(&third, &unowned).await,
+            stores.accounts.create_with_key(&third, &unowned, &entry()).await,
             Err(CreateOperatorError::AccountTaken)
         ));
         assert!(stores.keys.get(unowned.id, Rows::WithDeleted).await.unwrap().is_none());
@@ -709,21 +709,21 @@ cases! { $
     async fn an_id_is_given_once(stores) {
         let (owner, mut gone) = (account(1), account(2));
         gone.soft_delete(at(3));
-        stores.accounts.create(&owner).await.unwrap();
-        stores.accounts.create(&gone).await.unwrap();
+        stores.accounts.create(&owner, &entry()).await.unwrap();
+        stores.accounts.create(&gone, &entry()).await.unwrap();
         let held = key(1, &owner);
-        stores.keys.create(&held).await.unwrap();
+        stores.keys.create(&held, &entry()).await.unwrap();
 
         for there in [&owner, &gone] {
             let mut account = account_of(9, AccountRole::Operator);
             account.id = there.id;
-            let created = stores.accounts.create(&account).await;
+            let created = stores.accounts.create(&account, &entry()).await;
             assert!(
                 matches!(&created, Err(CreateAccountError::Store(error)) if !error.is_retryable()),
                 "{created:?}"
             );
             let first = key(9, &account);
-            let created = stores.accounts.create_with_key(&account, &first).await;
+            let created = stores.accounts.create_with_key(&account, &first, &entry()).await;
             assert!(
                 matches!(&created, Err(CreateOperatorError::Store(error)) if !error.is_retryable()),
                 "{created:?}"
@@ -733,7 +733,7 @@ cases! { $
         let other = account_of(8, AccountRole::Operator);
         let mut first = key(8, &other);
         first.id = held.id;
-        let created = stores.accounts.create_with_key(&other, &first).await;
+        let created = stores.accounts.create_with_key(&other, &first, &entry()).await;
         assert!(
             matches!(&created, Err(CreateOperatorError::Store(error)) if !error.is_retryable()),
             "{created:?}"
@@ -742,7 +742,7 @@ cases! { $
         assert!(stores.lookup.find(&first.key_prefix).await.unwrap().is_none());
         let mut again = key(9, &owner);
         again.id = held.id;
-        let created = stores.keys.create(&again).await;
+        let created = stores.keys.create(&again, &entry()).await;
         assert!(
             matches!(&created, Err(CreateKeyError::Store(error)) if !error.is_retryable()),
             "{created:?}"
@@ -760,15 +760,15 @@ cases! { $
 
     /// A deleted account makes a store not empty, and is no operator.
     async fn deleted_accounts_count_for_emptiness_only(stores) {
-        stores.accounts.create(&account(1)).await.unwrap();
+        stores.accounts.create(&account(1), &entry()).await.unwrap();
         assert!(stores.accounts.find_operator().await.unwrap().is_none(), "a tenant is none");
         let mut gone = account_of(2, AccountRole::Operator);
         gone.soft_delete(at(3));
-        stores.accounts.create(&gone).await.unwrap();
+        stores.accounts.create(&gone, &entry()).await.unwrap();
         assert!(stores.accounts.find_operator().await.unwrap().is_none());
         assert!(!stores.accounts.is_empty().await.unwrap());
         for n in [8, 6, 7] {
-            stores.accounts.create(&account_of(n, AccountRole::Operator)).await.unwrap();
+            stores.accounts.create(&account_of(n, AccountRole::Operator), &entry()).await.unwrap();
         }
         let oldest = stores.accounts.find_operator().await.unwrap().unwrap();
         assert_eq!(oldest, account_of(6, AccountRole::Operator));
@@ -778,12 +778,12 @@ cases! { $
     async fn a_slug_finds_its_live_account(stores) {
         let mut gone = account(1);
         gone.soft_delete(at(3));
-        stores.accounts.create(&gone).await.unwrap();
+        stores.accounts.create(&gone, &entry()).await.unwrap();
         assert_eq!(stores.accounts.find_by_slug(&gone.slug).await.unwrap(), None);
         let mut heir = account(2);
         heir.slug = gone.slug.clone();
-        stores.accounts.create(&heir).await.unwrap();
-        stores.accounts.create(&account(3)).await.unwrap();
+        stores.accounts.create(&heir, &entry()).await.unwrap();
+        stores.accounts.create(&account(3), &entry()).await.unwrap();
         assert_eq!(stores.accounts.find_by_slug(&gone.slug).await.unwrap(), Some(heir));
     }
 
@@ -823,7 +823,7 @@ cases! { $
     /// What a key depends on is its row's secret, as long as the key could still work.
     async fn keys_are_counted_by_their_secret(stores) {
         let owner = account(1);
-        stores.accounts.create(&owner).await.unwrap();
+        stores.accounts.create(&owner, &entry()).await.unwrap();
         let ((_, old), (_, new)) = (pepper("old"), pepper("new"));
         let mut revoked = key_under(&old, 1, &owner);
         revoked.revoke(at(2));
@@ -832,7 +832,7 @@ cases! { $
         let mut expiring = key_under(&old, 3, &owner);
         expiring.expires_at = Some(at(50));
         for key in [revoked, deleted, expiring, key_under(&new, 4, &owner)] {
-            stores.keys.create(&key).await.unwrap();
+            stores.keys.create(&key, &entry()).await.unwrap();
         }
         for (now, old) in [(at(49), 2), (at(50), 1)] {
             let counts = stores.secrets.count_keys(now).await.unwrap();
@@ -844,10 +844,10 @@ cases! { $
     /// A secret that a key depends on is not dropped, and the keys are named; one that none does is.
     async fn a_secret_is_dropped_when_no_key_depends_on_it(stores) {
         let owner = account(1);
-        stores.accounts.create(&owner).await.unwrap();
+        stores.accounts.create(&owner, &entry()).await.unwrap();
         let ((stored, old), (_, new)) = (pepper("old"), pepper("new"));
         assert!(matches!(
-            stores.secrets.drop_pepper(&stored.id, at(9)).await,
+            stores.secrets.drop_pepper(&stored.id, at(9), &entry()).await,
             Err(DropPepperError::NotRegistered)
         ));
         stores.secrets.register(&stored).await.unwrap();
@@ -857,26 +857,26 @@ cases! { $
         deleted.soft_delete(at(3));
         let (held, other) = (key_under(&old, 3, &owner), key_under(&new, 4, &owner));
         for key in [&expired, &deleted, &held, &other] {
-            stores.keys.create(key).await.unwrap();
+            stores.keys.create(key, &entry()).await.unwrap();
         }
-        let Err(DropPepperError::InUse { count, first }) = stores.secrets.drop_pepper(&stored.id, at(9)).await else {
+        let Err(DropPepperError::InUse { count, first }) = stores.secrets.drop_pepper(&stored.id, at(9), &entry()).await else {
             panic!("a key depends on it");
         };
         assert_eq!((count, first.iter().map(fields).collect::<Vec<_>>()), (1, vec![fields(&held)]));
         assert_eq!(stores.secrets.registered().await.unwrap()[0].dropped_at, None);
-        stores.keys.update(held.id, &mut |mut key| { key.soft_delete(at(9)); Ok(key) }).await.unwrap();
+        stores.keys.update(held.id, &mut |mut key| { key.soft_delete(at(9)); Ok(noted(key)) }).await.unwrap();
         for now in [at(9), at(10)] {
-            stores.secrets.drop_pepper(&stored.id, now).await.unwrap();
+            stores.secrets.drop_pepper(&stored.id, now, &entry()).await.unwrap();
         }
         let registered = stores.secrets.register(&stored).await.unwrap();
         assert_eq!(registered.dropped_at, Some(at(9)), "the first time counts, and it stays dropped");
         // From now on nothing is stored under it.
         let late = key_under(&old, 5, &owner);
-        assert!(matches!(stores.keys.create(&late).await, Err(CreateKeyError::PepperDropped)));
+        assert!(matches!(stores.keys.create(&late, &entry()).await, Err(CreateKeyError::PepperDropped)));
         let second = account_of(2, AccountRole::Operator);
         let first_key = key_under(&old, 6, &second);
         assert!(matches!(
-            stores.accounts.create_with_key(&second, &first_key).await,
+            stores.accounts.create_with_key(&second, &first_key, &entry()).await,
             Err(CreateOperatorError::PepperDropped)
         ));
         let imported = stores.transfer.import_keys(std::slice::from_ref(&late), ImportMode::Commit).await.unwrap();
@@ -884,22 +884,22 @@ cases! { $
         assert!(stores.keys.get(late.id, Rows::WithDeleted).await.unwrap().is_none());
         assert!(stores.accounts.get(second.id, Rows::WithDeleted).await.unwrap().is_none());
         let back = Rehash { key_id: other.id, was: other.key_hash, becomes: old.hash(&plain_key(4)) };
-        assert_eq!(stores.secrets.rehash(&[back]).await.unwrap(), 0);
+        assert_eq!(stores.secrets.rehash(&[back], &entry()).await.unwrap(), 0);
     }
 
     /// Of keys that are issued under a secret while it is dropped, none is left that nobody can use.
     async fn racing_issue_and_drop_leave_no_orphan(stores) {
         let owner = account(1);
-        stores.accounts.create(&owner).await.unwrap();
+        stores.accounts.create(&owner, &entry()).await.unwrap();
         for round in 0..RACERS {
             let (stored, ring) = pepper(&format!("round-{round}"));
             stores.secrets.register(&stored).await.unwrap();
             let key = key_under(&ring, u8::try_from(round + 1).unwrap(), &owner);
             let issue = tokio::spawn({
                 let (keys, key) = (Arc::clone(&stores.keys), key.clone());
-                async move { keys.create(&key).await }
+                async move { keys.create(&key, &entry()).await }
             });
-            let dropped = stores.secrets.drop_pepper(&stored.id, at(99)).await;
+            let dropped = stores.secrets.drop_pepper(&stored.id, at(99), &entry()).await;
             let issued = issue.await.unwrap();
             assert_ne!(dropped.is_ok(), issued.is_ok(), "round {round}: {dropped:?} {issued:?}");
         }
@@ -908,11 +908,11 @@ cases! { $
     /// A key is given its new hash where it has the old one, and nothing else of it changes.
     async fn a_key_is_hashed_anew(stores) {
         let owner = account(1);
-        stores.accounts.create(&owner).await.unwrap();
+        stores.accounts.create(&owner, &entry()).await.unwrap();
         let ((_, old), (_, new)) = (pepper("old"), pepper("new"));
         let mut keys: Vec<_> = (1..=3).map(|n| key_under(&old, n, &owner)).collect();
         for key in &keys {
-            stores.keys.create(key).await.unwrap();
+            stores.keys.create(key, &entry()).await.unwrap();
         }
         let anew = |n: u8| {
             let key = &keys[usize::from(n) - 1];
@@ -923,9 +923,9 @@ cases! { $
         let mut nobody = anew(3);
         nobody.key_id = key(9, &owner).id;
         let batch = [anew(1), anew(2), elsewhere, nobody];
-        assert_eq!(stores.secrets.rehash(&batch).await.unwrap(), 2);
-        assert_eq!(stores.secrets.rehash(&batch).await.unwrap(), 0, "they have it already");
-        assert_eq!(stores.secrets.rehash(&[]).await.unwrap(), 0);
+        assert_eq!(stores.secrets.rehash(&batch, &entry()).await.unwrap(), 2);
+        assert_eq!(stores.secrets.rehash(&batch, &entry()).await.unwrap(), 0, "they have it already");
+        assert_eq!(stores.secrets.rehash(&[], &entry()).await.unwrap(), 0);
         for (n, key) in (1..).zip(&mut keys).take(2) {
             let HashedKey { pepper_id, hash } = new.hash(&plain_key(n));
             key.pepper_id = pepper_id;
@@ -954,7 +954,7 @@ cases! { $
         stores.secrets.register(&secret).await.unwrap();
         let (dropped, _) = pepper("a");
         stores.secrets.register(&dropped).await.unwrap();
-        stores.secrets.drop_pepper(&dropped.id, at(8)).await.unwrap();
+        stores.secrets.drop_pepper(&dropped.id, at(8), &entry()).await.unwrap();
 
         let mut snapshot = stores.transfer.snapshot().await.unwrap();
         let registered = snapshot.secrets().await.unwrap();
@@ -989,16 +989,16 @@ cases! { $
     /// What changes while a snapshot is held is not in it, and is not held up by it.
     async fn a_snapshot_stands_still(stores) {
         let owner = account(1);
-        stores.accounts.create(&owner).await.unwrap();
+        stores.accounts.create(&owner, &entry()).await.unwrap();
         for n in [2, 4] {
-            stores.keys.create(&key(n, &owner)).await.unwrap();
+            stores.keys.create(&key(n, &owner), &entry()).await.unwrap();
         }
         let mut snapshot = stores.transfer.snapshot().await.unwrap();
         assert_eq!(snapshot.totals().await.unwrap(), Totals { accounts: 1, keys: 2 });
-        stores.keys.create(&key(3, &owner)).await.unwrap();
+        stores.keys.create(&key(3, &owner), &entry()).await.unwrap();
         let id = key(4, &owner).id;
-        stores.keys.update(id, &mut |mut key| { key.soft_delete(at(9)); Ok(key) }).await.unwrap();
-        stores.accounts.create(&account(2)).await.unwrap();
+        stores.keys.update(id, &mut |mut key| { key.soft_delete(at(9)); Ok(noted(key)) }).await.unwrap();
+        stores.accounts.create(&account(2), &entry()).await.unwrap();
         let keys = snapshot.keys(None, 10).await.unwrap();
         let expected = [key(2, &owner), key(4, &owner)];
         assert_eq!(
@@ -1052,9 +1052,9 @@ cases! { $
     async fn an_import_names_what_does_not_fit(stores) {
         use ImportOutcome::{Conflict, Present, Stored};
         let there = account(1);
-        stores.accounts.create(&there).await.unwrap();
+        stores.accounts.create(&there, &entry()).await.unwrap();
         let held = key(1, &there);
-        stores.keys.create(&held).await.unwrap();
+        stores.keys.create(&held, &entry()).await.unwrap();
 
         let mut other_content = there.clone();
         other_content.suspend(at(9));

@@ -1,9 +1,11 @@
 //! Values to put into a store.
 
 use leadr_auth_domain::{
-    Account, AccountId, AccountName, AccountRole, ApiKey, KeyId, KeyName, Keyring, Pepper,
-    PlainKey, Slug, Timestamp, generate_api_key,
+    Account, AccountId, AccountName, AccountRole, ApiKey, AuditAction, AuditDraft, AuditKey,
+    ChainId, KeyId, KeyName, Keyring, Origin, Pepper, PlainKey, Slug, Timestamp, generate_api_key,
 };
+
+use crate::Audited;
 
 /// The secret under which [`key`] hashes.
 pub const SECRET: &str = "a secret for tests, of 32 bytes and more";
@@ -16,6 +18,37 @@ pub fn at(micros: u32) -> Timestamp {
         "2026-03-04T05:{minutes:02}:{seconds:02}.{rest:06}Z"
     ))
     .expect("a fixed day has this instant")
+}
+
+/// The key under which [`entry`] seals.
+pub fn audit_key() -> AuditKey {
+    AuditKey::new([9; AuditKey::BYTES])
+}
+
+/// An audit entry of the deployment's chain.
+pub fn entry() -> AuditDraft {
+    entry_in(ChainId::System)
+}
+
+/// An audit entry of a chain.
+pub fn entry_in(chain: ChainId) -> AuditDraft {
+    AuditDraft::new(
+        audit_key(),
+        chain,
+        at(1),
+        AuditAction::KeyCreated,
+        Origin::TOOL,
+    )
+}
+
+/// A record that changed, with an entry of the deployment's chain.
+pub fn noted<T>(record: T) -> Audited<T> {
+    Audited::new(record, entry())
+}
+
+/// Records, each with an entry of the deployment's chain.
+pub fn all_noted<T: Clone>(records: &[T]) -> Vec<Audited<T>> {
+    records.iter().cloned().map(noted).collect()
 }
 
 /// The `n`th tenant, made at [`at`]`(n)`.

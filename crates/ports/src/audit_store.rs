@@ -1,0 +1,136 @@
+//! The audit trail: writing, reading, pruning.
+
+use async_trait::async_trait;
+use leadr_auth_domain::{AuditAction, AuditDraft, AuditEntry, AuditKey, ChainId, KeyId, Timestamp};
+
+use crate::StoreError;
+
+/// A record, and what the audit trail is to say of its being stored: nothing where nothing changed. The two are stored
+/// together or not at all.
+#[derive(Clone, Debug)]
+pub struct Audited<T> {
+    /// What is stored.
+    pub record: T,
+    /// What the trail says of it.
+    pub entry: Option<AuditDraft>,
+}
+
+impl<T> Audited<T> {
+    /// A record that changed, and what there is to say of it.
+    pub const fn new(record: T, entry: AuditDraft) -> Self {
+        Self {
+            record,
+            entry: Some(entry),
+        }
+    }
+
+    /// A record of which there is nothing to say.
+    pub const fn unchanged(record: T) -> Self {
+        Self {
+            record,
+            entry: None,
+        }
+    }
+}
+
+/// Whose entries are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ActorFilter {
+    /// Those of the holder of this key.
+    Key(KeyId),
+    /// Those of the command line.
+    Tool,
+    /// Those of the server itself.
+    Server,
+}
+
+/// A place in a list of entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AuditPlace {
+    /// The entry's time.
+    pub at: Timestamp,
+    /// Its chain.
+    pub chain: ChainId,
+    /// Its number.
+    pub seq: u64,
+}
+
+impl AuditPlace {
+    /// Where an entry stands.
+    pub const fn of(entry: &AuditEntry) -> Self {
+        Self {
+            at: entry.at,
+            chain: entry.chain,
+            seq: entry.seq,
+        }
+    }
+}
+
+/// Which entries are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AuditQuery {
+    /// Of this chain; of all where it is `None`.
+    pub chain: Option<ChainId>,
+    /// About this key.
+    pub key_id: Option<KeyId>,
+    /// By this actor.
+    pub actor: Option<ActorFilter>,
+    /// Of this action.
+    pub action: Option<AuditAction>,
+    /// From this time on.
+    pub since: Option<Timestamp>,
+    /// Before this time.
+    pub until: Option<Timestamp>,
+    /// After this place, in the order of the list.
+    pub after: Option<AuditPlace>,
+    /// The most entries; at least 1.
+    pub limit: u32,
+}
+
+impl AuditQuery {
+    /// The newest `limit` entries of a chain, or of all.
+    pub const fn of(chain: Option<ChainId>, limit: u32) -> Self {
+        Self {
+            chain,
+            key_id: None,
+            actor: None,
+            action: None,
+            since: None,
+            until: None,
+            after: None,
+            limit,
+        }
+    }
+}
+
+/// What was pruned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Of how many chains the beginning was taken away.
+    pub chains: u64,
+    /// How many entries that were.
+    pub entries: u64,
+}
+
+/// Keeps the audit trail. What is written of a change is written by the method that makes the change, in the same unit.
+#[cfg_attr(feature = "mock", mockall::automock)]
+#[async_trait]
+pub trait AuditStore: Send + Sync {
+    /// Writes an entry of something that changed nothing. Atomic: the entry and its chain's end.
+    async fn append(&self, entry: &AuditDraft) -> Result<(), StoreError>;
+
+    /// The entries that pass the query, newest first: of one chain in the order of their numbers, of all in that of their
+    /// times, then of the chains, then of the numbers. One consistent view.
+    async fn list(&self, query: &AuditQuery) -> Result<Vec<AuditEntry>, StoreError>;
+
+    /// Takes away the entries of before `before`, of each chain the longest beginning in which there are only such, and
+    /// leaves a checkpoint of the time `now`, sealed under `key`, in their place (instead of an earlier one). Atomic, with
+    /// `entry`, which is written where anything was taken away. A process needs more rights for this than to serve.
+    async fn prune(
+        &self,
+        before: Timestamp,
+        key: &AuditKey,
+        now: Timestamp,
+        entry: &AuditDraft,
+    ) -> Result<Pruned, StoreError>;
+}
