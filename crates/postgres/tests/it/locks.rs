@@ -255,6 +255,17 @@ async fn a_drop_waits_for_keys_that_are_being_stored() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_stored_while_a_secret_is_dropped_waits_and_is_refused() {
     let database = with_owner().await;
+    // Connections made from here on would have a view that is older than the locks that they wait for.
+    database
+        .client()
+        .await
+        .batch_execute(
+            "DO $$ BEGIN
+                 EXECUTE format('ALTER DATABASE %I SET default_transaction_isolation = ''repeatable read''', current_database());
+             END $$",
+        )
+        .await
+        .unwrap();
     let stores = database.stores();
     let (old, new) = (secret("old"), secret("new"));
     for secret in [&old, &new] {
