@@ -1,7 +1,5 @@
 //! Accounts: their management.
 
-use std::convert::Infallible;
-
 use async_trait::async_trait;
 use diesel::{IntoSql as _, dsl::exists, prelude::*};
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl};
@@ -12,8 +10,8 @@ use leadr_auth_ports::{
 };
 
 use crate::{
-    error::{self, Stop},
-    keys,
+    error::{self, PepperDropped, Stop},
+    keys::{self, Inserted},
     pool::Pool,
     rows::{self, AccountRow},
     schema::accounts,
@@ -36,11 +34,12 @@ async fn insert_with_key(
     connection: &mut AsyncPgConnection,
     account: &Account,
     key: &ApiKey,
-) -> Result<(), Stop<Infallible>> {
+) -> Result<(), Stop<PepperDropped>> {
     insert(connection, account).await?;
     match keys::insert(connection, key).await? {
-        0 => Err(Stop::NotFound),
-        _ => Ok(()),
+        Inserted::Stored => Ok(()),
+        Inserted::AccountNotFound => Err(Stop::NotFound),
+        Inserted::PepperDropped => Err(Stop::Refused(PepperDropped)),
     }
 }
 

@@ -1,12 +1,13 @@
 //! What each failure of the database means to a caller.
 
+use std::fmt;
+
 use diesel::result::{DatabaseErrorKind, Error};
 use diesel_async::pooled_connection::deadpool::PoolError;
 use leadr_auth_ports::{
     CreateAccountError, CreateKeyError, CreateOperatorError, StoreError, UpdateAccountError,
     UpdateKeyError,
 };
-use uuid::Uuid;
 
 /// A rule of the schema that a caller can decide about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +65,7 @@ pub(crate) fn of_pool(error: PoolError) -> StoreError {
 }
 
 /// A row that holds what cannot be. Its content is not repeated, since it may be a hash.
-pub(crate) fn corrupt(table: &str, id: Uuid, column: &str) -> StoreError {
+pub(crate) fn corrupt(table: &str, id: &dyn fmt::Display, column: &str) -> StoreError {
     StoreError::internal(format!(
         "the row {id} of {table} has an unusable value in {column}"
     ))
@@ -94,6 +95,9 @@ impl<R> From<StoreError> for Stop<R> {
     }
 }
 
+/// The secret that a key is hashed under was given up.
+pub(crate) struct PepperDropped;
+
 pub(crate) fn of_create_key(error: Error) -> CreateKeyError {
     match violation(&error) {
         Some(Violation::Prefix) => CreateKeyError::PrefixTaken,
@@ -112,8 +116,8 @@ pub(crate) fn of_create_account(error: Error) -> CreateAccountError {
     }
 }
 
-impl From<Stop<std::convert::Infallible>> for CreateOperatorError {
-    fn from(stop: Stop<std::convert::Infallible>) -> Self {
+impl From<Stop<PepperDropped>> for CreateOperatorError {
+    fn from(stop: Stop<PepperDropped>) -> Self {
         match stop {
             Stop::Query(error) => match violation(&error) {
                 Some(Violation::Name | Violation::Slug) => Self::AccountTaken,
@@ -124,7 +128,7 @@ impl From<Stop<std::convert::Infallible>> for CreateOperatorError {
             Stop::NotFound => Self::Store(StoreError::internal(
                 "the first key is not one of the account that comes with it",
             )),
-            Stop::Refused(never) => match never {},
+            Stop::Refused(PepperDropped) => Self::PepperDropped,
         }
     }
 }

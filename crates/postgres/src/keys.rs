@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use diesel::{
     IntoSql as _,
+    dsl::{exists, not},
     prelude::*,
     sql_types::{Nullable, Timestamptz, Uuid as SqlUuid, Varchar},
 };
@@ -17,7 +18,7 @@ use crate::{
     error::{self, Stop},
     pool::Pool,
     rows::{self, AccountRow, KeyRow},
-    schema::{accounts, api_keys, sql_types},
+    schema::{accounts, api_keys, peppers, sql_types},
 };
 
 #[derive(Clone)]
@@ -57,16 +58,44 @@ pub(crate) fn list_query(filter: KeyFilter) -> ListQuery {
     query
 }
 
-/// Inserts a key where its account is live; answers how many rows that made.
+/// What came of inserting a key.
+pub(crate) enum Inserted {
+    /// It is there.
+    Stored,
+    /// Its account is not there, or not live.
+    AccountNotFound,
+    /// The secret that it is hashed under was given up.
+    PepperDropped,
+}
+
+/// The account with this id, if it is live.
+#[diesel::dsl::auto_type(no_type_alias)]
+fn live_account(id: uuid::Uuid) -> _ {
+    accounts::table
+        .filter(accounts::id.eq(id))
+        .filter(accounts::deleted_at.is_null())
+}
+
+/// The secret with this id, if it was given up.
+#[diesel::dsl::auto_type(no_type_alias)]
+fn dropped_pepper<'a>(id: &'a str) -> _ {
+    peppers::table
+        .filter(peppers::id.eq(id))
+        .filter(peppers::dropped_at.is_not_null())
+}
+
+/// Inserts a key where its account is live and its secret was not given up.
 ///
-/// One statement, so that issuing a key costs one round trip: the account is looked for by the insert itself.
+/// One statement, so that issuing a key costs one round trip: the account and the secret are looked for by the insert
+/// itself. Only where it found one of them missing is it asked which. Who gives a secret up holds inserts off meanwhile (see
+/// `secrets`), and what an insert looks at is how things are when it may go on.
 pub(crate) async fn insert(
     connection: &mut AsyncPgConnection,
     key: &ApiKey,
-) -> diesel::QueryResult<usize> {
-    let row = accounts::table
-        .filter(accounts::id.eq(key.account_id.as_uuid()))
-        .filter(accounts::deleted_at.is_null())
+) -> diesel::QueryResult<Inserted> {
+    let (owner, pepper) = (key.account_id.as_uuid(), key.pepper_id.as_str());
+    let row = live_account(owner)
+        .filter(not(exists(dropped_pepper(pepper))))
         .select((
             key.id.as_uuid().into_sql::<SqlUuid>(),
             accounts::id,
@@ -85,8 +114,10 @@ pub(crate) async fn insert(
             key.deleted_at
                 .map(rows::instant)
                 .into_sql::<Nullable<Timestamptz>>(),
+            key.scopes.to_store().into_sql::<Nullable<Varchar>>(),
+            pepper.into_sql::<Varchar>(),
         ));
-    diesel::insert_into(api_keys::table)
+    let inserted = diesel::insert_into(api_keys::table)
         .values(row)
         .into_columns((
             api_keys::id,
@@ -100,9 +131,20 @@ pub(crate) async fn insert(
             api_keys::created_at,
             api_keys::updated_at,
             api_keys::deleted_at,
+            api_keys::scopes,
+            api_keys::pepper_id,
         ))
         .execute(connection)
-        .await
+        .await?;
+    if inserted > 0 {
+        return Ok(Inserted::Stored);
+    }
+    let why = diesel::select((exists(live_account(owner)), exists(dropped_pepper(pepper))));
+    // A secret that was given up stays so. An account that is live may have come back meanwhile.
+    Ok(match why.get_result::<(bool, bool)>(connection).await? {
+        (true, true) => Inserted::PepperDropped,
+        (false, _) | (true, false) => Inserted::AccountNotFound,
+    })
 }
 
 /// Locks the key, changes it, writes it.
@@ -163,8 +205,9 @@ impl KeyRepository for Keys {
             .statement(async |connection| insert(connection, key).await)
             .await?;
         match inserted {
-            Ok(0) => Err(CreateKeyError::AccountNotFound),
-            Ok(_) => Ok(()),
+            Ok(Inserted::Stored) => Ok(()),
+            Ok(Inserted::AccountNotFound) => Err(CreateKeyError::AccountNotFound),
+            Ok(Inserted::PepperDropped) => Err(CreateKeyError::PepperDropped),
             Err(error) => Err(error::of_create_key(error)),
         }
     }

@@ -129,11 +129,15 @@ impl Setup {
             // server's to cut short, which it does with a reason.
             .tcp_user_timeout(statement + Duration::from_secs(1));
         let (statement, idle) = (statement.as_millis().max(2), idle.as_millis().max(2));
+        // A statement that waited for a lock has to see what was committed meanwhile, also where a database or a role has
+        // another isolation by default.
+        //
         // Half a statement's time for locks, so that the server's log tells a blocked statement from a slow one.
         let settings = format!(
             "SET statement_timeout = {statement}; \
              SET lock_timeout = {}; \
-             SET idle_in_transaction_session_timeout = {idle}",
+             SET idle_in_transaction_session_timeout = {idle}; \
+             SET default_transaction_isolation = 'read committed'",
             statement / 2
         );
         Self { target, settings }

@@ -14,15 +14,15 @@ use diesel::{
 };
 use leadr_auth_domain::{
     Account, AccountId, AccountName, AccountRole, AccountStatus, ApiKey, ApiKeyStatus, KeyHash,
-    KeyId, KeyName, KeyPrefix, Slug, Timestamp,
+    KeyId, KeyName, KeyPrefix, PepperCheck, PepperId, Scopes, Slug, Timestamp,
 };
-use leadr_auth_ports::StoreError;
+use leadr_auth_ports::{StoreError, StoredPepper};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
     error,
-    schema::{accounts, api_keys, sql_types},
+    schema::{accounts, api_keys, peppers, sql_types},
 };
 
 /// Microseconds from 1970, where Unix counts from, to 2000, where PostgreSQL does.
@@ -94,7 +94,7 @@ pub(crate) struct AccountRow {
 }
 
 /// A row of `api_keys`. It has no `Debug`, because it holds a hash.
-#[derive(Queryable, QueryableByName, Selectable, Insertable)]
+#[derive(Queryable, QueryableByName, Selectable)]
 #[diesel(table_name = api_keys, check_for_backend(Pg))]
 pub(crate) struct KeyRow {
     id: Uuid,
@@ -108,6 +108,17 @@ pub(crate) struct KeyRow {
     created_at: PgTimestamp,
     updated_at: PgTimestamp,
     deleted_at: Option<PgTimestamp>,
+    scopes: Option<String>,
+    pepper_id: String,
+}
+
+/// A row of `peppers`.
+#[derive(Queryable, QueryableByName, Selectable, Insertable)]
+#[diesel(table_name = peppers, check_for_backend(Pg))]
+pub(crate) struct PepperRow {
+    id: String,
+    check_value: String,
+    dropped_at: Option<PgTimestamp>,
 }
 
 /// What a change of an account writes. `None` is written as null.
@@ -130,6 +141,7 @@ pub(crate) struct KeyChanges {
     status: Label,
     updated_at: PgTimestamp,
     deleted_at: Option<PgTimestamp>,
+    scopes: Option<String>,
 }
 
 pub(crate) fn account_row(account: &Account) -> AccountRow {
@@ -145,19 +157,11 @@ pub(crate) fn account_row(account: &Account) -> AccountRow {
     }
 }
 
-pub(crate) fn key_row(key: &ApiKey) -> KeyRow {
-    KeyRow {
-        id: key.id.as_uuid(),
-        account_id: key.account_id.as_uuid(),
-        name: key.name.as_str().to_owned(),
-        key_hash: key.key_hash.expose_hex().to_owned(),
-        key_prefix: key.key_prefix.as_str().to_owned(),
-        status: key_label(key.status),
-        last_used_at: key.last_used_at.map(instant),
-        expires_at: key.expires_at.map(instant),
-        created_at: instant(key.created_at),
-        updated_at: instant(key.updated_at),
-        deleted_at: key.deleted_at.map(instant),
+pub(crate) fn pepper_row(pepper: &StoredPepper) -> PepperRow {
+    PepperRow {
+        id: pepper.id.as_str().to_owned(),
+        check_value: pepper.check.expose_hex().to_owned(),
+        dropped_at: pepper.dropped_at.map(instant),
     }
 }
 
@@ -179,13 +183,14 @@ pub(crate) fn key_changes(key: &ApiKey) -> KeyChanges {
         status: key_label(key.status),
         updated_at: instant(key.updated_at),
         deleted_at: key.deleted_at.map(instant),
+        scopes: key.scopes.to_store(),
     }
 }
 
 pub(crate) fn account(row: AccountRow) -> Result<Account, StoreError> {
-    let corrupt = |column| error::corrupt("accounts", row.id, column);
+    let corrupt = |column| error::corrupt("accounts", &row.id, column);
     let required =
-        |value, column| timestamp(value).ok_or_else(|| error::corrupt("accounts", row.id, column));
+        |value, column| timestamp(value).ok_or_else(|| error::corrupt("accounts", &row.id, column));
     Ok(Account {
         id: AccountId::new(row.id),
         name: AccountName::from_store(row.name),
@@ -210,7 +215,7 @@ pub(crate) fn account(row: AccountRow) -> Result<Account, StoreError> {
 }
 
 pub(crate) fn key(row: KeyRow) -> Result<ApiKey, StoreError> {
-    let corrupt = |column| error::corrupt("api_keys", row.id, column);
+    let corrupt = |column| error::corrupt("api_keys", &row.id, column);
     let required = |value, column| timestamp(value).ok_or_else(|| corrupt(column));
     let optional = |value: Option<_>, column| value.map(|at| required(at, column)).transpose();
     Ok(ApiKey {
@@ -229,7 +234,27 @@ pub(crate) fn key(row: KeyRow) -> Result<ApiKey, StoreError> {
         created_at: required(row.created_at, "created_at")?,
         updated_at: required(row.updated_at, "updated_at")?,
         deleted_at: optional(row.deleted_at, "deleted_at")?,
+        scopes: Scopes::from_store(row.scopes.as_deref()),
+        pepper_id: PepperId::from_store(row.pepper_id),
     })
+}
+
+pub(crate) fn pepper(row: PepperRow) -> Result<StoredPepper, StoreError> {
+    let dropped =
+        |at| timestamp(at).ok_or_else(|| error::corrupt("peppers", &row.id, "dropped_at"));
+    Ok(StoredPepper {
+        dropped_at: row.dropped_at.map(dropped).transpose()?,
+        id: PepperId::from_store(row.id),
+        check: PepperCheck::from_store(row.check_value),
+    })
+}
+
+/// In the order that the domain has for ids: the server's is that of its locale.
+pub(crate) fn peppers(rows: Vec<PepperRow>) -> Result<Vec<StoredPepper>, StoreError> {
+    let peppers = rows.into_iter().map(pepper);
+    let mut peppers = peppers.collect::<Result<Vec<_>, _>>()?;
+    peppers.sort_by(|one, other| one.id.cmp(&other.id));
+    Ok(peppers)
 }
 
 #[cfg(test)]

@@ -42,15 +42,18 @@ diesel::table! {
         created_at -> Timestamptz,
         updated_at -> Timestamptz,
         deleted_at -> Nullable<Timestamptz>,
+        scopes -> Nullable<Varchar>,
+        pepper_id -> Varchar,
     }
 }
 
 diesel::table! {
-    use diesel::sql_types::{Varchar};
+    use diesel::sql_types::{Nullable, Timestamptz, Varchar};
 
     peppers (id) {
         id -> Varchar,
         check_value -> Varchar,
+        dropped_at -> Nullable<Timestamptz>,
     }
 }
 

@@ -1,58 +1,218 @@
-//! Which server secret the stored keys are hashed under.
+//! Which server secrets the stored keys are hashed under.
 
 use async_trait::async_trait;
-use diesel::prelude::*;
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use leadr_auth_domain::PepperCheck;
-use leadr_auth_ports::{SecretRegistry, StoreError};
+use diesel::{
+    dsl::count_star,
+    pg::{Pg, data_types::PgTimestamp},
+    prelude::*,
+    query_builder::{QueryFragment, QueryId},
+    sql_types::{Array, Uuid as SqlUuid, Varchar},
+};
+use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl};
+use leadr_auth_domain::{ApiKey, PepperId, Timestamp};
+use leadr_auth_ports::{
+    DropPepperError, PepperUse, Rehash, SecretRegistry, StoreError, StoredPepper,
+};
 
-use crate::{error, pool::Pool, schema::peppers};
-
-/// The id of the one row that there is for now.
-const THE_SECRET: &str = "default";
+use crate::{
+    error::{self, Stop},
+    pool::Pool,
+    rows::{self, KeyRow, PepperRow},
+    schema::{api_keys, peppers},
+};
 
 #[derive(Clone)]
 pub(crate) struct Secrets(pub(crate) Pool);
 
-/// The registered value, if there is one.
-pub(crate) async fn registered(
+/// Is a key neither deleted nor expired? Then its secret is needed, or could be again.
+#[diesel::dsl::auto_type(no_type_alias)]
+fn usable(now: PgTimestamp) -> _ {
+    api_keys::deleted_at.is_null().and(
+        api_keys::expires_at
+            .is_null()
+            .or(api_keys::expires_at.gt(now)),
+    )
+}
+
+/// The keys that keep a secret from being given up.
+struct Dependent {
+    count: i64,
+    first: Vec<ApiKey>,
+}
+
+/// Holds off whoever writes keys, until the transaction ends; who reads them is not held up.
+///
+/// An insert or a new hash takes a weaker lock on the table for as long as its transaction lasts. So those who came before
+/// are waited for, and what they stored is seen by the next statement; and those who come after wait, and look at the
+/// secrets only when they may go on, since a statement's view is taken when it has its locks.
+const HOLD_OFF_WRITERS: &str = "LOCK TABLE api_keys IN SHARE ROW EXCLUSIVE MODE";
+
+/// Gives a secret up, where no key depends on it.
+async fn drop_unused(
     connection: &mut AsyncPgConnection,
-) -> diesel::QueryResult<Option<PepperCheck>> {
-    let found = peppers::table
-        .find(THE_SECRET)
-        .select(peppers::check_value)
-        .get_result(connection)
+    id: &PepperId,
+    now: PgTimestamp,
+) -> Result<(), Stop<Dependent>> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "Diesel has no words for locking a table"
+    )]
+    let lock = diesel::sql_query(HOLD_OFF_WRITERS);
+    lock.execute(connection).await?;
+    peppers::table
+        .find(id.as_str())
+        .select(peppers::id)
+        .get_result::<String>(connection)
         .await
-        .optional()?;
-    Ok(found.map(PepperCheck::from_store))
+        .optional()?
+        .ok_or(Stop::NotFound)?;
+    let dependent = api_keys::table
+        .filter(api_keys::pepper_id.eq(id.as_str()))
+        .filter(usable(now));
+    let count: i64 = dependent.count().get_result(connection).await?;
+    if count > 0 {
+        let first: Vec<KeyRow> = dependent
+            .order(api_keys::id)
+            .limit(i64::from(DropPepperError::LISTED))
+            .select(KeyRow::as_select())
+            .load(connection)
+            .await?;
+        let first = first.into_iter().map(rows::key);
+        return Err(Stop::Refused(Dependent {
+            count,
+            first: first.collect::<Result<_, _>>()?,
+        }));
+    }
+    let kept = peppers::table
+        .find(id.as_str())
+        .filter(peppers::dropped_at.is_null());
+    diesel::update(kept)
+        .set(peppers::dropped_at.eq(now))
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+fn of_drop(stop: Stop<Dependent>) -> DropPepperError {
+    match stop {
+        Stop::Query(error) => error::of_query(error).into(),
+        Stop::Store(error) => error.into(),
+        Stop::NotFound => DropPepperError::NotRegistered,
+        Stop::Refused(Dependent { count, first }) => match u64::try_from(count) {
+            Ok(count) => DropPepperError::InUse { count, first },
+            Err(error) => StoreError::internal(error).into(),
+        },
+    }
+}
+
+/// Rows are locked in the order of their ids before any is written, as where uses are recorded: the two never wait each for
+/// the other. A row that somebody gave another hash while this one waited is judged again as it is then, and left alone.
+const REHASH: &str = "\
+WITH locked AS (
+    SELECT api_keys.id, named.becomes, named.pepper_id
+    FROM unnest($1, $2, $3, $4) AS named (key_id, was, becomes, pepper_id)
+        JOIN api_keys ON api_keys.id = named.key_id
+    WHERE api_keys.key_hash = named.was
+        AND NOT EXISTS (
+            SELECT 1 FROM peppers WHERE peppers.id = named.pepper_id AND peppers.dropped_at IS NOT NULL
+        )
+    ORDER BY api_keys.id
+    FOR NO KEY UPDATE OF api_keys
+)
+UPDATE api_keys SET key_hash = locked.becomes, pepper_id = locked.pepper_id
+FROM locked
+WHERE api_keys.id = locked.id";
+
+pub(crate) fn rehash_query(keys: &[Rehash]) -> impl QueryFragment<Pg> + QueryId + Send + use<> {
+    let ids: Vec<_> = keys.iter().map(|key| key.key_id.as_uuid()).collect();
+    let texts = |text: fn(&Rehash) -> &str| -> Vec<String> {
+        keys.iter().map(|key| text(key).to_owned()).collect()
+    };
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "Diesel has no words for unnest, for an update from a subquery, or for locking in order"
+    )]
+    let query = diesel::sql_query(REHASH);
+    query
+        .bind::<Array<SqlUuid>, _>(ids)
+        .bind::<Array<Varchar>, _>(texts(|key| key.was.expose_hex()))
+        .bind::<Array<Varchar>, _>(texts(|key| key.becomes.hash.expose_hex()))
+        .bind::<Array<Varchar>, _>(texts(|key| key.becomes.pepper_id.as_str()))
 }
 
 #[async_trait]
 impl SecretRegistry for Secrets {
-    async fn registered(&self) -> Result<Option<PepperCheck>, StoreError> {
-        self.0
-            .statement(async |connection| registered(connection).await)
+    async fn registered(&self) -> Result<Vec<StoredPepper>, StoreError> {
+        let query = peppers::table.select(PepperRow::as_select());
+        let registered = self
+            .0
+            .statement(async |connection| query.load(connection).await)
             .await?
-            .map_err(error::of_query)
+            .map_err(error::of_query)?;
+        rows::peppers(registered)
     }
 
-    async fn register(&self, check: &PepperCheck) -> Result<PepperCheck, StoreError> {
+    async fn register(&self, pepper: &StoredPepper) -> Result<StoredPepper, StoreError> {
         // One statement: where a row is there, it is written as it is, which answers it, also to those who came at the same
         // time and had to wait for it. `DO NOTHING` would answer them nothing.
         let query = diesel::insert_into(peppers::table)
-            .values((
-                peppers::id.eq(THE_SECRET),
-                peppers::check_value.eq(check.expose_hex()),
-            ))
+            .values(rows::pepper_row(pepper))
             .on_conflict(peppers::id)
             .do_update()
             .set(peppers::check_value.eq(peppers::check_value))
-            .returning(peppers::check_value);
+            .returning(PepperRow::as_returning());
         let registered = self
             .0
-            .statement(async |connection| query.get_result::<String>(connection).await)
+            .statement(async |connection| query.get_result(connection).await)
             .await?
             .map_err(error::of_query)?;
-        Ok(PepperCheck::from_store(registered))
+        rows::pepper(registered)
+    }
+
+    async fn count_keys(&self, now: Timestamp) -> Result<Vec<PepperUse>, StoreError> {
+        let query = api_keys::table
+            .filter(usable(rows::instant(now)))
+            .group_by(api_keys::pepper_id)
+            .select((api_keys::pepper_id, count_star()));
+        let counted = self
+            .0
+            .statement(async |connection| query.load::<(String, i64)>(connection).await)
+            .await?
+            .map_err(error::of_query)?;
+        let uses = counted.into_iter().map(|(id, keys)| {
+            Ok(PepperUse {
+                id: PepperId::from_store(id),
+                keys: u64::try_from(keys).map_err(StoreError::internal)?,
+            })
+        });
+        let mut uses = uses.collect::<Result<Vec<_>, StoreError>>()?;
+        // The server's order is that of its locale.
+        uses.sort_by(|one, other| one.id.cmp(&other.id));
+        Ok(uses)
+    }
+
+    async fn drop_pepper(&self, id: &PepperId, now: Timestamp) -> Result<(), DropPepperError> {
+        let now = rows::instant(now);
+        self.0
+            .transaction(async |connection| {
+                connection
+                    .transaction(async |connection| drop_unused(connection, id, now).await)
+                    .await
+            })
+            .await?
+            .map_err(of_drop)
+    }
+
+    async fn rehash(&self, keys: &[Rehash]) -> Result<u64, StoreError> {
+        if keys.is_empty() {
+            return Ok(0);
+        }
+        let query = rehash_query(keys);
+        let done = self
+            .0
+            .statement(async |connection| query.execute(connection).await)
+            .await?
+            .map_err(error::of_query)?;
+        u64::try_from(done).map_err(StoreError::internal)
     }
 }

@@ -7,28 +7,28 @@ use std::{
 
 use async_trait::async_trait;
 use diesel::{
-    pg::Pg,
+    pg::{Pg, data_types::PgTimestamp},
     prelude::*,
-    sql_types::{BigInt, Text, Uuid as SqlUuid},
+    sql_types::{Array, BigInt, Nullable, Text, Timestamptz, Uuid as SqlUuid, Varchar},
 };
 use diesel_async::{
     AsyncConnection as _, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection as _,
 };
-use leadr_auth_domain::{Account, AccountId, ApiKey, KeyId, PepperCheck};
+use leadr_auth_domain::{Account, AccountId, ApiKey, KeyId, Timestamp};
 use leadr_auth_ports::{
-    ImportConflict, ImportMode, ImportOutcome, Snapshot, StoreError, Totals, TransferStore,
+    ImportConflict, ImportMode, ImportOutcome, Snapshot, StoreError, StoredPepper, Totals,
+    TransferStore,
 };
 use uuid::Uuid;
 
 use crate::{
     error,
     pool::Pool,
-    rows::{self, AccountRow, KeyRow},
-    schema::{accounts, api_keys},
-    secrets,
+    rows::{self, AccountRow, KeyRow, PepperRow},
+    schema::{accounts, api_keys, peppers, sql_types},
 };
 
-/// How many records go into one statement: it may have 65535 parameters, and a key has eleven.
+/// How many records go into one statement: it may have 65535 parameters, and an account has eight.
 const BATCH: usize = 1000;
 
 #[derive(Clone)]
@@ -157,6 +157,72 @@ async fn accounts_in_the_way(
         .collect::<Result<_, _>>()?)
 }
 
+/// Keys in the order in which they are named, without those whose secret was given up: looked for by the statement
+/// itself, for the reason that `keys::insert` has.
+const INSERT_KEYS: &str = "\
+INSERT INTO api_keys (
+    id, account_id, name, key_hash, key_prefix, status, last_used_at, expires_at, created_at, updated_at, deleted_at,
+    scopes, pepper_id
+)
+SELECT
+    id, account_id, name, key_hash, key_prefix, status, last_used_at, expires_at, created_at, updated_at, deleted_at,
+    scopes, pepper_id
+FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) WITH ORDINALITY AS named (
+    id, account_id, name, key_hash, key_prefix, status, last_used_at, expires_at, created_at, updated_at, deleted_at,
+    scopes, pepper_id, place
+)
+WHERE NOT EXISTS (
+    SELECT 1 FROM peppers WHERE peppers.id = named.pepper_id AND peppers.dropped_at IS NOT NULL
+)
+ORDER BY place
+ON CONFLICT DO NOTHING
+RETURNING id";
+
+/// The id of a row.
+#[derive(QueryableByName)]
+struct Id {
+    #[diesel(sql_type = SqlUuid)]
+    id: Uuid,
+}
+
+/// Inserts what can be inserted of these, and answers which those were.
+async fn insert_keys(
+    connection: &mut AsyncPgConnection,
+    keys: &[&ApiKey],
+) -> diesel::QueryResult<HashSet<Uuid>> {
+    fn column<'a, T>(keys: &[&'a ApiKey], value: impl Fn(&'a ApiKey) -> T) -> Vec<T> {
+        keys.iter().map(|key| value(key)).collect()
+    }
+    let instants = |value: fn(&ApiKey) -> Timestamp| -> Vec<PgTimestamp> {
+        column(keys, |key| rows::instant(value(key)))
+    };
+    let optional = |value: fn(&ApiKey) -> Option<Timestamp>| -> Vec<Option<PgTimestamp>> {
+        column(keys, |key| value(key).map(rows::instant))
+    };
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "Diesel has no words for unnest, and none for a condition on rows of values"
+    )]
+    let query = diesel::sql_query(INSERT_KEYS);
+    let stored: Vec<Id> = query
+        .bind::<Array<SqlUuid>, _>(column(keys, |key| key.id.as_uuid()))
+        .bind::<Array<SqlUuid>, _>(column(keys, |key| key.account_id.as_uuid()))
+        .bind::<Array<Varchar>, _>(column(keys, |key| key.name.as_str()))
+        .bind::<Array<Varchar>, _>(column(keys, |key| key.key_hash.expose_hex()))
+        .bind::<Array<Varchar>, _>(column(keys, |key| key.key_prefix.as_str()))
+        .bind::<Array<sql_types::ApiKeyStatus>, _>(column(keys, |key| rows::key_label(key.status)))
+        .bind::<Array<Nullable<Timestamptz>>, _>(optional(|key| key.last_used_at))
+        .bind::<Array<Nullable<Timestamptz>>, _>(optional(|key| key.expires_at))
+        .bind::<Array<Timestamptz>, _>(instants(|key| key.created_at))
+        .bind::<Array<Timestamptz>, _>(instants(|key| key.updated_at))
+        .bind::<Array<Nullable<Timestamptz>>, _>(optional(|key| key.deleted_at))
+        .bind::<Array<Nullable<Varchar>>, _>(column(keys, |key| key.scopes.to_store()))
+        .bind::<Array<Varchar>, _>(column(keys, |key| key.pepper_id.as_str()))
+        .load(connection)
+        .await?;
+    Ok(stored.into_iter().map(|Id { id }| id).collect())
+}
+
 /// As [`import_accounts`], but keys of accounts that are not there are left out before: a foreign key gives no way.
 async fn import_keys(
     connection: &mut AsyncPgConnection,
@@ -175,28 +241,23 @@ async fn import_keys(
         .await?
         .into_iter()
         .collect();
-    let rows: Vec<_> = batch
+    let owned: Vec<_> = batch
         .iter()
         .filter(|key| owners.contains(&key.account_id.as_uuid()))
-        .map(rows::key_row)
         .collect();
-    let stored: HashSet<Uuid> = diesel::insert_into(api_keys::table)
-        .values(rows)
-        .on_conflict_do_nothing()
-        .returning(api_keys::id)
-        .load(connection)
-        .await?
-        .into_iter()
-        .collect();
+    let stored = insert_keys(connection, &owned).await?;
     let left_out = || {
         batch
             .iter()
             .filter(|key| !stored.contains(&key.id.as_uuid()))
     };
-    let there = if left_out().next().is_none() {
-        Vec::new()
+    let (there, dropped) = if left_out().next().is_none() {
+        (Vec::new(), HashSet::new())
     } else {
-        keys_in_the_way(connection, left_out()).await?
+        (
+            keys_in_the_way(connection, left_out()).await?,
+            dropped_peppers(connection, left_out()).await?,
+        )
     };
     let by_id: HashMap<_, _> = there.iter().map(|there| (there.id, there)).collect();
     let prefixes: HashSet<_> = there.iter().map(|there| &there.key_prefix).collect();
@@ -214,6 +275,8 @@ async fn import_keys(
             ImportOutcome::Conflict(ImportConflict::AccountMissing)
         } else if prefixes.contains(&key.key_prefix) {
             ImportOutcome::Conflict(ImportConflict::PrefixTaken)
+        } else if dropped.contains(key.pepper_id.as_str()) {
+            ImportOutcome::Conflict(ImportConflict::PepperDropped)
         } else {
             return Err(moved_away().into());
         });
@@ -238,6 +301,21 @@ async fn keys_in_the_way(
         .load(connection)
         .await?;
     Ok(there.into_iter().map(rows::key).collect::<Result<_, _>>()?)
+}
+
+/// The ids of the secrets of these that were given up.
+async fn dropped_peppers(
+    connection: &mut AsyncPgConnection,
+    left_out: impl Iterator<Item = &ApiKey>,
+) -> diesel::QueryResult<HashSet<String>> {
+    let ids: HashSet<_> = left_out.map(|key| key.pepper_id.as_str()).collect();
+    let dropped: Vec<String> = peppers::table
+        .filter(peppers::id.eq_any(Vec::from_iter(ids)))
+        .filter(peppers::dropped_at.is_not_null())
+        .select(peppers::id)
+        .load(connection)
+        .await?;
+    Ok(dropped.into_iter().collect())
 }
 
 #[async_trait]
@@ -305,7 +383,8 @@ struct View {
     patience: Duration,
     accounts: Reading,
     keys: Reading,
-    has_peppers: bool,
+    /// A database of the reference has no such table.
+    peppers: Option<Reading>,
 }
 
 /// A column of a table that is there.
@@ -350,6 +429,14 @@ const KEY: &Wanted = &[
     ("created_at", "timestamptz", None),
     ("updated_at", "timestamptz", None),
     ("deleted_at", "timestamptz", Some("NULL")),
+    ("scopes", "varchar", Some("NULL")),
+    ("pepper_id", "varchar", Some("'default'")),
+];
+
+const PEPPER: &Wanted = &[
+    ("id", "varchar", None),
+    ("check_value", "varchar", None),
+    ("dropped_at", "timestamptz", Some("NULL")),
 ];
 
 /// How a table is read, with the columns that it has.
@@ -380,6 +467,20 @@ impl Reading {
         }
         let columns = columns.join(", ");
         Ok(Self { table, columns })
+    }
+
+    /// All rows, in no order.
+    async fn all<R>(&self, connection: &mut AsyncPgConnection) -> diesel::QueryResult<Vec<R>>
+    where
+        R: QueryableByName<Pg> + Send + 'static,
+    {
+        let Self { table, columns } = self;
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "which columns there are is known at run time only"
+        )]
+        let query = diesel::sql_query(format!("SELECT {columns} FROM {table}"));
+        query.load(connection).await
     }
 
     /// The next rows in the order of their ids.
@@ -425,10 +526,12 @@ impl View {
         )]
         let columns = diesel::sql_query(COLUMNS);
         let there: Vec<Column> = in_time(patience, columns.load(&mut connection)).await?;
+        let has_peppers = there.iter().any(|column| column.table_name == "peppers");
+        let peppers = has_peppers.then(|| Reading::of("peppers", PEPPER, &there));
         Ok(Self {
             accounts: Reading::of("accounts", ACCOUNT, &there)?,
             keys: Reading::of("api_keys", KEY, &there)?,
-            has_peppers: there.iter().any(|column| column.table_name == "peppers"),
+            peppers: peppers.transpose()?,
             connection,
             patience,
         })
@@ -448,11 +551,12 @@ async fn in_time<T>(
 
 #[async_trait]
 impl Snapshot for View {
-    async fn secret(&mut self) -> Result<Option<PepperCheck>, StoreError> {
-        if !self.has_peppers {
-            return Ok(None);
-        }
-        in_time(self.patience, secrets::registered(&mut self.connection)).await
+    async fn secrets(&mut self) -> Result<Vec<StoredPepper>, StoreError> {
+        let Some(peppers) = &self.peppers else {
+            return Ok(Vec::new());
+        };
+        let all = peppers.all::<PepperRow>(&mut self.connection);
+        rows::peppers(in_time(self.patience, all).await?)
     }
 
     async fn totals(&mut self) -> Result<Totals, StoreError> {

@@ -6,9 +6,9 @@ use diesel::{
     sql_types::Text,
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use leadr_auth_ports::{KeyFilter, KeyUse};
+use leadr_auth_ports::{KeyFilter, KeyUse, Rehash};
 
-use crate::{Postgres, keys, usage};
+use crate::{Postgres, keys, secrets, usage};
 
 /// `EXPLAIN`, and then a query just as the adapter sends it.
 #[derive(Clone, Copy)]
@@ -47,6 +47,11 @@ impl Postgres {
     /// The plan of recording uses.
     pub async fn explain_record(&self, uses: &[KeyUse]) -> String {
         self.explain(usage::record_query(uses)).await
+    }
+
+    /// The plan of hashing keys anew.
+    pub async fn explain_rehash(&self, keys: &[Rehash]) -> String {
+        self.explain(secrets::rehash_query(keys)).await
     }
 
     async fn explain<Q: QueryFragment<Pg> + Send>(&self, query: Q) -> String {

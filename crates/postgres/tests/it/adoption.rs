@@ -1,7 +1,7 @@
 //! A database that the reference implementation wrote goes on working, row for row.
 
 use leadr_auth_domain::{
-    AccountStatus, ApiKeyStatus, Pepper, PlainKey, Timestamp, Verdict, decide,
+    AccountStatus, ApiKeyStatus, Pepper, PepperId, PlainKey, Scopes, Timestamp, Verdict, decide,
 };
 use leadr_auth_ports::{
     CreateAccountError, KeyFilter, Rows, StoreError,
@@ -92,6 +92,9 @@ async fn a_key_of_the_reference_verifies_under_its_secret() {
     );
     let now = Timestamp::parse("2026-01-01T00:00:00Z").unwrap();
     assert_eq!(decide(&record, now), Verdict::Valid);
+    // It may do all that its account may, and is under the secret of before there were ids.
+    assert_eq!(record.key.scopes, Scopes::All);
+    assert_eq!(record.key.pepper_id, PepperId::default());
 }
 
 /// During a switch both write to the database.

@@ -3,9 +3,12 @@
 
 use std::time::Duration;
 
-use leadr_auth_domain::{AccountStatus, ApiKeyStatus};
+use leadr_auth_domain::{
+    AccountStatus, ApiKey, ApiKeyStatus, HashedKey, KeyHash, PepperCheck, PepperId,
+};
 use leadr_auth_ports::{
-    KeyFilter, KeyUse,
+    CreateKeyError, DropPepperError, ImportConflict, ImportMode, ImportOutcome, KeyFilter, KeyUse,
+    Rehash, Rows, StoredPepper, Stores,
     contract::fixtures::{account, at, key},
 };
 use leadr_auth_postgres::testing::TestDatabase;
@@ -25,6 +28,11 @@ async fn with_owner() -> TestDatabase {
 
 /// Until somebody waits for a lock, or it is clear that nobody will.
 pub(crate) async fn somebody_waits(client: &Client) {
+    so_many_wait(client, 1).await;
+}
+
+/// Until at least so many wait for locks, or it is clear that they will not.
+async fn so_many_wait(client: &Client, expected: i64) {
     for _ in 0..200 {
         let waiting: i64 = client
             .query_one(
@@ -35,12 +43,12 @@ pub(crate) async fn somebody_waits(client: &Client) {
             .await
             .unwrap()
             .get(0);
-        if waiting > 0 {
+        if waiting >= expected {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("nobody waits for the lock");
+    panic!("fewer than {expected} wait for locks");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -184,4 +192,208 @@ async fn a_use_that_had_to_wait_does_not_go_back_in_time() {
         .await
         .unwrap();
     assert_eq!(listed.first().unwrap().last_used_at, Some(at(200)));
+}
+
+/// A secret with a check value of no use.
+fn secret(id: &str) -> StoredPepper {
+    let check = PepperCheck::from_store("a check value".to_owned());
+    StoredPepper::new(PepperId::parse(id).unwrap(), check)
+}
+
+/// A key of the one account, under this secret.
+fn key_under(secret: &StoredPepper, n: u8) -> ApiKey {
+    let mut key = key(n, &account(1));
+    key.pepper_id = secret.id.clone();
+    key
+}
+
+/// Another hash for a key, under this secret.
+fn another_hash(key: &ApiKey, secret: &StoredPepper) -> Rehash {
+    Rehash {
+        key_id: key.id,
+        was: key.key_hash.clone(),
+        becomes: HashedKey {
+            pepper_id: secret.id.clone(),
+            hash: KeyHash::from_store("1".repeat(64)),
+        },
+    }
+}
+
+/// What of a key a new hash changes, and what it leaves.
+async fn hash_of(stores: &Stores, key: &ApiKey) -> (String, PepperId) {
+    let key = stores.keys.get(key.id, Rows::Live).await.unwrap().unwrap();
+    (key.key_hash.expose_hex().to_owned(), key.pepper_id)
+}
+
+/// A key that is being issued while its secret is to be dropped is waited for, and then is in the way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drop_waits_for_keys_that_are_being_stored() {
+    let database = with_owner().await;
+    let stores = database.stores();
+    let secret = secret("old");
+    stores.secrets.register(&secret).await.unwrap();
+    let (holder, watcher) = (database.client().await, database.client().await);
+    holder
+        .batch_execute(
+            "BEGIN; INSERT INTO api_keys (account_id, name, key_hash, key_prefix, pepper_id)
+             SELECT id, 'Key', 'no hash', 'ldr_new', 'old' FROM accounts",
+        )
+        .await
+        .unwrap();
+    let (secrets, id) = (stores.secrets.clone(), secret.id.clone());
+    let dropped = tokio::spawn(async move { secrets.drop_pepper(&id, at(9)).await });
+    somebody_waits(&watcher).await;
+    holder.batch_execute("COMMIT").await.unwrap();
+    assert!(matches!(
+        dropped.await.unwrap(),
+        Err(DropPepperError::InUse { count: 1, .. })
+    ));
+}
+
+/// Whoever stores something under a secret that is being dropped waits, and is refused. The drop is held up at its very
+/// end, when it has found that no key depends on the secret.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_stored_while_a_secret_is_dropped_waits_and_is_refused() {
+    let database = with_owner().await;
+    // Connections made from here on would have a view that is older than the locks that they wait for.
+    database
+        .client()
+        .await
+        .batch_execute(
+            "DO $$ BEGIN
+                 EXECUTE format('ALTER DATABASE %I SET default_transaction_isolation = ''repeatable read''', current_database());
+             END $$",
+        )
+        .await
+        .unwrap();
+    let stores = database.stores();
+    let (old, new) = (secret("old"), secret("new"));
+    for secret in [&old, &new] {
+        stores.secrets.register(secret).await.unwrap();
+    }
+    let other = key_under(&new, 3);
+    stores.keys.create(&other).await.unwrap();
+    let (holder, watcher) = (database.client().await, database.client().await);
+    holder
+        .batch_execute("BEGIN; SELECT FROM peppers FOR UPDATE")
+        .await
+        .unwrap();
+    let (secrets, id) = (stores.secrets.clone(), old.id.clone());
+    let dropped = tokio::spawn(async move { secrets.drop_pepper(&id, at(9)).await });
+    somebody_waits(&watcher).await;
+
+    let (keys, key) = (stores.keys.clone(), key_under(&old, 1));
+    let created = tokio::spawn(async move { keys.create(&key).await });
+    let (transfer, key) = (stores.transfer.clone(), key_under(&old, 2));
+    let imported = tokio::spawn(async move {
+        transfer
+            .import_keys(&[key], ImportMode::Commit)
+            .await
+            .unwrap()
+    });
+    let (secrets, rehash) = (stores.secrets.clone(), another_hash(&other, &old));
+    let rehashed = tokio::spawn(async move { secrets.rehash(&[rehash]).await.unwrap() });
+    so_many_wait(&watcher, 4).await;
+    // Verification and lists do not.
+    assert_eq!(
+        hash_of(&stores, &other).await,
+        (other.key_hash.expose_hex().to_owned(), new.id)
+    );
+
+    holder.batch_execute("COMMIT").await.unwrap();
+    dropped.await.unwrap().unwrap();
+    let created = created.await.unwrap();
+    assert!(
+        matches!(created, Err(CreateKeyError::PepperDropped)),
+        "{created:?}"
+    );
+    assert_eq!(
+        imported.await.unwrap(),
+        [ImportOutcome::Conflict(ImportConflict::PepperDropped)]
+    );
+    assert_eq!(rehashed.await.unwrap(), 0);
+    let uses = stores.secrets.count_keys(at(9)).await.unwrap();
+    let uses: Vec<_> = uses.iter().map(|used| used.id.as_str()).collect();
+    assert_eq!(uses, ["new"]);
+}
+
+/// A hash that somebody else gave a key meanwhile is not written over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_hash_that_had_to_wait_does_not_undo_another() {
+    let database = with_owner().await;
+    let stores = database.stores();
+    let one = key(1, &account(1));
+    stores.keys.create(&one).await.unwrap();
+    let (holder, watcher) = (database.client().await, database.client().await);
+    holder
+        .batch_execute("BEGIN; UPDATE api_keys SET key_hash = 'another', pepper_id = 'another'")
+        .await
+        .unwrap();
+    let (secrets, rehash) = (stores.secrets.clone(), another_hash(&one, &secret("new")));
+    let rehashed = tokio::spawn(async move { secrets.rehash(&[rehash]).await });
+    somebody_waits(&watcher).await;
+    holder.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(rehashed.await.unwrap().unwrap(), 0);
+    let another = PepperId::parse("another").unwrap();
+    assert_eq!(
+        hash_of(&stores, &one).await,
+        ("another".to_owned(), another)
+    );
+}
+
+/// A change and a use that came meanwhile are kept, and the new hash is written all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_hash_that_had_to_wait_keeps_what_else_was_changed() {
+    let database = with_owner().await;
+    let stores = database.stores();
+    let one = key(1, &account(1));
+    stores.keys.create(&one).await.unwrap();
+    let (holder, watcher) = (database.client().await, database.client().await);
+    holder
+        .batch_execute("BEGIN; UPDATE api_keys SET name = 'Renamed', scopes = 'docs:read'")
+        .await
+        .unwrap();
+    let new = secret("new");
+    let (secrets, rehash) = (stores.secrets.clone(), another_hash(&one, &new));
+    let rehashed = tokio::spawn(async move { secrets.rehash(&[rehash]).await });
+    somebody_waits(&watcher).await;
+    holder.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(rehashed.await.unwrap().unwrap(), 1);
+    assert_eq!(hash_of(&stores, &one).await, ("1".repeat(64), new.id));
+    let read = stores.keys.get(one.id, Rows::Live).await.unwrap();
+    let read = read.unwrap();
+    assert_eq!(read.name.as_str(), "Renamed");
+    assert_eq!(read.scopes.to_store().as_deref(), Some("docs:read"));
+    assert_eq!(read.updated_at, one.updated_at);
+}
+
+/// As where uses are recorded, so that the two never wait each for the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_are_hashed_anew_from_the_lowest_id_upwards() {
+    let database = with_owner().await;
+    let stores = database.stores();
+    let keys: Vec<_> = (1..=20).rev().map(|n| key(n, &account(1))).collect();
+    for key in &keys {
+        stores.keys.create(key).await.unwrap();
+    }
+    let lowest = keys.iter().map(|key| key.id).min().unwrap();
+    let (holder, watcher) = (database.client().await, database.client().await);
+    holder
+        .batch_execute(&format!(
+            "BEGIN; SELECT FROM api_keys WHERE id = '{lowest}' FOR UPDATE"
+        ))
+        .await
+        .unwrap();
+    let new = secret("new");
+    let named: Vec<_> = keys.iter().map(|key| another_hash(key, &new)).collect();
+    let secrets = stores.secrets.clone();
+    let rehashed = tokio::spawn(async move { secrets.rehash(&named).await });
+    somebody_waits(&watcher).await;
+    let free = watcher
+        .query("SELECT FROM api_keys FOR UPDATE SKIP LOCKED", &[])
+        .await
+        .unwrap();
+    assert_eq!(free.len(), keys.len() - 1);
+    holder.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(rehashed.await.unwrap().unwrap(), 20);
 }

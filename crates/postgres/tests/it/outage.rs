@@ -5,9 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use leadr_auth_domain::{KeyName, KeyPrefix, PepperCheck};
+use leadr_auth_domain::{HashedKey, KeyName, KeyPrefix, PepperCheck, PepperId};
 use leadr_auth_ports::{
-    ImportMode, KeyUse, Rows, StoreError, Stores, UpdateKeyError,
+    ImportMode, KeyUse, Rehash, Rows, StoreError, StoredPepper, Stores, UpdateKeyError,
     contract::fixtures::{account, at, key},
 };
 use leadr_auth_postgres::{
@@ -366,7 +366,23 @@ async fn every_operation_gives_its_connection_back() {
         .unwrap();
     stores.secrets.registered().await.unwrap();
     let check = PepperCheck::from_store("a check value".to_owned());
-    stores.secrets.register(&check).await.unwrap();
+    let pepper = StoredPepper::new(PepperId::default(), check);
+    stores.secrets.register(&pepper).await.unwrap();
+    stores.secrets.count_keys(at(9)).await.unwrap();
+    stores
+        .secrets
+        .drop_pepper(&pepper.id, at(9))
+        .await
+        .unwrap_err();
+    let rehash = Rehash {
+        key_id: first.id,
+        was: first.key_hash.clone(),
+        becomes: HashedKey {
+            pepper_id: pepper.id,
+            hash: first.key_hash.clone(),
+        },
+    };
+    stores.secrets.rehash(&[rehash]).await.unwrap();
     for mode in [ImportMode::DryRun, ImportMode::Commit] {
         let owners = [owner.clone(), account(6)];
         let keys = [first.clone(), key(6, &owner), key(7, &account(99))];

@@ -1,8 +1,8 @@
 //! How PostgreSQL runs the queries that have to stay quick when a store grows.
 
-use leadr_auth_domain::{ApiKeyStatus, KeyId};
+use leadr_auth_domain::{ApiKeyStatus, HashedKey, KeyHash, KeyId, PepperId};
 use leadr_auth_ports::{
-    KeyFilter, KeyUse,
+    KeyFilter, KeyUse, Rehash,
     contract::fixtures::{account, at},
 };
 use leadr_auth_postgres::testing::TestDatabase;
@@ -83,7 +83,23 @@ async fn queries_of_a_crowded_store_use_their_indexes() {
             used_at: at(1),
         })
         .collect();
-    let plan = postgres.explain_record(&uses).await;
-    assert!(plan.contains("Index Scan using api_keys_pkey"), "{plan}");
-    assert!(!plan.contains("Seq Scan on api_keys"), "{plan}");
+    let hash = KeyHash::from_store("0".repeat(64));
+    let rehashes: Vec<Rehash> = uses
+        .iter()
+        .map(|used| Rehash {
+            key_id: used.key_id,
+            was: hash.clone(),
+            becomes: HashedKey {
+                pepper_id: PepperId::default(),
+                hash: hash.clone(),
+            },
+        })
+        .collect();
+    for plan in [
+        postgres.explain_record(&uses).await,
+        postgres.explain_rehash(&rehashes).await,
+    ] {
+        assert!(plan.contains("Index Scan using api_keys_pkey"), "{plan}");
+        assert!(!plan.contains("Seq Scan on api_keys"), "{plan}");
+    }
 }

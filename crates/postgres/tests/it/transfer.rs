@@ -2,12 +2,17 @@
 
 use std::time::Duration;
 
-use leadr_auth_domain::{AccountRole, AccountStatus, ApiKeyStatus, Timestamp};
+use leadr_auth_domain::{
+    AccountRole, AccountStatus, ApiKeyStatus, PepperCheck, PepperId, Scopes, Timestamp,
+};
 use leadr_auth_ports::{
-    ImportConflict, ImportMode, ImportOutcome, Rows, Totals, TransferStore,
+    ImportConflict, ImportMode, ImportOutcome, Rows, StoredPepper, Totals, TransferStore,
     contract::fixtures::{account, at, fields, key},
 };
-use leadr_auth_postgres::testing::{TestDatabase, reference};
+use leadr_auth_postgres::{
+    migrate,
+    testing::{TestDatabase, reference},
+};
 use tokio_postgres::Client;
 use uuid::Uuid;
 
@@ -50,6 +55,42 @@ async fn everything(client: &Client) -> Vec<String> {
     lines
 }
 
+/// A secret with a check value of no use.
+fn pepper(id: &str) -> StoredPepper {
+    let check = PepperCheck::from_store("a check value".to_owned());
+    StoredPepper::new(PepperId::parse(id).unwrap(), check)
+}
+
+/// So can one of the version before this, whose keys knew of one secret and of no scopes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_of_the_version_before_can_be_exported_as_it_is() {
+    let database = TestDatabase::create().await;
+    let stores = database.stores();
+    let secret = pepper("default");
+    stores.secrets.register(&secret).await.unwrap();
+    stores.accounts.create(&account(1)).await.unwrap();
+    let held = key(1, &account(1));
+    stores.keys.create(&held).await.unwrap();
+    let reverted = migrate::revert_last(&database.config()).await.unwrap();
+    assert_eq!(reverted.as_deref(), Some("20261125000001"));
+    let client = database.client().await;
+    let before = everything(&client).await;
+
+    let mut snapshot = database.stores().transfer.snapshot().await.unwrap();
+    let secrets = snapshot.secrets().await.unwrap();
+    let read: Vec<_> = secrets
+        .iter()
+        .map(|pepper| (&pepper.id, pepper.check.expose_hex(), pepper.dropped_at))
+        .collect();
+    assert_eq!(read, [(&secret.id, "a check value", None)]);
+    let keys = snapshot.keys(None, 100).await.unwrap();
+    let read: Vec<_> = keys.iter().map(fields).collect();
+    assert_eq!(read, [fields(&held)]);
+    drop(snapshot);
+
+    assert_eq!(everything(&client).await, before);
+}
+
 /// What the reference wrote can be exported without being adopted, whichever of its versions wrote it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_of_the_reference_can_be_exported_as_it_is() {
@@ -85,7 +126,7 @@ async fn a_database_of_the_reference_can_be_exported_as_it_is() {
         let before = everything(&client).await;
 
         let mut snapshot = database.stores().transfer.snapshot().await.unwrap();
-        assert!(snapshot.secret().await.unwrap().is_none(), "{version}");
+        assert!(snapshot.secrets().await.unwrap().is_empty(), "{version}");
         let totals = Totals {
             accounts: 3,
             keys: 3,
@@ -124,6 +165,8 @@ async fn a_database_of_the_reference_can_be_exported_as_it_is() {
         );
         let used = Timestamp::parse("2025-02-01T00:00:00.000001Z").unwrap();
         assert_eq!(keys[0].last_used_at, Some(used), "{version}");
+        assert!(keys.iter().all(|key| key.pepper_id == PepperId::default()), "{version}");
+        assert!(keys.iter().all(|key| key.scopes == Scopes::All), "{version}");
         drop(snapshot);
 
         assert_eq!(everything(&client).await, before, "{version}");
@@ -151,15 +194,9 @@ async fn a_snapshot_is_taken_at_once() {
     let stores = database.stores();
     let mut snapshot = stores.transfer.snapshot().await.unwrap();
     stores.accounts.create(&account(1)).await.unwrap();
-    stores
-        .secrets
-        .register(&leadr_auth_domain::PepperCheck::from_store(
-            "late".to_owned(),
-        ))
-        .await
-        .unwrap();
+    stores.secrets.register(&pepper("late")).await.unwrap();
     assert_eq!(snapshot.totals().await.unwrap(), Totals::default());
-    assert!(snapshot.secret().await.unwrap().is_none());
+    assert!(snapshot.secrets().await.unwrap().is_empty());
 }
 
 /// How many connections of snapshots there are.
@@ -290,6 +327,38 @@ async fn a_call_of_several_statements_is_one_import() {
         }
     }
     assert_eq!(stores.keys.count_active(owner.id).await.unwrap(), 2000);
+}
+
+/// Of many keys those are left out whose secret was dropped, and the others are stored.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_of_a_dropped_secret_are_left_out() {
+    let database = TestDatabase::create().await;
+    let stores = database.stores();
+    let owner = account(1);
+    stores.accounts.create(&owner).await.unwrap();
+    for id in ["dropped", "kept"] {
+        stores.secrets.register(&pepper(id)).await.unwrap();
+    }
+    let dropped = pepper("dropped").id;
+    stores.secrets.drop_pepper(&dropped, at(1)).await.unwrap();
+    let mut keys: Vec<_> = (1..=4).map(|n| key(n, &owner)).collect();
+    let ids = ["dropped", "kept", "never registered", "dropped"];
+    for (key, id) in keys.iter_mut().zip(ids) {
+        key.pepper_id = PepperId::from_store(id.to_owned());
+    }
+    let refused = ImportOutcome::Conflict(ImportConflict::PepperDropped);
+    for mode in [ImportMode::DryRun, ImportMode::Commit] {
+        assert_eq!(
+            stores.transfer.import_keys(&keys, mode).await.unwrap(),
+            [
+                refused,
+                ImportOutcome::Stored,
+                ImportOutcome::Stored,
+                refused
+            ]
+        );
+    }
+    assert_eq!(stores.keys.count_active(owner.id).await.unwrap(), 2);
 }
 
 /// A deleted account takes no name, also where it is in the same call and there already.
