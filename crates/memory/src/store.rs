@@ -7,15 +7,16 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use async_trait::async_trait;
 use leadr_auth_domain::{
-    Account, AccountId, AccountRole, ApiKey, ApiKeyStatus, KeyId, KeyPrefix, KeyRecord, PepperId,
-    Slug, Timestamp,
+    Account, AccountId, AccountRole, Actor, ApiKey, ApiKeyStatus, AuditDraft, AuditEntry, AuditKey,
+    ChainHead, ChainId, Checkpoint, KeyId, KeyPrefix, KeyRecord, LastPlace, PepperId, Slug,
+    Timestamp,
 };
 use leadr_auth_ports::{
-    AccountChangeFn, AccountRepository, CreateAccountError, CreateKeyError, CreateOperatorError,
-    DropPepperError, ImportConflict, ImportMode, ImportOutcome, KeyChangeFn, KeyFilter, KeyLookup,
-    KeyRepository, KeyUse, PepperUse, Rehash, Rows, SecretRegistry, Snapshot, StoreError,
-    StoreHealth, StoreLoad, StoredPepper, Stores, Totals, TransferStore, UpdateAccountError,
-    UpdateKeyError, UsageStore,
+    AccountChangeFn, AccountRepository, ActorFilter, AuditQuery, AuditStore, Audited,
+    CreateAccountError, CreateKeyError, CreateOperatorError, DropPepperError, ImportConflict,
+    ImportMode, ImportOutcome, KeyChangeFn, KeyFilter, KeyLookup, KeyRepository, KeyUse, PepperUse,
+    Pruned, Rehash, Rows, SecretRegistry, Snapshot, StoreError, StoreHealth, StoreLoad,
+    StoredPepper, Stores, Totals, TransferStore, UpdateAccountError, UpdateKeyError, UsageStore,
 };
 
 /// A store in this process. Its clones share their contents.
@@ -36,6 +37,44 @@ struct State {
     keys_by_prefix: HashMap<KeyPrefix, KeyId>,
     keys_by_account: HashMap<AccountId, BTreeSet<Place>>,
     secrets: BTreeMap<PepperId, StoredPepper>,
+    trails: BTreeMap<ChainId, Trail>,
+}
+
+/// A chain of the audit trail.
+#[derive(Clone, Default)]
+struct Trail {
+    entries: Vec<AuditEntry>,
+    head: Option<ChainHead>,
+    checkpoint: Option<Checkpoint>,
+}
+
+impl Trail {
+    fn append(&mut self, draft: AuditDraft) {
+        let (entry, head) = match &self.head {
+            Some(head) if draft.can_follow(head) => draft.seal(head),
+            _ => draft.seal_after(self.last_place()),
+        };
+        self.entries.push(entry);
+        self.head = Some(head);
+    }
+
+    /// The last place of which there is a trace.
+    fn last_place(&self) -> Option<LastPlace> {
+        let entry = self.entries.last().map(|entry| LastPlace {
+            seq: entry.seq,
+            hash: entry.hash,
+        });
+        let checkpoint = self.checkpoint.map(|checkpoint| LastPlace {
+            seq: checkpoint.seq,
+            hash: checkpoint.hash,
+        });
+        let head = self.head.map(|head| LastPlace {
+            seq: head.seq,
+            hash: head.hash,
+        });
+        let places = [entry, checkpoint, head].into_iter().flatten();
+        places.max_by_key(|place| place.seq)
+    }
 }
 
 /// Which unique field of an account another live one has.
@@ -59,6 +98,7 @@ impl Memory {
             accounts: this.clone(),
             usage: this.clone(),
             secrets: this.clone(),
+            audit: this.clone(),
             transfer: this.clone(),
             health: this,
         }
@@ -74,6 +114,11 @@ impl Memory {
 }
 
 impl State {
+    fn append(&mut self, draft: &AuditDraft) {
+        let trail = self.trails.entry(draft.chain).or_default();
+        trail.append(draft.clone());
+    }
+
     /// What of `account`'s is taken by another live account, the name before the slug. A deleted account takes nothing.
     fn clash(&self, account: &Account) -> Option<Taken> {
         if account.is_deleted() {
@@ -149,6 +194,13 @@ impl Memory {
 }
 
 impl State {
+    /// Writes down an import, if it was one.
+    fn note(&mut self, outcome: ImportOutcome, entry: Option<&AuditDraft>) {
+        if let (ImportOutcome::Stored, Some(entry)) = (outcome, entry) {
+            self.append(entry);
+        }
+    }
+
     fn import_account(&mut self, account: &Account) -> ImportOutcome {
         if let Some(stored) = self.accounts.get(&account.id) {
             return if stored == account {
@@ -223,7 +275,7 @@ impl KeyLookup for Memory {
 
 #[async_trait]
 impl KeyRepository for Memory {
-    async fn create(&self, key: &ApiKey) -> Result<(), CreateKeyError> {
+    async fn create(&self, key: &ApiKey, entry: &AuditDraft) -> Result<(), CreateKeyError> {
         let mut state = self.write();
         if state.keys.contains_key(&key.id) {
             return Err(StoreError::internal(format!("key {} exists", key.id)).into());
@@ -241,6 +293,7 @@ impl KeyRepository for Memory {
             return Err(CreateKeyError::PepperDropped);
         }
         state.insert_key(key);
+        state.append(entry);
         Ok(())
     }
 
@@ -262,13 +315,20 @@ impl KeyRepository for Memory {
         let Some(stored) = state.keys.get_mut(&id) else {
             return Err(UpdateKeyError::NotFound);
         };
-        let changed = change(stored.clone()).map_err(UpdateKeyError::Refused)?;
+        let Audited {
+            record: changed,
+            entry,
+        } = change(stored.clone()).map_err(UpdateKeyError::Refused)?;
         stored.name = changed.name;
         stored.status = changed.status;
         stored.scopes = changed.scopes;
         stored.updated_at = changed.updated_at;
         stored.deleted_at = changed.deleted_at;
-        Ok(stored.clone())
+        let stored = stored.clone();
+        if let Some(entry) = &entry {
+            state.append(entry);
+        }
+        Ok(stored)
     }
 
     async fn list(&self, filter: KeyFilter) -> Result<Vec<ApiKey>, StoreError> {
@@ -296,7 +356,11 @@ impl KeyRepository for Memory {
 
 #[async_trait]
 impl AccountRepository for Memory {
-    async fn create(&self, account: &Account) -> Result<(), CreateAccountError> {
+    async fn create(
+        &self,
+        account: &Account,
+        entry: &AuditDraft,
+    ) -> Result<(), CreateAccountError> {
         let mut state = self.write();
         if state.accounts.contains_key(&account.id) {
             return Err(StoreError::internal(format!("account {} exists", account.id)).into());
@@ -306,6 +370,7 @@ impl AccountRepository for Memory {
             Some(Taken::Slug) => Err(CreateAccountError::SlugTaken),
             None => {
                 state.accounts.insert(account.id, account.clone());
+                state.append(entry);
                 Ok(())
             }
         }
@@ -315,6 +380,7 @@ impl AccountRepository for Memory {
         &self,
         account: &Account,
         key: &ApiKey,
+        entry: &AuditDraft,
     ) -> Result<(), CreateOperatorError> {
         let mut state = self.write();
         if key.account_id != account.id {
@@ -337,6 +403,7 @@ impl AccountRepository for Memory {
         }
         state.accounts.insert(account.id, account.clone());
         state.insert_key(key);
+        state.append(entry);
         Ok(())
     }
 
@@ -366,7 +433,10 @@ impl AccountRepository for Memory {
         let Some(stored) = state.accounts.get(&id) else {
             return Err(UpdateAccountError::NotFound);
         };
-        let mut changed = change(stored.clone()).map_err(UpdateAccountError::Refused)?;
+        let Audited {
+            record: mut changed,
+            entry,
+        } = change(stored.clone()).map_err(UpdateAccountError::Refused)?;
         changed.id = stored.id;
         changed.created_at = stored.created_at;
         match state.clash(&changed) {
@@ -374,6 +444,9 @@ impl AccountRepository for Memory {
             Some(Taken::Slug) => Err(UpdateAccountError::SlugTaken),
             None => {
                 state.accounts.insert(id, changed.clone());
+                if let Some(entry) = &entry {
+                    state.append(entry);
+                }
                 Ok(changed)
             }
         }
@@ -419,10 +492,34 @@ impl SecretRegistry for Memory {
         Ok(self.read().secrets.values().cloned().collect())
     }
 
-    async fn register(&self, pepper: &StoredPepper) -> Result<StoredPepper, StoreError> {
+    async fn register(
+        &self,
+        pepper: &StoredPepper,
+        founding: bool,
+        entry: &AuditDraft,
+    ) -> Result<Vec<StoredPepper>, StoreError> {
         let mut state = self.write();
-        let place = state.secrets.entry(pepper.id.clone());
-        Ok(place.or_insert_with(|| pepper.clone()).clone())
+        let has_key = |pepper: &StoredPepper| pepper.audit_key.is_some();
+        if !(founding && state.secrets.values().any(has_key)) {
+            let done = match state.secrets.get_mut(&pepper.id) {
+                None => {
+                    state.secrets.insert(pepper.id.clone(), pepper.clone());
+                    true
+                }
+                Some(stored) => {
+                    let is_same = stored.check.expose_hex() == pepper.check.expose_hex();
+                    let gains = is_same && stored.audit_key.is_none() && has_key(pepper);
+                    if gains {
+                        stored.audit_key.clone_from(&pepper.audit_key);
+                    }
+                    gains
+                }
+            };
+            if done {
+                state.append(entry);
+            }
+        }
+        Ok(state.secrets.values().cloned().collect())
     }
 
     async fn count_keys(&self, now: Timestamp) -> Result<Vec<PepperUse>, StoreError> {
@@ -436,7 +533,12 @@ impl SecretRegistry for Memory {
             .collect())
     }
 
-    async fn drop_pepper(&self, id: &PepperId, now: Timestamp) -> Result<(), DropPepperError> {
+    async fn drop_pepper(
+        &self,
+        id: &PepperId,
+        now: Timestamp,
+        entry: &AuditDraft,
+    ) -> Result<(), DropPepperError> {
         let mut state = self.write();
         if !state.secrets.contains_key(id) {
             return Err(DropPepperError::NotRegistered);
@@ -450,13 +552,16 @@ impl SecretRegistry for Memory {
                 first: dependent.into_iter().take(listed).cloned().collect(),
             });
         }
-        if let Some(pepper) = state.secrets.get_mut(id) {
-            pepper.dropped_at.get_or_insert(now);
+        if let Some(pepper) = state.secrets.get_mut(id)
+            && pepper.dropped_at.is_none()
+        {
+            pepper.dropped_at = Some(now);
+            state.append(entry);
         }
         Ok(())
     }
 
-    async fn rehash(&self, keys: &[Rehash]) -> Result<u64, StoreError> {
+    async fn rehash(&self, keys: &[Rehash], entry: &AuditDraft) -> Result<u64, StoreError> {
         let mut state = self.write();
         let mut done = 0;
         for rehash in keys {
@@ -471,7 +576,86 @@ impl SecretRegistry for Memory {
                 done += 1;
             }
         }
+        if done > 0 {
+            state.append(entry);
+        }
         Ok(done)
+    }
+}
+
+/// Does an entry pass the filters of a query?
+fn passes(query: &AuditQuery, entry: &AuditEntry) -> bool {
+    let by = |wanted: ActorFilter| match (wanted, entry.origin.actor) {
+        (ActorFilter::Key(id), Actor::Key { key_id, .. }) => id == key_id,
+        (ActorFilter::Tool, Actor::Tool) | (ActorFilter::Server, Actor::Server) => true,
+        _ => false,
+    };
+    query.key_id.is_none_or(|id| entry.key_id == Some(id))
+        && query.actor.is_none_or(by)
+        && query
+            .action
+            .is_none_or(|action| entry.action == action.as_str())
+        && query.since.is_none_or(|since| entry.at >= since)
+        && query.until.is_none_or(|until| entry.at < until)
+}
+
+#[async_trait]
+impl AuditStore for Memory {
+    async fn append(&self, entry: &AuditDraft) -> Result<(), StoreError> {
+        self.write().append(entry);
+        Ok(())
+    }
+
+    async fn list(&self, query: &AuditQuery) -> Result<Vec<AuditEntry>, StoreError> {
+        let state = self.read();
+        let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
+        let of_chain = |chain| state.trails.get(&chain).map(|trail| &trail.entries);
+        let mut entries: Vec<&AuditEntry> = match query.chain {
+            Some(chain) => of_chain(chain).into_iter().flatten().rev().collect(),
+            None => state
+                .trails
+                .values()
+                .flat_map(|trail| &trail.entries)
+                .collect(),
+        };
+        let place = |entry: &AuditEntry| (entry.at, entry.chain, entry.seq);
+        if query.chain.is_none() {
+            entries.sort_by_key(|entry| Reverse(place(entry)));
+        }
+        entries.retain(|entry| {
+            query.after.is_none_or(|after| match query.chain {
+                Some(_) => entry.seq < after.seq,
+                None => place(entry) < (after.at, after.chain, after.seq),
+            })
+        });
+        let wanted = entries.into_iter().filter(|entry| passes(query, entry));
+        Ok(wanted.take(limit).cloned().collect())
+    }
+
+    async fn prune(
+        &self,
+        before: Timestamp,
+        key: &AuditKey,
+        now: Timestamp,
+        entry: &AuditDraft,
+    ) -> Result<Pruned, StoreError> {
+        let mut state = self.write();
+        let mut pruned = Pruned::default();
+        for (&chain, trail) in &mut state.trails {
+            let old = trail.entries.iter().take_while(|entry| entry.at < before);
+            let old = old.count();
+            let gone: Vec<_> = trail.entries.drain(..old).collect();
+            if let Some(last) = gone.last() {
+                let checkpoint = Checkpoint::new(key, chain, last.seq, last.hash, now);
+                trail.checkpoint = Some(checkpoint);
+                pruned.chains += 1;
+                pruned.entries += u64::try_from(gone.len()).map_err(StoreError::internal)?;
+            }
+        }
+        if pruned.entries > 0 {
+            state.append(entry);
+        }
+        Ok(pruned)
     }
 }
 
@@ -483,27 +667,39 @@ impl TransferStore for Memory {
             accounts: state.accounts.into_iter().collect(),
             keys: state.keys.into_iter().collect(),
             secrets: state.secrets.into_values().collect(),
+            trails: state.trails,
         }))
     }
 
     async fn import_accounts(
         &self,
-        accounts: &[Account],
+        accounts: &[Audited<Account>],
         mode: ImportMode,
     ) -> Result<Vec<ImportOutcome>, StoreError> {
         Ok(self.import(mode, |state| {
             let each = accounts.iter();
-            each.map(|account| state.import_account(account)).collect()
+            each.map(|audited| {
+                let outcome = state.import_account(&audited.record);
+                state.note(outcome, audited.entry.as_ref());
+                outcome
+            })
+            .collect()
         }))
     }
 
     async fn import_keys(
         &self,
-        keys: &[ApiKey],
+        keys: &[Audited<ApiKey>],
         mode: ImportMode,
     ) -> Result<Vec<ImportOutcome>, StoreError> {
         Ok(self.import(mode, |state| {
-            keys.iter().map(|key| state.import_key(key)).collect()
+            let each = keys.iter();
+            each.map(|audited| {
+                let outcome = state.import_key(&audited.record);
+                state.note(outcome, audited.entry.as_ref());
+                outcome
+            })
+            .collect()
         }))
     }
 }
@@ -513,6 +709,24 @@ struct Copied {
     accounts: BTreeMap<AccountId, Account>,
     keys: BTreeMap<KeyId, ApiKey>,
     secrets: Vec<StoredPepper>,
+    trails: BTreeMap<ChainId, Trail>,
+}
+
+impl Copied {
+    /// What there is one of in each chain, by the chains after `after`.
+    fn of_chains<T>(
+        &self,
+        after: Option<ChainId>,
+        limit: u32,
+        of: fn(&Trail) -> Option<T>,
+    ) -> Vec<T> {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let rest = self.trails.range((start, Bound::Unbounded));
+        rest.filter_map(|(_, trail)| of(trail))
+            .take(limit)
+            .collect()
+    }
 }
 
 /// The first `limit` of those after `after`.
@@ -546,6 +760,33 @@ impl Snapshot for Copied {
 
     async fn keys(&mut self, after: Option<KeyId>, limit: u32) -> Result<Vec<ApiKey>, StoreError> {
         Ok(page(&self.keys, after, limit))
+    }
+
+    async fn audit_entries(
+        &mut self,
+        after: Option<(ChainId, u64)>,
+        limit: u32,
+    ) -> Result<Vec<AuditEntry>, StoreError> {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let all = self.trails.values().flat_map(|trail| &trail.entries);
+        let rest = all.filter(|entry| after.is_none_or(|after| (entry.chain, entry.seq) > after));
+        Ok(rest.take(limit).cloned().collect())
+    }
+
+    async fn audit_heads(
+        &mut self,
+        after: Option<ChainId>,
+        limit: u32,
+    ) -> Result<Vec<ChainHead>, StoreError> {
+        Ok(self.of_chains(after, limit, |trail| trail.head))
+    }
+
+    async fn audit_checkpoints(
+        &mut self,
+        after: Option<ChainId>,
+        limit: u32,
+    ) -> Result<Vec<Checkpoint>, StoreError> {
+        Ok(self.of_chains(after, limit, |trail| trail.checkpoint))
     }
 }
 

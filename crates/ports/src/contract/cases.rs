@@ -3,16 +3,20 @@
 use std::sync::Arc;
 
 use leadr_auth_domain::{
-    Account, AccountName, AccountRefusal, AccountRole, AccountStatus, ApiKey, ApiKeyStatus,
-    HashedKey, KeyHash, KeyName, KeyPrefix, KeyRefusal, Keyring, Pepper, PepperId, Scope, ScopeSet,
-    Scopes, Slug, Timestamp,
+    Account, AccountName, AccountRefusal, AccountRole, AccountStatus, Actor, ApiKey, ApiKeyStatus,
+    AuditAction, AuditEntry, ChainCheck, ChainHead, ChainId, Checkpoint, Facts, HashedKey, KeyHash,
+    KeyName, KeyPrefix, KeyRefusal, Keyring, Origin, Pepper, PepperId, Scope, ScopeSet, Scopes,
+    SealedAuditKey, Slug, Timestamp,
 };
 
-use super::fixtures::{SECRET, account, account_of, at, fields, key, plain_key};
+use super::fixtures::{
+    SECRET, account, account_of, all_noted, at, audit_key, entry, entry_in, fields, key, noted,
+    plain_key,
+};
 use crate::{
-    CreateAccountError, CreateKeyError, CreateOperatorError, DropPepperError, ImportConflict,
-    ImportMode, ImportOutcome, KeyFilter, KeyUse, Rehash, Rows, StoredPepper, Stores, Totals,
-    UpdateAccountError, UpdateKeyError,
+    ActorFilter, AuditPlace, AuditQuery, Audited, CreateAccountError, CreateKeyError,
+    CreateOperatorError, DropPepperError, ImportConflict, ImportMode, ImportOutcome, KeyFilter,
+    KeyUse, Pruned, Rehash, Rows, StoredPepper, Stores, Totals, UpdateAccountError, UpdateKeyError,
 };
 
 /// How many change the same record at once in the races.
@@ -55,7 +59,93 @@ fn pepper(id: &str) -> (StoredPepper, Keyring) {
     let id = PepperId::parse(id).unwrap();
     let secret = format!("the secret of {id}, long enough to be one");
     let ring = Keyring::new(&id, [(id.clone(), secret.as_str())]).unwrap();
-    (StoredPepper::new(id, ring.current().check()), ring)
+    (
+        StoredPepper::new(id, ring.current().check(), sealed(ring.current())),
+        ring,
+    )
+}
+
+/// The key of the trail, encrypted under a secret.
+fn sealed(pepper: &Pepper) -> SealedAuditKey {
+    pepper
+        .seal_audit_key(&audit_key(), [3; SealedAuditKey::NONCE_BYTES])
+        .unwrap()
+}
+
+/// Registers a secret, and answers it as it then is.
+async fn register(stores: &Stores, pepper: &StoredPepper) -> StoredPepper {
+    let all = stores
+        .secrets
+        .register(pepper, false, &entry())
+        .await
+        .unwrap();
+    all.into_iter()
+        .find(|stored| stored.id == pepper.id)
+        .unwrap()
+}
+
+/// The whole trail, which has to be whole: its entries by their chains' UUIDs and numbers.
+async fn trail(stores: &Stores) -> Vec<AuditEntry> {
+    let mut snapshot = stores.transfer.snapshot().await.unwrap();
+    let (mut entries, mut heads, mut checkpoints) = (
+        Vec::<AuditEntry>::new(),
+        Vec::<ChainHead>::new(),
+        Vec::<Checkpoint>::new(),
+    );
+    loop {
+        let page = snapshot
+            .audit_entries(entries.last().map(|last| (last.chain, last.seq)), 7)
+            .await
+            .unwrap();
+        assert!(page.len() <= 7);
+        if page.is_empty() {
+            break;
+        }
+        entries.extend(page);
+    }
+    loop {
+        let page = snapshot
+            .audit_heads(heads.last().map(|last| last.chain), 2)
+            .await
+            .unwrap();
+        if page.is_empty() {
+            break;
+        }
+        heads.extend(page);
+    }
+    loop {
+        let page = snapshot
+            .audit_checkpoints(checkpoints.last().map(|last| last.chain), 2)
+            .await
+            .unwrap();
+        if page.is_empty() {
+            break;
+        }
+        checkpoints.extend(page);
+    }
+    let key = audit_key();
+    assert!(entries.is_sorted_by_key(|entry| (entry.chain.as_uuid(), entry.seq)));
+    assert!(
+        entries
+            .iter()
+            .all(|entry| heads.iter().any(|head| head.chain == entry.chain))
+    );
+    for head in &heads {
+        let checkpoint = checkpoints
+            .iter()
+            .find(|checkpoint| checkpoint.chain == head.chain);
+        let mut check = ChainCheck::new(&key, checkpoint);
+        for entry in entries.iter().filter(|entry| entry.chain == head.chain) {
+            check.entry(entry);
+        }
+        assert_eq!(check.end(Some(head)), [], "{}", head.chain);
+    }
+    entries
+}
+
+/// How many entries there are.
+async fn entries(stores: &Stores) -> usize {
+    trail(stores).await.len()
 }
 
 /// A key that is hashed under the current secret of `ring`.
@@ -215,7 +305,7 @@ cases! { $
         let mut winner = None;
         for racer in race {
             match racer.await.unwrap() {
-                Ok(noted(key)) => assert!(winner.replace(key).is_none(), "two winners"),
+                Ok(key) => assert!(winner.replace(key).is_none(), "two winners"),
                 Err(UpdateKeyError::Refused(KeyRefusal::Deleted)) => {}
                 Err(other) => panic!("{other:?}"),
             }
@@ -657,7 +747,7 @@ cases! { $
         expected.updated_at = at(9);
         expected.deleted_at = Some(at(9));
         let answered =
-            stores.accounts.update(kept.id, &mut |_| Ok(expected.clone())).await.unwrap();
+            stores.accounts.update(kept.id, &mut |_| Ok(noted(expected.clone()))).await.unwrap();
         assert_eq!(answered, expected);
         let read = stores.accounts.get(kept.id, Rows::WithDeleted).await.unwrap();
         assert_eq!(read, Some(expected));
@@ -793,26 +883,66 @@ cases! { $
         let racers: Vec<_> = (0..RACERS)
             .map(|n| {
                 let secrets = Arc::clone(&stores.secrets);
-                let check = Pepper::new(&format!("the secret of racer {n}, long enough")).unwrap().check();
-                let pepper = StoredPepper::new(PepperId::default(), check);
-                tokio::spawn(async move { secrets.register(&pepper).await.unwrap() })
+                let pepper = Pepper::new(&format!("the secret of racer {n}, long enough")).unwrap();
+                let pepper = StoredPepper::new(PepperId::default(), pepper.check(), sealed(&pepper));
+                tokio::spawn(async move { secrets.register(&pepper, true, &entry()).await.unwrap() })
             })
             .collect();
         let mut answered = Vec::new();
         for racer in racers {
-            answered.push(racer.await.unwrap().check.expose_hex().to_owned());
+            for pepper in racer.await.unwrap() {
+                answered.push(pepper.check.expose_hex().to_owned());
+            }
         }
+        assert_eq!(answered.len(), RACERS);
         answered.dedup();
         let registered = stores.secrets.registered().await.unwrap();
         let registered: Vec<_> = registered.iter().map(|pepper| pepper.check.expose_hex()).collect();
         assert_eq!(answered, registered);
+        assert_eq!(entries(&stores).await, 1, "one of them was written down");
+    }
+
+    /// A store never has two keys of the trail, whoever founds one at the same time under which secret.
+    async fn racing_to_found_the_trail_has_one_winner(stores) {
+        let racers: Vec<_> = (0..RACERS)
+            .map(|n| {
+                let secrets = Arc::clone(&stores.secrets);
+                let (stored, _) = pepper(&format!("racer-{n}"));
+                tokio::spawn(async move { secrets.register(&stored, true, &entry()).await.unwrap() })
+            })
+            .collect();
+        for racer in racers {
+            assert_eq!(racer.await.unwrap().len(), 1, "all are answered what the first brought");
+        }
+        // Whoever has the store's own key shares it under another secret; what is registered is not registered again.
+        let (other, _) = pepper("other");
+        for _ in 0..2 {
+            let stored = register(&stores, &other).await;
+            assert_eq!(stored.audit_key, other.audit_key);
+        }
+        assert_eq!(stores.secrets.registered().await.unwrap().len(), 2);
+        assert_eq!(entries(&stores).await, 2);
+    }
+
+    /// A secret that was registered before there was a trail is given its key; one of another check value is not.
+    async fn a_registered_secret_is_given_the_key_of_the_trail(stores) {
+        let (with, ring) = pepper("a");
+        let without = StoredPepper { audit_key: None, ..with.clone() };
+        assert_eq!(register(&stores, &without).await.audit_key, None);
+        let impostor = StoredPepper { check: Pepper::new(SECRET).unwrap().check(), ..with.clone() };
+        let answered = stores.secrets.register(&impostor, true, &entry()).await.unwrap();
+        assert_eq!(answered[0].audit_key, None);
+        let answered = stores.secrets.register(&with, true, &entry()).await.unwrap();
+        assert_eq!(answered[0].audit_key, with.audit_key);
+        assert!(ring.current().open_audit_key(answered[0].audit_key.as_ref().unwrap()).is_some());
+        assert_eq!(entries(&stores).await, 2);
     }
 
     /// Secrets of other ids stand beside one another, in the order of the ids.
     async fn secrets_are_told_apart_by_their_ids(stores) {
         for id in ["b", "a", "c"] {
             let (stored, _) = pepper(id);
-            let answered = stores.secrets.register(&stored).await.unwrap();
+            let answered = register(&stores, &stored).await;
             assert_eq!(answered.check.expose_hex(), stored.check.expose_hex());
         }
         let registered = stores.secrets.registered().await.unwrap();
@@ -850,7 +980,7 @@ cases! { $
             stores.secrets.drop_pepper(&stored.id, at(9), &entry()).await,
             Err(DropPepperError::NotRegistered)
         ));
-        stores.secrets.register(&stored).await.unwrap();
+        register(&stores, &stored).await;
         let mut expired = key_under(&old, 1, &owner);
         expired.expires_at = Some(at(5));
         let mut deleted = key_under(&old, 2, &owner);
@@ -868,7 +998,7 @@ cases! { $
         for now in [at(9), at(10)] {
             stores.secrets.drop_pepper(&stored.id, now, &entry()).await.unwrap();
         }
-        let registered = stores.secrets.register(&stored).await.unwrap();
+        let registered = register(&stores, &stored).await;
         assert_eq!(registered.dropped_at, Some(at(9)), "the first time counts, and it stays dropped");
         // From now on nothing is stored under it.
         let late = key_under(&old, 5, &owner);
@@ -879,7 +1009,7 @@ cases! { $
             stores.accounts.create_with_key(&second, &first_key, &entry()).await,
             Err(CreateOperatorError::PepperDropped)
         ));
-        let imported = stores.transfer.import_keys(std::slice::from_ref(&late), ImportMode::Commit).await.unwrap();
+        let imported = stores.transfer.import_keys(&[noted(late.clone())], ImportMode::Commit).await.unwrap();
         assert_eq!(imported, [ImportOutcome::Conflict(ImportConflict::PepperDropped)]);
         assert!(stores.keys.get(late.id, Rows::WithDeleted).await.unwrap().is_none());
         assert!(stores.accounts.get(second.id, Rows::WithDeleted).await.unwrap().is_none());
@@ -893,7 +1023,7 @@ cases! { $
         stores.accounts.create(&owner, &entry()).await.unwrap();
         for round in 0..RACERS {
             let (stored, ring) = pepper(&format!("round-{round}"));
-            stores.secrets.register(&stored).await.unwrap();
+            register(&stores, &stored).await;
             let key = key_under(&ring, u8::try_from(round + 1).unwrap(), &owner);
             let issue = tokio::spawn({
                 let (keys, key) = (Arc::clone(&stores.keys), key.clone());
@@ -942,18 +1072,18 @@ cases! { $
         let mut owners: Vec<_> = (1..=5).map(account).collect();
         owners[1].soft_delete(at(9));
         for owner in [3, 0, 4, 1, 2] {
-            stores.transfer.import_accounts(&owners[owner..=owner], ImportMode::Commit).await.unwrap();
+            stores.transfer.import_accounts(&all_noted(&owners[owner..=owner]), ImportMode::Commit).await.unwrap();
         }
         let mut stored: Vec<_> = (1..=7).map(|n| key(n, &owners[usize::from(n) % 5])).collect();
         stored[2].soft_delete(at(9));
         for n in [6, 2, 0, 5, 1, 4, 3] {
-            stores.transfer.import_keys(&stored[n..=n], ImportMode::Commit).await.unwrap();
+            stores.transfer.import_keys(&all_noted(&stored[n..=n]), ImportMode::Commit).await.unwrap();
         }
         let check = Pepper::new(SECRET).unwrap().check();
-        let secret = StoredPepper::new(PepperId::default(), check.clone());
-        stores.secrets.register(&secret).await.unwrap();
+        let secret = StoredPepper::new(PepperId::default(), check.clone(), sealed(&Pepper::new(SECRET).unwrap()));
+        register(&stores, &secret).await;
         let (dropped, _) = pepper("a");
-        stores.secrets.register(&dropped).await.unwrap();
+        register(&stores, &dropped).await;
         stores.secrets.drop_pepper(&dropped.id, at(8), &entry()).await.unwrap();
 
         let mut snapshot = stores.transfer.snapshot().await.unwrap();
@@ -1018,8 +1148,8 @@ cases! { $
             let transfer = Arc::clone(&stores.transfer);
             async move {
                 (
-                    transfer.import_accounts(&accounts, mode).await.unwrap(),
-                    transfer.import_keys(&keys, mode).await.unwrap(),
+                    transfer.import_accounts(&all_noted(&accounts), mode).await.unwrap(),
+                    transfer.import_keys(&all_noted(&keys), mode).await.unwrap(),
                 )
             }
         };
@@ -1068,7 +1198,7 @@ cases! { $
         within.slug = account(5).slug;
         let accounts = [other_content, same_name, same_slug, deleted.clone(), account(5), within, there.clone()];
         // Ids are different within a call.
-        let imported = stores.transfer.import_accounts(&accounts[..6], ImportMode::Commit).await.unwrap();
+        let imported = stores.transfer.import_accounts(&all_noted(&accounts[..6]), ImportMode::Commit).await.unwrap();
         assert_eq!(imported, [
             Conflict(ImportConflict::IdTaken),
             Conflict(ImportConflict::NameTaken),
@@ -1077,7 +1207,7 @@ cases! { $
             Stored,
             Conflict(ImportConflict::SlugTaken),
         ]);
-        let again = stores.transfer.import_accounts(&accounts[6..], ImportMode::Commit).await.unwrap();
+        let again = stores.transfer.import_accounts(&all_noted(&accounts[6..]), ImportMode::Commit).await.unwrap();
         assert_eq!(again, [Present]);
         assert_eq!(stores.accounts.get(there.id, Rows::Live).await.unwrap(), Some(there.clone()));
 
@@ -1091,7 +1221,7 @@ cases! { $
         within.key_prefix = key(5, &there).key_prefix;
         let keys = [other_content, same_prefix, orphan, of_deleted, key(5, &there), within];
         for mode in [ImportMode::DryRun, ImportMode::Commit] {
-            let imported = stores.transfer.import_keys(&keys, mode).await.unwrap();
+            let imported = stores.transfer.import_keys(&all_noted(&keys), mode).await.unwrap();
             assert_eq!(imported, [
                 Conflict(ImportConflict::IdTaken),
                 Conflict(ImportConflict::PrefixTaken),
@@ -1103,6 +1233,236 @@ cases! { $
         }
         let read = stores.keys.get(held.id, Rows::Live).await.unwrap().unwrap();
         assert_eq!(fields(&read), fields(&held));
+    }
+
+    /// Every change is written down with it, in the chain that it says, with all that its entry says.
+    async fn every_change_leaves_its_entry(stores) {
+        let (owner, operator) = (account(1), account_of(2, AccountRole::Operator));
+        let (of_owner, of_operator) = (ChainId::Account(owner.id), ChainId::Account(operator.id));
+        let (first, second) = (key(1, &owner), key(2, &operator));
+        stores.accounts.create(&owner, &entry_in(of_owner)).await.unwrap();
+        let mut said = entry_in(of_owner).about(first.id).changed(&Facts::of_key(&first), &Facts::of_key(&second));
+        said.at = at(77);
+        said.action = AuditAction::KeyRenamed;
+        said.origin = Origin {
+            actor: Actor::Key { key_id: second.id, account_id: operator.id },
+            request_id: Some("request-1".to_owned()),
+            client: Some("2001:db8::7".parse().unwrap()),
+        };
+        stores.keys.create(&first, &said).await.unwrap();
+        stores.accounts.create_with_key(&operator, &second, &entry_in(of_operator)).await.unwrap();
+        stores.keys.update(first.id, &mut |mut key| {
+            key.revoke(at(5));
+            Ok(Audited::new(key, entry_in(of_owner)))
+        }).await.unwrap();
+        stores.accounts.update(owner.id, &mut |mut account| {
+            account.suspend(at(5));
+            Ok(Audited::new(account, entry_in(of_owner)))
+        }).await.unwrap();
+        stores.audit.append(&entry_in(of_owner)).await.unwrap();
+        let (old, ring) = pepper("old");
+        register(&stores, &old).await;
+        let becomes = ring.hash(&plain_key(1));
+        let rehash = Rehash { key_id: first.id, was: first.key_hash.clone(), becomes };
+        stores.secrets.rehash(std::slice::from_ref(&rehash), &entry()).await.unwrap();
+        let (unused, _) = pepper("unused");
+        register(&stores, &unused).await;
+        stores.secrets.drop_pepper(&unused.id, at(9), &entry()).await.unwrap();
+        let imported = key(3, &owner);
+        let audited = Audited::new(imported.clone(), entry_in(of_owner));
+        stores.transfer.import_keys(&[audited], ImportMode::Commit).await.unwrap();
+        let third = account(3);
+        let audited = Audited::new(third.clone(), entry_in(ChainId::Account(third.id)));
+        stores.transfer.import_accounts(&[audited], ImportMode::Commit).await.unwrap();
+
+        let all = trail(&stores).await;
+        let of = |chain| all.iter().filter(move |entry| entry.chain == chain).count();
+        assert_eq!(
+            (of(of_owner), of(of_operator), of(ChainId::Account(third.id)), of(ChainId::System), all.len()),
+            (6, 1, 1, 4, 12)
+        );
+        let read = all.iter().find(|entry| (entry.chain, entry.seq) == (of_owner, 2)).unwrap();
+        assert_eq!((read.at, read.action.as_str(), read.key_id), (at(77), "key.renamed", Some(first.id)));
+        assert_eq!((&read.origin, &read.before, &read.after), (&said.origin, &said.before, &said.after));
+
+        // What changes nothing leaves nothing.
+        stores.keys.update(first.id, &mut |key| Ok(Audited::unchanged(key))).await.unwrap();
+        stores.accounts.update(owner.id, &mut |account| Ok(Audited::unchanged(account))).await.unwrap();
+        stores.secrets.rehash(&[rehash], &entry()).await.unwrap();
+        stores.secrets.drop_pepper(&unused.id, at(9), &entry()).await.unwrap();
+        register(&stores, &old).await;
+        let audited = Audited::new(imported, entry_in(of_owner));
+        stores.transfer.import_keys(&[audited], ImportMode::Commit).await.unwrap();
+        let audited = Audited::new(key(4, &owner), entry_in(of_owner));
+        stores.transfer.import_keys(&[audited], ImportMode::DryRun).await.unwrap();
+        let audited = Audited::new(account(5), entry());
+        stores.transfer.import_accounts(&[audited], ImportMode::DryRun).await.unwrap();
+        assert_eq!(entries(&stores).await, 12);
+    }
+
+    /// A change that is refused leaves no entry.
+    async fn a_refused_change_leaves_no_entry(stores) {
+        let owner = account(1);
+        let held = key(1, &owner);
+        assert!(stores.keys.create(&held, &entry()).await.is_err());
+        assert!(stores.keys.update(held.id, &mut |record| Ok(noted(record))).await.is_err());
+        assert!(stores.accounts.update(owner.id, &mut |record| Ok(noted(record))).await.is_err());
+        assert!(stores.secrets.drop_pepper(&PepperId::default(), at(9), &entry()).await.is_err());
+        assert_eq!(entries(&stores).await, 0);
+        stores.accounts.create_with_key(&owner, &held, &entry()).await.unwrap();
+        register(&stores, &StoredPepper::new(PepperId::default(), Pepper::new(SECRET).unwrap().check(), sealed(&Pepper::new(SECRET).unwrap()))).await;
+        let before = entries(&stores).await;
+        let mut same_prefix = key(2, &owner);
+        same_prefix.key_prefix = held.key_prefix.clone();
+        assert!(stores.keys.create(&same_prefix, &entry()).await.is_err());
+        let mut same_name = account(2);
+        same_name.name = owner.name.clone();
+        assert!(stores.accounts.create(&same_name, &entry()).await.is_err());
+        assert!(stores.accounts.create_with_key(&same_name, &key(3, &same_name), &entry()).await.is_err());
+        assert!(stores.accounts.create_with_key(&account(4), &same_prefix, &entry()).await.is_err());
+        assert!(stores.keys.update(held.id, &mut |_| Err(KeyRefusal::OutOfReach)).await.is_err());
+        assert!(stores.accounts.update(owner.id, &mut |_| Err(AccountRefusal::Deleted)).await.is_err());
+        stores.accounts.create(&account(2), &entry()).await.unwrap();
+        let taken = owner.name.clone();
+        assert!(stores.accounts.update(account(2).id, &mut |mut other| {
+            other.name = taken.clone();
+            Ok(noted(other))
+        }).await.is_err());
+        assert!(stores.secrets.drop_pepper(&PepperId::default(), at(9), &entry()).await.is_err());
+        assert_eq!(entries(&stores).await, before + 1);
+    }
+
+    /// Of many changes at once, each has its number, and none is left out, in one chain and in several.
+    async fn racing_changes_make_whole_chains(stores) {
+        const CHANGES: usize = 10;
+        let owners: Vec<_> = (1..=4).map(account).collect();
+        for owner in &owners {
+            stores.accounts.create(owner, &entry_in(ChainId::Account(owner.id))).await.unwrap();
+        }
+        let racers: Vec<_> = (0..RACERS)
+            .map(|n| {
+                let (stores, owner) = (stores.clone(), owners[n % owners.len()].clone());
+                tokio::spawn(async move {
+                    let chain = ChainId::Account(owner.id);
+                    let mine = key(u8::try_from(n + 1).unwrap(), &owner);
+                    stores.keys.create(&mine, &entry_in(chain)).await.unwrap();
+                    for _ in 1..CHANGES {
+                        stores.keys.update(mine.id, &mut |mut key| {
+                            key.revoke(at(9));
+                            key.reactivate(at(9));
+                            Ok(Audited::new(key, entry_in(chain)))
+                        }).await.unwrap();
+                        stores.audit.append(&entry()).await.unwrap();
+                    }
+                })
+            })
+            .collect();
+        for racer in racers {
+            racer.await.unwrap();
+        }
+        let all = trail(&stores).await;
+        assert_eq!(all.len(), owners.len() + RACERS * (CHANGES + CHANGES - 1));
+        for owner in &owners {
+            let mine = all.iter().filter(|entry| entry.chain == ChainId::Account(owner.id));
+            let numbers: Vec<_> = mine.map(|entry| usize::try_from(entry.seq).unwrap()).collect();
+            assert_eq!(numbers, (1..=1 + CHANGES * RACERS / owners.len()).collect::<Vec<_>>());
+        }
+    }
+
+    /// Lists are newest first, of one chain or of all, filtered, and go on where they stopped.
+    async fn the_trail_is_listed_newest_first_and_filtered(stores) {
+        let (one, two) = (account(1), account(2));
+        let of = |account: &Account| ChainId::Account(account.id);
+        let by = |n: u8| Actor::Key { key_id: key(n, &one).id, account_id: one.id };
+        // The clock steps back between the second and the third.
+        let written = [
+            (of(&one), 10, AuditAction::KeyCreated, by(1), Some(1)),
+            (of(&two), 20, AuditAction::KeyCreated, by(1), Some(2)),
+            (of(&one), 5, AuditAction::KeyRevoked, by(2), Some(1)),
+            (of(&one), 20, AuditAction::KeyRevoked, Actor::Tool, Some(3)),
+            (ChainId::System, 30, AuditAction::PepperDropped, Actor::Server, None),
+        ];
+        for (chain, micros, action, actor, about) in written {
+            let mut draft = entry_in(chain);
+            draft.at = at(micros);
+            draft.action = action;
+            draft.origin.actor = actor;
+            draft.key_id = about.map(|n| key(n, &one).id);
+            stores.audit.append(&draft).await.unwrap();
+        }
+        let list = async |change: &dyn Fn(&mut AuditQuery)| {
+            let mut query = AuditQuery::of(None, 100);
+            change(&mut query);
+            let listed = stores.audit.list(&query).await.unwrap();
+            listed.into_iter().map(|entry| (entry.chain, entry.seq)).collect::<Vec<_>>()
+        };
+        let (s, a, b) = (ChainId::System, of(&one), of(&two));
+        assert_eq!(list(&|_| {}).await, [(s, 1), (b, 1), (a, 3), (a, 1), (a, 2)]);
+        assert_eq!(list(&|query| query.chain = Some(a)).await, [(a, 3), (a, 2), (a, 1)]);
+        assert_eq!(list(&|query| query.limit = 2).await, [(s, 1), (b, 1)]);
+        assert_eq!(list(&|query| query.action = Some(AuditAction::KeyRevoked)).await, [(a, 3), (a, 2)]);
+        assert_eq!(list(&|query| query.key_id = Some(key(1, &one).id)).await, [(a, 1), (a, 2)]);
+        assert_eq!(list(&|query| query.actor = Some(ActorFilter::Key(key(1, &one).id))).await, [(b, 1), (a, 1)]);
+        assert_eq!(list(&|query| query.actor = Some(ActorFilter::Tool)).await, [(a, 3)]);
+        assert_eq!(list(&|query| query.actor = Some(ActorFilter::Server)).await, [(s, 1)]);
+        assert_eq!(list(&|query| query.since = Some(at(20))).await, [(s, 1), (b, 1), (a, 3)]);
+        assert_eq!(list(&|query| query.until = Some(at(20))).await, [(a, 1), (a, 2)]);
+        let of_one_since = list(&|query| { query.chain = Some(a); query.since = Some(at(6)); }).await;
+        assert_eq!(of_one_since, [(a, 3), (a, 1)]);
+        for chain in [None, Some(a)] {
+            let whole = list(&|query| query.chain = chain).await;
+            let mut paged = Vec::new();
+            let mut query = AuditQuery::of(chain, 1);
+            loop {
+                let page = stores.audit.list(&query).await.unwrap();
+                let Some(oldest) = page.last() else { break };
+                query.after = Some(AuditPlace::of(oldest));
+                paged.extend(page.iter().map(|entry| (entry.chain, entry.seq)));
+            }
+            assert_eq!(paged, whole);
+        }
+    }
+
+    /// What is pruned leaves a checkpoint from which the rest still holds, and the chain goes on.
+    async fn pruning_takes_beginnings_and_leaves_checkpoints(stores) {
+        let (one, two, three) = (ChainId::Account(account(1).id), ChainId::Account(account(2).id), ChainId::Account(account(3).id));
+        let append = async |chain, micros| {
+            let mut draft = entry_in(chain);
+            draft.at = at(micros);
+            stores.audit.append(&draft).await.unwrap();
+        };
+        // The clock stepped back in the first: what is old behind something newer stays.
+        for micros in [10, 20, 60, 30, 70] {
+            append(one, micros).await;
+        }
+        append(two, 15).await;
+        append(three, 90).await;
+        let prune = async |before, now| {
+            stores.audit.prune(at(before), &audit_key(), at(now), &entry()).await.unwrap()
+        };
+        assert_eq!(prune(10, 99).await, Pruned::default());
+        assert_eq!(entries(&stores).await, 7, "nothing was taken, and nothing said");
+        assert_eq!(prune(50, 100).await, Pruned { chains: 2, entries: 3 });
+        let left: Vec<_> = trail(&stores).await.iter().map(|entry| (entry.chain, entry.seq)).collect();
+        assert_eq!(left, [(ChainId::System, 1), (one, 3), (one, 4), (one, 5), (three, 1)]);
+        append(two, 80).await;
+        append(one, 80).await;
+        assert_eq!(prune(75, 101).await, Pruned { chains: 2, entries: 4 });
+        let left: Vec<_> = trail(&stores).await.iter().map(|entry| (entry.chain, entry.seq)).collect();
+        assert_eq!(left, [(ChainId::System, 2), (one, 6), (two, 2), (three, 1)]);
+    }
+
+    /// A snapshot of the trail stands still.
+    async fn a_snapshot_of_the_trail_stands_still(stores) {
+        let chain = ChainId::Account(account(1).id);
+        stores.audit.append(&entry_in(chain)).await.unwrap();
+        let mut snapshot = stores.transfer.snapshot().await.unwrap();
+        let head = snapshot.audit_heads(None, 10).await.unwrap();
+        stores.audit.append(&entry_in(chain)).await.unwrap();
+        stores.audit.append(&entry()).await.unwrap();
+        assert_eq!(snapshot.audit_entries(None, 10).await.unwrap().len(), 1);
+        assert_eq!(snapshot.audit_heads(None, 10).await.unwrap(), head);
+        assert_eq!(entries(&stores).await, 3);
     }
 
     /// A store that answers says so, and how busy it is makes sense.
