@@ -77,6 +77,13 @@ impl Timestamp {
         self.0
     }
 
+    /// The instant so many microseconds after 1970; `None` outside of the years that a timestamp can hold.
+    pub fn from_unix_micros(micros: i64) -> Option<Self> {
+        let nanos = i128::from(micros) * 1000;
+        let instant = OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()?;
+        Self::new(instant).ok()
+    }
+
     /// Whole microseconds since 1970, negative before it.
     pub fn unix_micros(self) -> i64 {
         // Ten thousand years are 3.2e17 microseconds, well inside an i64.
@@ -160,12 +167,16 @@ mod tests {
 
     #[test]
     fn the_ends_of_the_range_are_inside_it() {
+        assert_eq!(Timestamp::from_unix_micros(i64::MAX), None);
+        assert_eq!(Timestamp::from_unix_micros(i64::MIN), None);
         assert_eq!(
             Timestamp::parse(&Timestamp::MAX.to_string()),
             Ok(Timestamp::MAX)
         );
         for text in ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"] {
-            assert_eq!(Timestamp::parse(text).unwrap().to_string(), text);
+            let at = Timestamp::parse(text).unwrap();
+            assert_eq!(at.to_string(), text);
+            assert_eq!(Timestamp::from_unix_micros(at.unix_micros()), Some(at));
         }
     }
 }

@@ -12,17 +12,18 @@ use actix_web::http::header::{
 };
 use actix_web::http::{ConnectionType, StatusCode};
 use actix_web::middleware::Next;
-use actix_web::{Error, HttpMessage as _, web};
-use leadr_auth_domain::redact_keys;
-use leadr_auth_service::Chain;
+use actix_web::{Error, HttpMessage as _, ResponseError as _, web};
+use leadr_auth_domain::{Principal, redact_keys};
+use leadr_auth_service::{Chain, Refusal};
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
+use uuid::Uuid;
 
-use crate::State;
-use crate::credential::AuthenticatedBy;
+use crate::credential::{AuthenticatedBy, RequestId};
 use crate::error::ApiError;
 use crate::routes::pattern;
 use crate::trace_context::{Parent, TRACERESPONSE, TraceContext, trace_state};
+use crate::{State, run_to_end};
 
 /// By which a request is found again in the logs of all that it went through.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -42,7 +43,7 @@ pub const REQUEST_SPAN: &str = "leadr_auth::request";
 pub(crate) async fn observe(
     state: web::Data<State>,
     request: ServiceRequest,
-    next: Next<impl MessageBody>,
+    next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let started = Instant::now();
     let n = state.next_request();
@@ -52,7 +53,17 @@ pub(crate) async fn observe(
         trace: TraceContext::new(request.headers(), instance, n),
     };
     let span = span(&request, &ids);
-    let mut response = next.call(request).instrument(span.clone()).await?;
+    request
+        .extensions_mut()
+        .insert(RequestId(ids.request.clone()));
+    let response = next.call(request).instrument(span.clone()).await?;
+    let mut response = match note_refusal(&state, &response).await {
+        Ok(()) => response.map_into_left_body(),
+        Err(error) => {
+            let (request, _) = response.into_parts();
+            ServiceResponse::from_err(error, request).map_into_right_body()
+        }
+    };
     let duration = started.elapsed();
     let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(&ids.request) {
@@ -77,6 +88,39 @@ pub(crate) async fn observe(
     end(&span, method, route, response.status());
     log(&response, &ids, method, route, duration);
     Ok(response)
+}
+
+/// Writes down that a valid key did not allow what was asked. Where that cannot be done, the answer is not given either: no
+/// refusal is to go unnoticed.
+async fn note_refusal(
+    state: &web::Data<State>,
+    response: &ServiceResponse<impl MessageBody>,
+) -> Result<(), ApiError> {
+    let error = response.response().error();
+    let error = error.and_then(|error| error.as_error::<ApiError>());
+    let Some(refused) = error.filter(|error| error.status_code() == StatusCode::FORBIDDEN) else {
+        return Ok(());
+    };
+    let request = response.request();
+    let by = request.extensions().get::<AuthenticatedBy>().copied();
+    let principal = request.extensions().get::<Principal>().cloned();
+    let (Some(by), Some(principal)) = (by, principal) else {
+        return Err(ApiError::internal("a request was refused without a key"));
+    };
+    let mut ids = request.match_info().iter();
+    let refusal = Refusal {
+        request: format!("{} {}", method(request.method()), pattern(request)),
+        code: refused.code(),
+        scope: refused.scope(),
+        target: ids.find_map(|(_, id)| Uuid::parse_str(id).ok()),
+    };
+    let service = state.service.clone();
+    run_to_end(async move {
+        let recorded = service.record_refusal(&principal, by.account_id, refusal);
+        recorded.await
+    })
+    .await??;
+    Ok(())
 }
 
 /// By which a request is found again.

@@ -49,6 +49,9 @@ pub(crate) struct AuthenticatedBy {
     pub(crate) account_id: AccountId,
 }
 
+/// By which a request is found again: for the audit trail.
+pub(crate) struct RequestId(pub(crate) String);
+
 /// The one key that a request presents.
 ///
 /// More than one is refused, also where they are the same: which of them counts is a matter of opinion, and a proxy in front
@@ -130,7 +133,10 @@ async fn admit(request: HttpRequest) -> Result<RequireApiKey, ApiError> {
         return Err(ApiError::internal("a route without a key asks whose it is"));
     };
     let caller = authenticate(&request).await?;
-    let principal = caller.principal();
+    let mut principal = caller.principal();
+    principal.origin.client = request.peer_addr().map(|peer| peer.ip());
+    principal.origin.request_id = request.extensions().get().map(|RequestId(id)| id.clone());
+    request.extensions_mut().insert(principal.clone());
     authorize(route, &principal)?;
     Ok(RequireApiKey { caller, principal })
 }

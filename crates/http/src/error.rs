@@ -10,7 +10,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
 use leadr_auth_domain::{ForeignAccount, Right, ScopeNotHeld};
-use leadr_auth_service::{AccountError, IssueKeyError, KeyError, StoreError};
+use leadr_auth_service::{AccountError, AuditError, IssueKeyError, KeyError, StoreError};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -115,8 +115,17 @@ pub(crate) struct ValidationBody<'a> {
 }
 
 impl ApiError {
+    /// The scope that is missing, where that is why.
+    pub(crate) fn scope(&self) -> Option<String> {
+        match self {
+            Self::InsufficientScope(right) => Some(right.to_string()),
+            Self::ScopeNotHeld(ScopeNotHeld(scope)) => Some(scope.clone()),
+            _ => None,
+        }
+    }
+
     /// The stable code.
-    fn code(&self) -> &'static str {
+    pub(crate) fn code(&self) -> &'static str {
         match self {
             Self::KeyRequired => "api_key_required",
             Self::InvalidKey => "invalid_api_key",
@@ -277,6 +286,15 @@ impl From<StoreError> for ApiError {
 impl From<ForeignAccount> for ApiError {
     fn from(ForeignAccount: ForeignAccount) -> Self {
         FOREIGN_ACCOUNT
+    }
+}
+
+impl From<AuditError> for ApiError {
+    fn from(error: AuditError) -> Self {
+        match error {
+            AuditError::ForeignAccount => FOREIGN_ACCOUNT,
+            AuditError::Store(error) => error.into(),
+        }
     }
 }
 

@@ -237,7 +237,8 @@ pub(crate) fn finish<T, const N: usize>(
     }
 }
 
-fn string(value: &Value) -> Result<&str, Wrong> {
+/// A text.
+pub(crate) fn string(value: &Value) -> Result<&str, Wrong> {
     value
         .as_str()
         .ok_or_else(|| Wrong::new("string_type", "Input should be a valid string"))
@@ -314,6 +315,19 @@ pub(crate) fn text<T>(
 
 fn plural(n: usize) -> &'static str {
     if n == 1 { "" } else { "s" }
+}
+
+/// A whole number of a query.
+pub(crate) fn number(min: u32, max: u32) -> impl Fn(&Value) -> Result<u32, Wrong> {
+    move |value| {
+        let number = string(value)?.parse().ok();
+        number
+            .filter(|number| (min..=max).contains(number))
+            .ok_or_else(|| {
+                let msg = format!("Input should be a whole number from {min} to {max}");
+                Wrong::new("int_out_of_range", msg)
+            })
+    }
 }
 
 /// `true` or `false`, and nothing that resembles it.

@@ -15,6 +15,7 @@
 mod access_log;
 mod accounts;
 mod api_keys;
+mod audit;
 mod body;
 mod credential;
 mod docs;

@@ -9,7 +9,7 @@ use utoipa::{Modify, OpenApi};
 
 use crate::error::{ErrorBody, ValidationBody};
 use crate::routes::{ROUTES, Route, Who};
-use crate::{accounts, api_keys, docs, health, me};
+use crate::{accounts, api_keys, audit, docs, health, me};
 
 /// Every handler that is described. `tests/it/coverage.rs` compares it with the table of routes.
 #[derive(OpenApi)]
@@ -29,6 +29,7 @@ use crate::{accounts, api_keys, docs, health, me};
         accounts::list_accounts,
         accounts::get_account,
         accounts::update_account,
+        audit::list_audit,
         health::health,
         health::livez,
         health::readyz,
@@ -40,6 +41,7 @@ use crate::{accounts, api_keys, docs, health, me};
     tags(
         (name = "API Keys", description = "Issue, list, change and delete keys"),
         (name = "Accounts", description = "Who owns keys"),
+        (name = "Audit", description = "What was changed, by whom, and when"),
         (name = "Service", description = "Health and documentation"),
     ),
     modifiers(&Security, &CommonErrors),

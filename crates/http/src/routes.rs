@@ -6,7 +6,7 @@ use actix_web::{HttpRequest, Route as ActixRoute, guard};
 use leadr_auth_domain::Right;
 
 use crate::error::ApiError;
-use crate::{accounts, api_keys, docs, health, me, metrics};
+use crate::{accounts, api_keys, audit, docs, health, me, metrics};
 
 /// Who may call a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +114,7 @@ routes! {
     "/v1/api-keys/{key_id}" { GET Key [KeysRead] api_keys::get_api_key, PATCH Key [KeysWrite] api_keys::update_api_key }
     "/v1/accounts" { POST Operator [AccountsWrite] accounts::create_account, GET Key [AccountsRead] accounts::list_accounts }
     "/v1/accounts/{account_id}" { GET Key [AccountsRead] accounts::get_account, PATCH Operator [AccountsWrite] accounts::update_account }
+    "/v1/audit" { GET Key [AuditRead] audit::list_audit }
 }
 
 routes! {

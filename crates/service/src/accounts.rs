@@ -4,7 +4,7 @@ use std::fmt;
 
 use leadr_auth_domain::{
     Access, Account, AccountChange, AccountId, AccountName, AccountRefusal, AccountRole,
-    AccountStatus, OperatorAccess, Slug,
+    AccountStatus, AuditAction, OperatorAccess, Slug,
 };
 use leadr_auth_ports::{CreateAccountError, EntropyError, Rows, UpdateAccountError};
 
@@ -94,18 +94,15 @@ impl Service {
     /// Makes a tenant.
     pub async fn create_account(
         &self,
-        _: &OperatorAccess,
+        operator: &OperatorAccess,
         new: NewAccount,
     ) -> Result<Account, AccountError> {
         let id = AccountId::from_random_bytes(self.random().map_err(AccountError::Entropy)?);
-        let account = Account::new(
-            id,
-            new.name,
-            new.slug,
-            AccountRole::Tenant,
-            self.clock.now(),
-        );
-        self.stores.accounts.create(&account).await?;
+        let now = self.clock.now();
+        let account = Account::new(id, new.name, new.slug, AccountRole::Tenant, now);
+        let auditor = self.auditor(&operator.principal().origin, now).await?;
+        let entry = auditor.account_made(AuditAction::AccountCreated, &account);
+        self.stores.accounts.create(&account, &entry).await?;
         Ok(account)
     }
 
@@ -152,15 +149,19 @@ impl Service {
     /// deletes, with the time of its deletion.
     pub async fn update_account(
         &self,
-        _: &OperatorAccess,
+        operator: &OperatorAccess,
         id: AccountId,
         change: &AccountChange,
     ) -> Result<Account, AccountError> {
         let now = self.clock.now();
+        let auditor = self.auditor(&operator.principal().origin, now).await?;
         Ok(self
             .stores
             .accounts
-            .update(id, &mut |account| account.apply(change, now))
+            .update(id, &mut |account| {
+                let before = account.clone();
+                Ok(auditor.account_changed(&before, account.apply(change, now)?))
+            })
             .await?)
     }
 

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use leadr_auth_domain::{
-    API_KEY_BYTES, AccountId, ApiKey, KeyId, KeyName, PlainKey, Principal, ScopeNotHeld, ScopeSet,
-    Timestamp, generate_api_key,
+    API_KEY_BYTES, AccountId, ApiKey, AuditAction, KeyId, KeyName, PlainKey, Principal,
+    ScopeNotHeld, ScopeSet, Timestamp, generate_api_key,
 };
 use leadr_auth_ports::{CreateKeyError, EntropyError};
 
@@ -82,6 +82,12 @@ impl std::error::Error for IssueKeyError {
     }
 }
 
+impl From<StoreError> for IssueKeyError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
 impl Service {
     /// Makes a key for a live account. The reference calls it `create_api_key`.
     pub async fn issue_key(
@@ -94,17 +100,20 @@ impl Service {
             return Err(IssueKeyError::ForeignAccount);
         }
         let scopes = by.grant(new.scopes).map_err(IssueKeyError::ScopeNotHeld)?;
+        let now = self.clock.now();
+        let auditor = self.auditor(&by.origin, now).await?;
         for _ in 0..ATTEMPTS {
             let secret = self
                 .random::<API_KEY_BYTES>()
                 .map_err(IssueKeyError::Entropy)?;
             let plain_key = generate_api_key(secret);
             let mut key = self
-                .new_key(account_id, new.name.clone(), &plain_key)
+                .new_key(account_id, new.name.clone(), &plain_key, now)
                 .map_err(IssueKeyError::Entropy)?;
             key.expires_at = new.expires_at;
             key.scopes = scopes.clone();
-            match self.stores.keys.create(&key).await {
+            let entry = auditor.key_made(AuditAction::KeyCreated, &key);
+            match self.stores.keys.create(&key, &entry).await {
                 Ok(()) => return Ok(IssuedKey { key, plain_key }),
                 Err(CreateKeyError::PrefixTaken) => {}
                 Err(CreateKeyError::AccountNotFound) => return Err(IssueKeyError::AccountNotFound),
@@ -124,6 +133,7 @@ impl Service {
         account_id: AccountId,
         name: KeyName,
         plain_key: &PlainKey,
+        now: Timestamp,
     ) -> Result<ApiKey, EntropyError> {
         Ok(ApiKey::new(
             KeyId::from_random_bytes(self.random()?),
@@ -132,7 +142,7 @@ impl Service {
             self.keyring().hash(plain_key),
             plain_key.prefix(),
             None,
-            self.clock.now(),
+            now,
         ))
     }
 }
@@ -207,7 +217,7 @@ mod tests {
         let seen = Arc::clone(&asked);
         let mut keys = MockKeyRepository::new();
         keys.expect_create()
-            .returning(move |_| match seen.fetch_add(1, Ordering::Relaxed) {
+            .returning(move |_, _| match seen.fetch_add(1, Ordering::Relaxed) {
                 0 | 1 => Err(CreateKeyError::PrefixTaken),
                 _ => Ok(()),
             });
@@ -222,7 +232,7 @@ mod tests {
         let mut keys = MockKeyRepository::new();
         keys.expect_create()
             .times(ATTEMPTS)
-            .returning(|_| Err(CreateKeyError::PrefixTaken));
+            .returning(|_, _| Err(CreateKeyError::PrefixTaken));
         bench.service.stores.keys = Arc::new(keys);
         let result = bench
             .service

@@ -13,6 +13,7 @@
 //! each case its callers tell apart. Its tests run on the memory store; mocks are for stores that fail.
 
 pub mod accounts;
+pub mod audit;
 pub mod authenticate;
 pub mod chain;
 pub mod issue;
@@ -28,15 +29,17 @@ pub mod usage;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use leadr_auth_domain::Keyring;
+use leadr_auth_domain::{AuditKey, Keyring};
 use leadr_auth_ports::{Clock, Entropy, EntropyError, Stores};
 
 pub use accounts::{AccountError, NewAccount};
+pub use audit::{AuditError, AuditFilter, AuditReport, Auditor, Refusal};
 pub use authenticate::{Authentication, Caller};
 pub use chain::Chain;
 pub use issue::{IssueKeyError, IssuedKey, NewKey};
 pub use leadr_auth_ports::{
-    DropPepperError, ImportMode, KeyFilter, PepperUse, StoreError, StoreLoad, StoredPepper,
+    ActorFilter, AuditPlace, DropPepperError, ImportMode, KeyFilter, PepperUse, Pruned, StoreError,
+    StoreLoad, StoredPepper,
 };
 pub use manage::KeyError;
 pub use operator::{EnsureOperatorError, NewOperatorKey, OperatorState};
@@ -58,6 +61,8 @@ pub struct Service {
     keyring: Arc<RwLock<Arc<Keyring>>>,
     /// Whether the secrets are known to be those that the stored keys are hashed under.
     secrets_are_proven: Arc<AtomicBool>,
+    /// Under which the audit trail is sealed, once that is known.
+    audit_key: Arc<RwLock<Option<AuditKey>>>,
     usage: UsageRecorder,
     rehasher: Rehasher,
     readiness: Readiness,
@@ -80,6 +85,7 @@ impl Service {
             entropy,
             keyring: Arc::new(RwLock::new(Arc::new(keyring.into()))),
             secrets_are_proven: Arc::default(),
+            audit_key: Arc::default(),
             usage,
             rehasher,
             readiness: Readiness::default(),

@@ -161,6 +161,7 @@ impl Service {
         }
         let access = by.access;
         let now = self.clock.now();
+        let auditor = self.auditor(&by.origin, now).await?;
         let mut shown = None;
         self.stores
             .keys
@@ -168,9 +169,10 @@ impl Service {
                 if !access.reaches_key(&key) {
                     return Err(KeyRefusal::OutOfReach);
                 }
+                let before = key.clone();
                 let (as_shown, stored) = key.apply(change, now)?;
                 shown = Some(as_shown);
-                Ok(stored)
+                Ok(auditor.key_changed(&before, stored))
             })
             .await?;
         let shown = shown.ok_or_else(|| StoreError::internal("a change was not applied"))?;

@@ -3,8 +3,9 @@
 use std::fmt;
 
 use leadr_auth_domain::{
-    API_KEY_BYTES, Account, AccountId, AccountName, AccountRole, ApiKey, KeyName, KeyRecord,
-    Origin, PlainKey, Principal, Slug, TextFault, Verdict, decide, generate_api_key,
+    API_KEY_BYTES, Account, AccountId, AccountName, AccountRole, ApiKey, AuditAction, ChainId,
+    Facts, KeyName, KeyRecord, Origin, PlainKey, Principal, Slug, TextFault, Verdict, decide,
+    generate_api_key,
 };
 use leadr_auth_ports::{CreateKeyError, CreateOperatorError, EntropyError};
 
@@ -103,10 +104,28 @@ impl Service {
         &self,
         configured: Option<&PlainKey>,
     ) -> Result<OperatorState, EnsureOperatorError> {
+        self.ensure_operator_for(&Origin::SERVER, configured).await
+    }
+
+    /// Is the configured key stored with another hash? Then the secret is not the one that it was stored under.
+    pub(crate) async fn check_configured(&self, key: &PlainKey) -> Result<(), EnsureOperatorError> {
+        match self.stores.lookup.find(&key.prefix()).await? {
+            Some(record) if self.keyring().verify(key, &record.key) != Some(true) => {
+                Err(EnsureOperatorError::KeyMismatch)
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    async fn ensure_operator_for(
+        &self,
+        origin: &Origin,
+        configured: Option<&PlainKey>,
+    ) -> Result<OperatorState, EnsureOperatorError> {
         for n in 0..ATTEMPTS {
             let attempt = match configured {
-                Some(key) => self.try_ensure_owner_of(key, n).await?,
-                None => self.try_ensure_first(n).await?,
+                Some(key) => self.try_ensure_owner_of(origin, key, n).await?,
+                None => self.try_ensure_first(origin, n).await?,
             };
             if let Attempt::Done(state) = attempt {
                 return Ok(state);
@@ -125,7 +144,8 @@ impl Service {
         revoke_others: bool,
     ) -> Result<NewOperatorKey, EnsureOperatorError> {
         let plain_key = generate_api_key(self.random::<API_KEY_BYTES>()?);
-        self.ensure_operator(Some(&plain_key)).await?;
+        self.ensure_operator_for(&Origin::TOOL, Some(&plain_key))
+            .await?;
         let Some(KeyRecord { key, .. }) = self.stores.lookup.find(&plain_key.prefix()).await?
         else {
             return Err(StoreError::internal("a key that was just stored is not there").into());
@@ -161,7 +181,11 @@ impl Service {
         })
     }
 
-    async fn try_ensure_first(&self, n: usize) -> Result<Attempt, EnsureOperatorError> {
+    async fn try_ensure_first(
+        &self,
+        origin: &Origin,
+        n: usize,
+    ) -> Result<Attempt, EnsureOperatorError> {
         if !self.stores.accounts.is_empty().await? {
             return Ok(Attempt::Done(
                 match self.stores.accounts.find_operator().await? {
@@ -171,7 +195,7 @@ impl Service {
             ));
         }
         let key = generate_api_key(self.random::<API_KEY_BYTES>()?);
-        Ok(match self.try_create_operator(&key, n).await? {
+        Ok(match self.try_create_operator(origin, &key, n).await? {
             Attempt::Done(_) => Attempt::Done(OperatorState::Created(key)),
             Attempt::Overtaken => Attempt::Overtaken,
         })
@@ -179,17 +203,21 @@ impl Service {
 
     async fn try_ensure_owner_of(
         &self,
+        origin: &Origin,
         key: &PlainKey,
         n: usize,
     ) -> Result<Attempt, EnsureOperatorError> {
         if let Some(record) = self.stores.lookup.find(&key.prefix()).await? {
-            return self.ensure_is_operator(key, record).await;
+            return self.ensure_is_operator(origin, key, record).await;
         }
         let Some(operator) = self.stores.accounts.find_operator().await? else {
-            return self.try_create_operator(key, n).await;
+            return self.try_create_operator(origin, key, n).await;
         };
-        let record = self.new_key(operator.id, key_name()?, key)?;
-        match self.stores.keys.create(&record).await {
+        let now = self.clock.now();
+        let auditor = self.auditor(origin, now).await?;
+        let record = self.new_key(operator.id, key_name()?, key, now)?;
+        let entry = auditor.key_made(AuditAction::OperatorKeyCreated, &record);
+        match self.stores.keys.create(&record, &entry).await {
             Ok(()) => Ok(Attempt::Done(OperatorState::Configured)),
             Err(CreateKeyError::PrefixTaken | CreateKeyError::AccountNotFound) => {
                 Ok(Attempt::Overtaken)
@@ -203,6 +231,7 @@ impl Service {
     /// nothing of operators.
     async fn ensure_is_operator(
         &self,
+        origin: &Origin,
         key: &PlainKey,
         mut record: KeyRecord,
     ) -> Result<Attempt, EnsureOperatorError> {
@@ -211,12 +240,14 @@ impl Service {
         }
         let now = self.clock.now();
         if record.account.role != AccountRole::Operator {
+            let auditor = self.auditor(origin, now).await?;
             let promoted = self
                 .stores
                 .accounts
                 .update(record.account.id, &mut |mut account| {
+                    let before = account.clone();
                     account.make_operator(now);
-                    Ok(account)
+                    Ok(auditor.account_changed(&before, account))
                 })
                 .await;
             match promoted {
@@ -235,6 +266,7 @@ impl Service {
     /// Operator.
     async fn try_create_operator(
         &self,
+        origin: &Origin,
         key: &PlainKey,
         n: usize,
     ) -> Result<Attempt, EnsureOperatorError> {
@@ -242,18 +274,26 @@ impl Service {
             0 => ("Operator".to_owned(), "operator".to_owned()),
             _ => (format!("Operator {}", n + 1), format!("operator-{}", n + 1)),
         };
+        let now = self.clock.now();
+        let auditor = self.auditor(origin, now).await?;
         let account = Account::new(
             AccountId::from_random_bytes(self.random()?),
             AccountName::parse(&name)?,
             Slug::parse(&slug)?,
             AccountRole::Operator,
-            self.clock.now(),
+            now,
         );
-        let record = self.new_key(account.id, key_name()?, key)?;
+        let record = self.new_key(account.id, key_name()?, key, now)?;
+        let mut facts = Facts::of_account(&account);
+        facts.insert("key".to_owned(), Facts::of_key(&record).into());
+        let entry = auditor
+            .draft(ChainId::Account(account.id), AuditAction::OperatorCreated)
+            .about(record.id)
+            .after(facts);
         match self
             .stores
             .accounts
-            .create_with_key(&account, &record)
+            .create_with_key(&account, &record, &entry)
             .await
         {
             Ok(()) => Ok(Attempt::Done(OperatorState::Configured)),

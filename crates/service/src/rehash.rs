@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use leadr_auth_domain::{ApiKey, KeyId, Keyring, PlainKey};
+use leadr_auth_domain::{ApiKey, AuditAction, KeyId, Keyring, Origin, PlainKey};
 use leadr_auth_ports::{Clock, PepperUse, Rehash, SecretRegistry, StoreError};
+use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::{Chain, Service};
@@ -21,8 +22,8 @@ const WRITE_EVERY: Duration = Duration::from_millis(500);
 /// How often it is counted how many keys remain: it reads all of them.
 const COUNT_EVERY: Duration = Duration::from_mins(1);
 
-/// How many keys are written at once.
-const BATCH: usize = 500;
+/// How many keys are written at once, and stand in one audit entry.
+const BATCH: usize = 200;
 
 /// The most notes that wait: what is more waits for its key's next use.
 const WAITING: usize = 100_000;
@@ -77,14 +78,8 @@ impl Rehasher {
         self.done.load(Ordering::Relaxed)
     }
 
-    /// Writes all notes down. Where the store fails, those that are not written are dropped: see the module's docs.
-    pub(crate) async fn flush(&self) -> Result<(), StoreError> {
-        let notes: Vec<Rehash> = lock(&self.waiting).drain().map(|(_, note)| note).collect();
-        for batch in notes.chunks(BATCH) {
-            let done = self.registry.rehash(batch).await?;
-            self.done.fetch_add(done, Ordering::Relaxed);
-        }
-        Ok(())
+    fn take(&self) -> Vec<Rehash> {
+        lock(&self.waiting).drain().map(|(_, note)| note).collect()
     }
 
     /// Counts how many keys remain under each retired secret.
@@ -116,6 +111,23 @@ impl Service {
         }
     }
 
+    /// Writes all notes down. Where the store fails, those that are not written are dropped: see the module's docs.
+    pub(crate) async fn flush_rehashes(&self) -> Result<(), StoreError> {
+        for batch in self.rehasher.take().chunks(BATCH) {
+            let auditor = self.auditor(&Origin::SERVER, self.clock.now()).await?;
+            let ids = batch.iter().map(|note| note.key_id.to_string().into());
+            let to = batch.first().map(|note| note.becomes.pepper_id.as_str());
+            let facts = [
+                ("secret_id", to.into()),
+                ("key_ids", Value::Array(ids.collect())),
+            ];
+            let entry = auditor.system(AuditAction::PepperRehashed, facts);
+            let done = self.stores.secrets.rehash(batch, &entry).await?;
+            self.rehasher.done.fetch_add(done, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
     async fn rehash_for_ever(&self) {
         let mut ticks = tokio::time::interval(WRITE_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -130,7 +142,7 @@ impl Service {
             let is_due = counted.as_ref().is_none_or(|(at, known)| {
                 at.elapsed() >= COUNT_EVERY || !Arc::ptr_eq(known, &ring)
             });
-            let mut outcome = self.rehasher.flush().await;
+            let mut outcome = self.flush_rehashes().await;
             if outcome.is_ok() && is_due {
                 outcome = self.rehasher.count(&ring).await;
                 counted = Some((Instant::now(), ring));
@@ -174,7 +186,7 @@ mod tests {
             id("default"),
             "not while somebody waits for the answer"
         );
-        bench.service.rehasher.flush().await.unwrap();
+        bench.service.flush_rehashes().await.unwrap();
         let after = bench.service.key(Access::All, issued.key.id).await.unwrap();
         assert_eq!(after.pepper_id, id("new"));
         assert_eq!(after.updated_at, issued.key.updated_at);
@@ -226,12 +238,12 @@ mod tests {
         bench.service.replace_keyring(rotated()).await.unwrap();
         let mut away = MockSecretRegistry::new();
         away.expect_rehash()
-            .returning(|_| Err(StoreError::unavailable("away")));
-        bench.service.rehasher.registry = Arc::new(away);
+            .returning(|_, _| Err(StoreError::unavailable("away")));
+        bench.service.stores.secrets = Arc::new(away);
         for _ in 0..2 {
             let accepted = bench.service.authenticate(&issued.plain_key).await.unwrap();
             assert!(matches!(accepted, Authentication::Accepted(_)));
-            assert!(bench.service.rehasher.flush().await.is_err());
+            assert!(bench.service.flush_rehashes().await.is_err());
         }
     }
 

@@ -7,10 +7,12 @@ use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use leadr_auth_domain::{Keyring, OperatorAccess, PepperId, PlainKey, Timestamp};
+use leadr_auth_domain::{
+    AuditAction, AuditKey, Keyring, OperatorAccess, Origin, Pepper, PepperId, PlainKey, Timestamp,
+};
 use leadr_auth_ports::{DropPepperError, StoredPepper};
 
-use crate::{EnsureOperatorError, OperatorState, Service, StoreError};
+use crate::{Auditor, EnsureOperatorError, OperatorState, Service, StoreError};
 
 /// Why the secrets are not known to be the right ones.
 #[derive(Debug)]
@@ -177,16 +179,18 @@ impl Service {
     /// What a server needs before it is ready: the right secret and an operator, see [`Service::ensure_operator`]. May be
     /// called by several nodes at once, and again at every start.
     ///
-    /// The secret is registered last, so that a configured key which was stored under another one is noticed first: that
-    /// is all there is to go by in a database of the reference implementation.
+    /// A configured key which was stored under another secret is noticed before one is registered: that is all there is to
+    /// go by in a database of the reference implementation.
     pub async fn prepare(
         &self,
         configured: Option<&PlainKey>,
     ) -> Result<OperatorState, PrepareError> {
         self.check_secret().await?;
-        let operator = self.ensure_operator(configured).await?;
+        if let Some(key) = configured {
+            self.check_configured(key).await?;
+        }
         self.ensure_secret().await?;
-        Ok(operator)
+        Ok(self.ensure_operator(configured).await?)
     }
 
     /// Compares the secrets with those that are registered, if any are. Changes nothing.
@@ -221,12 +225,53 @@ impl Service {
         Ok(())
     }
 
+    /// Registers what is not registered yet, each with the key of the audit trail; where there is none, makes it.
     async fn register(&self, ring: &Keyring) -> Result<(), SecretError> {
+        let mut registered = self.stores.secrets.registered().await?;
+        let known = audit_key(ring, &registered)?;
+        let key = if let Some(key) = known {
+            key
+        } else {
+            let key = AuditKey::new(self.random().map_err(StoreError::internal)?);
+            let (id, pepper) = (ring.current_id(), ring.current());
+            registered = self.register_one(&key, id, pepper, true).await?;
+            // Somebody else may have been first.
+            audit_key(ring, &registered)?
+                .ok_or_else(|| StoreError::internal("the key of the audit trail was not stored"))?
+        };
         for (id, pepper) in ring.iter() {
-            let pepper = StoredPepper::new(id.clone(), pepper.check());
-            fits(ring, &self.stores.secrets.register(&pepper).await?)?;
+            let is_complete =
+                |stored: &StoredPepper| stored.id == *id && stored.audit_key.is_some();
+            if !registered.iter().any(is_complete) {
+                registered = self.register_one(&key, id, pepper, false).await?;
+            }
         }
+        for stored in &registered {
+            fits(ring, stored)?;
+        }
+        self.set_audit_key(key);
         Ok(())
+    }
+
+    async fn register_one(
+        &self,
+        key: &AuditKey,
+        id: &PepperId,
+        pepper: &Pepper,
+        founding: bool,
+    ) -> Result<Vec<StoredPepper>, StoreError> {
+        let nonce = self.random().map_err(StoreError::internal)?;
+        let sealed = pepper
+            .seal_audit_key(key, nonce)
+            .ok_or_else(|| StoreError::internal("the key of the audit trail cannot be sealed"))?;
+        let auditor = Auditor::new(key.clone(), self.clock.now(), Origin::SERVER);
+        let facts = [("secret_id", id.as_str().into())];
+        let entry = auditor.system(AuditAction::PepperRegistered, facts);
+        let pepper = StoredPepper::new(id.clone(), pepper.check(), sealed);
+        self.stores
+            .secrets
+            .register(&pepper, founding, &entry)
+            .await
     }
 
     /// How it stands with each secret that is in the keyring, registered, or depended on, in the order of their ids.
@@ -260,13 +305,22 @@ impl Service {
     }
 
     /// Gives up a secret on which no key depends any more. From then on no key can be hashed under it, on any node.
-    pub async fn drop_pepper(&self, _: &OperatorAccess, id: &PepperId) -> Result<(), DropError> {
+    pub async fn drop_pepper(
+        &self,
+        operator: &OperatorAccess,
+        id: &PepperId,
+    ) -> Result<(), DropError> {
         if id == self.keyring().current_id() {
             return Err(DropError::Current);
         }
+        let now = self.clock.now();
+        let auditor = self.auditor(&operator.principal().origin, now).await;
+        let auditor = auditor.map_err(|error| DropError::Refused(error.into()))?;
+        let facts = [("secret_id", id.as_str().into())];
+        let entry = auditor.system(AuditAction::PepperDropped, facts);
         self.stores
             .secrets
-            .drop_pepper(id, self.clock.now())
+            .drop_pepper(id, now, &entry)
             .await
             .map_err(DropError::Refused)
     }
@@ -305,6 +359,24 @@ impl Service {
     }
 }
 
+/// The key of the audit trail, if the store has one: read by any secret of the ring that it is encrypted under.
+fn audit_key(ring: &Keyring, registered: &[StoredPepper]) -> Result<Option<AuditKey>, StoreError> {
+    let sealed = || {
+        let sealed = registered.iter();
+        sealed.filter_map(|stored| Some((&stored.id, stored.audit_key.as_ref()?)))
+    };
+    if sealed().next().is_none() {
+        return Ok(None);
+    }
+    let opened = sealed().find_map(|(id, sealed)| ring.get(id)?.open_audit_key(sealed));
+    match opened {
+        Some(key) => Ok(Some(key)),
+        None => Err(StoreError::internal(
+            "the key of the audit trail cannot be read with any secret of the keyring",
+        )),
+    }
+}
+
 /// Is what is registered the same as in the ring, where it has to be there?
 fn fits(ring: &Keyring, registered: &StoredPepper) -> Result<(), SecretError> {
     let id = &registered.id;
@@ -326,7 +398,7 @@ fn fits(ring: &Keyring, registered: &StoredPepper) -> Result<(), SecretError> {
 
 #[cfg(test)]
 mod tests {
-    use leadr_auth_domain::{Pepper, generate_api_key};
+    use leadr_auth_domain::generate_api_key;
 
     use super::*;
     use crate::testing::{Bench, only_new, rotated, service_on};

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use leadr_auth_domain::{
-    Access, Account, AccountName, ApiKey, KeyName, Keyring, OperatorAccess, Origin, Pepper,
-    PepperId, Principal, Scopes, Slug, Timestamp,
+    Access, Account, AccountName, ApiKey, AuditKey, KeyName, Keyring, OperatorAccess, Origin,
+    Pepper, PepperId, Principal, Scopes, Slug, Timestamp,
 };
 use leadr_auth_memory::Memory;
 use leadr_auth_memory::system::{ManualClock, SeededEntropy};
@@ -81,6 +81,13 @@ impl Bench {
 
     /// A service on an empty store.
     pub(crate) fn empty() -> Service {
+        let service = Self::unprepared();
+        service.set_audit_key(AuditKey::new([1; AuditKey::BYTES]));
+        service
+    }
+
+    /// As [`Bench::empty`], of which not even the key of the trail is known.
+    pub(crate) fn unprepared() -> Service {
         service(Arc::new(ManualClock::new(start())))
     }
 

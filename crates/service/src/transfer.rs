@@ -8,11 +8,15 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::hash::Hash;
 
-use leadr_auth_domain::{Account, AccountId, AccountName, ApiKey, KeyId, KeyPrefix, Slug};
+use leadr_auth_domain::{
+    Account, AccountId, AccountName, ApiKey, AuditAction, KeyId, KeyPrefix, Slug,
+};
 use leadr_auth_ports::{
-    ImportConflict, ImportMode, ImportOutcome, Snapshot, StoreError, StoredPepper, Totals,
+    Audited, ImportConflict, ImportMode, ImportOutcome, Snapshot, StoreError, StoredPepper, Totals,
     TransferStore,
 };
+
+use crate::Auditor;
 
 /// How many records are read or written at a time.
 const BATCH: u32 = 1000;
@@ -136,6 +140,7 @@ pub struct Summary {
 pub struct Importer<'a> {
     store: &'a dyn TransferStore,
     mode: ImportMode,
+    auditor: Option<Auditor>,
     seen: Seen,
     accounts: Vec<(u64, Account)>,
     keys: Vec<(u64, ApiKey)>,
@@ -192,11 +197,13 @@ impl Seen {
 }
 
 impl<'a> Importer<'a> {
-    /// An import into `store`.
-    pub fn new(store: &'a dyn TransferStore, mode: ImportMode) -> Self {
+    /// An import into `store`. What is stored is written down by `auditor` ([`Service::import_auditor`](crate::Service));
+    /// without one, nothing is: for a store in which the audit trail has not begun, because its secret is not at hand.
+    pub fn new(store: &'a dyn TransferStore, mode: ImportMode, auditor: Option<Auditor>) -> Self {
         Self {
             store,
             mode,
+            auditor,
             seen: Seen::default(),
             accounts: Vec::new(),
             keys: Vec::new(),
@@ -248,7 +255,15 @@ impl<'a> Importer<'a> {
             return Ok(());
         }
         let (lines, accounts): (Vec<_>, Vec<_>) = self.accounts.drain(..).unzip();
-        let outcomes = self.store.import_accounts(&accounts, self.mode).await?;
+        let auditor = self.auditor.as_ref();
+        let audited: Vec<_> = accounts
+            .iter()
+            .map(|account| Audited {
+                record: account.clone(),
+                entry: auditor.map(|by| by.account_made(AuditAction::AccountImported, account)),
+            })
+            .collect();
+        let outcomes = self.store.import_accounts(&audited, self.mode).await?;
         for ((line, account), outcome) in lines.into_iter().zip(&accounts).zip(outcomes) {
             if self.count(line, outcome) {
                 self.seen.importable.insert(account.id);
@@ -262,7 +277,15 @@ impl<'a> Importer<'a> {
             return Ok(());
         }
         let (lines, keys): (Vec<_>, Vec<_>) = self.keys.drain(..).unzip();
-        let outcomes = self.store.import_keys(&keys, self.mode).await?;
+        let auditor = self.auditor.as_ref();
+        let audited: Vec<_> = keys
+            .iter()
+            .map(|key| Audited {
+                record: key.clone(),
+                entry: auditor.map(|by| by.key_made(AuditAction::KeyImported, key)),
+            })
+            .collect();
+        let outcomes = self.store.import_keys(&audited, self.mode).await?;
         for ((line, key), outcome) in lines.into_iter().zip(&keys).zip(outcomes) {
             let only_because_dry = self.mode == ImportMode::DryRun
                 && outcome == ImportOutcome::Conflict(ImportConflict::AccountMissing)
@@ -340,7 +363,7 @@ mod tests {
     }
 
     async fn run(stores: &Stores, mode: ImportMode, records: Vec<Record>) -> (Summary, Vec<Fault>) {
-        let mut importer = Importer::new(stores.transfer.as_ref(), mode);
+        let mut importer = Importer::new(stores.transfer.as_ref(), mode, None);
         for (n, record) in records.into_iter().enumerate() {
             importer
                 .add(u64::try_from(n).unwrap() + 1, record)
@@ -463,7 +486,7 @@ mod tests {
             .expect_import_accounts()
             .returning(|_, _| Err(StoreError::unavailable("away")));
         let store: Arc<dyn TransferStore> = Arc::new(store);
-        let mut importer = Importer::new(store.as_ref(), ImportMode::Commit);
+        let mut importer = Importer::new(store.as_ref(), ImportMode::Commit, None);
         importer.add(1, Record::Account(account(1))).await.unwrap();
         assert!(importer.flush().await.is_err());
     }

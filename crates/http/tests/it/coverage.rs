@@ -63,6 +63,12 @@ const CASES: &[Case] = &[
         foreigner: Foreigner::NotFound,
     },
     Case {
+        method: "GET",
+        path: "/v1/audit",
+        body: None,
+        foreigner: Foreigner::Forbidden,
+    },
+    Case {
         method: "POST",
         path: "/v1/accounts",
         body: Some(|_| json!({"name": "Mine", "slug": "mine"})),
@@ -107,7 +113,10 @@ impl Case {
             .path
             .replace("{key_id}", key_id)
             .replace("{account_id}", account);
-        if (self.method, self.path) == ("GET", "/v1/api-keys") {
+        if matches!(
+            (self.method, self.path),
+            ("GET", "/v1/api-keys" | "/v1/audit")
+        ) {
             path = format!("{path}?account_id={account}");
         }
         let request = Api::request(self.method, &path, key);

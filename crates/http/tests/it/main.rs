@@ -9,6 +9,7 @@
 
 mod accounts;
 mod api_keys;
+mod audit;
 mod bodies;
 mod coverage;
 mod credentials;

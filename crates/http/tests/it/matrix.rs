@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use leadr_auth_domain::Access;
 use leadr_auth_http::routes::{ROUTES, Who};
-use leadr_auth_service::KeyFilter;
+use leadr_auth_service::{AuditFilter, KeyFilter};
 use serde_json::{Value, json};
 
 use crate::support::{Answer, Api, NOBODY};
@@ -79,6 +79,15 @@ const ROWS: &[Row] = &[
         operators_only: false,
         names: Names::Key,
         body: Some(|| json!({"name": "Changed"})),
+        success: 200,
+    },
+    Row {
+        method: "GET",
+        path: "/v1/audit",
+        needs: Some("audit:read"),
+        operators_only: false,
+        names: Names::Account { missing: 200 },
+        body: None,
         success: 200,
     },
     Row {
@@ -275,6 +284,18 @@ async fn everything(api: &Api) -> Vec<String> {
     all
 }
 
+/// Every entry of the audit trail: its action, chain and number.
+async fn trail(api: &Api) -> BTreeSet<(String, String, u64)> {
+    let filter = AuditFilter::default();
+    let listed = api
+        .service
+        .list_audit(Access::All, None, filter, None, 1000);
+    let listed = listed.await.unwrap().into_iter();
+    listed
+        .map(|entry| (entry.action, entry.chain.to_string(), entry.seq))
+        .collect()
+}
+
 #[test]
 fn the_rows_are_the_routes_that_need_a_key_with_what_they_need() {
     let rows: BTreeSet<_> = ROWS
@@ -305,9 +326,19 @@ async fn everybody_gets_what_is_theirs_and_hears_nothing_of_the_rest() {
                 let api = Api::new().await;
                 let key = caller.key(&api).await;
                 let before = everything(&api).await;
+                let trail = trail(&api).await;
                 let answer = call(&api, row, caller, key.as_deref(), object).await;
                 let (status, code) = expected(row, caller, object);
                 assert_eq!(answer.status, status, "{name}: {}", answer.text);
+                // A change leaves an entry, and so does an authorisation that was refused; nothing else does.
+                let leaves = (code.is_none() && row.method != "GET") || status == 403;
+                let now = self::trail(&api).await;
+                assert!(now.is_superset(&trail), "{name}");
+                let left: Vec<_> = now.difference(&trail).collect();
+                assert_eq!(left.len(), usize::from(leaves), "{name}: {left:?}");
+                if status == 403 {
+                    assert_eq!(left[0].0, "authorization.refused", "{name}");
+                }
                 if let Some(code) = code {
                     assert_eq!(answer.json()["code"], code, "{name}");
                     assert_eq!(everything(&api).await, before, "{name} changed something");

@@ -200,7 +200,7 @@ impl Api {
         assert_eq!(headers.get("x-content-type-options").unwrap(), "nosniff");
         assert!(headers.contains_key("x-request-id"));
         assert!(headers.contains_key("traceresponse"));
-        let challenged = status == 401 || text.contains("insufficient_scope");
+        let challenged = status == 401 || (status == 403 && text.contains("insufficient_scope"));
         assert_eq!(headers.contains_key("www-authenticate"), challenged);
         assert_eq!(headers.contains_key("retry-after"), status == 503);
         assert_ne!(status, 500, "{text}");

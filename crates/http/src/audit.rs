@@ -1,0 +1,238 @@
+//! `/v1/audit`: what was changed, by whom, and when.
+
+use std::fmt;
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use leadr_auth_domain::{
+    AccountId, Actor, AuditAction, AuditEntry, ChainId, Facts, KeyId, Timestamp,
+};
+use leadr_auth_service::{ActorFilter, AuditFilter, AuditPlace};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use crate::State;
+use crate::credential::RequireApiKey;
+use crate::error::ApiError;
+use crate::fields::{Fields, Wrong, finish, number, string, timestamp, uuid};
+
+/// The most entries in an answer, and how many there are where nobody says.
+const MAX_LIMIT: u32 = 100;
+
+/// What did it.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ActorKind {
+    /// The holder of a key.
+    Key,
+    /// Somebody at the command line.
+    Tool,
+    /// The server itself.
+    Server,
+}
+
+/// Who did it.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ActorResponse {
+    /// What did it.
+    kind: ActorKind,
+    /// The key that was presented; null if it was no key.
+    key_id: Option<Uuid>,
+    /// The account of that key.
+    account_id: Option<Uuid>,
+}
+
+impl From<Actor> for ActorResponse {
+    fn from(actor: Actor) -> Self {
+        let (kind, ids) = match actor {
+            Actor::Key { key_id, account_id } => (ActorKind::Key, Some((key_id, account_id))),
+            Actor::Tool => (ActorKind::Tool, None),
+            Actor::Server => (ActorKind::Server, None),
+        };
+        Self {
+            kind,
+            key_id: ids.map(|(key, _)| key.as_uuid()),
+            account_id: ids.map(|(_, account)| account.as_uuid()),
+        }
+    }
+}
+
+/// An entry of the audit trail.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct AuditEntryResponse {
+    /// The account whose trail it is in; null in the deployment's own.
+    account_id: Option<Uuid>,
+    /// Its number in that trail, from 1 on.
+    seq: u64,
+    /// When (UTC).
+    #[schema(format = DateTime)]
+    at: String,
+    /// What was done.
+    #[schema(example = "key.revoked")]
+    action: String,
+    /// Who did it.
+    actor: ActorResponse,
+    /// The id of the request that did it.
+    request_id: Option<String>,
+    /// The address that it came from.
+    client: Option<String>,
+    /// The key that it was done to.
+    key_id: Option<Uuid>,
+    /// What changed, as it was before.
+    before: Option<Value>,
+    /// What changed, as it was afterwards; or all there is to say of what was done.
+    after: Option<Value>,
+    /// Its seal: over all of this and the seal of the entry before it.
+    #[schema(min_length = 64, max_length = 64)]
+    hash: String,
+}
+
+/// What is no JSON was put there by somebody else, and is shown as the text that it is.
+fn shown(facts: &Facts) -> Value {
+    serde_json::from_str(facts.as_str()).unwrap_or_else(|_| facts.as_str().into())
+}
+
+impl AuditEntryResponse {
+    fn of(entry: &AuditEntry) -> Self {
+        Self {
+            account_id: entry.chain.account_id().map(AccountId::as_uuid),
+            seq: entry.seq,
+            at: entry.at.to_string(),
+            action: entry.action.clone(),
+            actor: entry.origin.actor.into(),
+            request_id: entry.origin.request_id.clone(),
+            client: entry.origin.client.map(|client| client.to_string()),
+            key_id: entry.key_id.map(KeyId::as_uuid),
+            before: entry.before.as_ref().map(shown),
+            after: entry.after.as_ref().map(shown),
+            hash: entry.hash.to_string(),
+        }
+    }
+}
+
+/// A part of the audit trail.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct AuditResponse {
+    /// The entries, newest first.
+    entries: Vec<AuditEntryResponse>,
+    /// What to send as `cursor` for the entries after these; null if there are none.
+    next_cursor: Option<String>,
+}
+
+/// Which entries are wanted.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(
+    dead_code,
+    reason = "it describes the query; what is read of it is an AuditFilter"
+)]
+pub(crate) struct AuditQuery {
+    /// Of this account. A tenant may leave it out and means its own; an operator means all, and the deployment's own.
+    account_id: Option<Uuid>,
+    /// About this key.
+    key_id: Option<Uuid>,
+    /// By whom: the id of a key, or `tool`, or `server`.
+    actor: Option<String>,
+    /// Of this action, as in `key.revoked`.
+    action: Option<String>,
+    /// From this time on.
+    #[param(value_type = Option<String>, format = DateTime)]
+    since: Option<Timestamp>,
+    /// Before this time.
+    #[param(value_type = Option<String>, format = DateTime)]
+    until: Option<Timestamp>,
+    /// Where the answer before this one ended: its `next_cursor`.
+    cursor: Option<String>,
+    /// The most entries, 1 to 100.
+    #[param(minimum = 1, maximum = 100)]
+    limit: Option<u32>,
+}
+
+/// A place in the list, as text that only this service understands.
+struct Cursor(AuditPlace);
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let AuditPlace { at, chain, seq } = self.0;
+        write!(f, "{}.{}.{seq}", at.unix_micros(), chain.as_uuid().simple())
+    }
+}
+
+impl Cursor {
+    /// The place that a cursor stands for, if it is one of a list of `chain`, or of all.
+    fn parse(text: &str, chain: Option<ChainId>) -> Option<AuditPlace> {
+        let mut parts = text.split('.');
+        let (at, place, seq) = (parts.next()?, parts.next()?, parts.next()?);
+        let place = AuditPlace {
+            at: Timestamp::from_unix_micros(at.parse().ok()?)?,
+            chain: ChainId::from_uuid(Uuid::try_parse(place).ok()?),
+            seq: seq.parse().ok()?,
+        };
+        let is_of_list = chain.is_none_or(|chain| chain == place.chain);
+        (is_of_list && Self(place).to_string() == text).then_some(place)
+    }
+}
+
+fn actor(value: &Value) -> Result<ActorFilter, Wrong> {
+    match string(value)? {
+        "tool" => Ok(ActorFilter::Tool),
+        "server" => Ok(ActorFilter::Server),
+        _ => uuid(value)
+            .map(|id| ActorFilter::Key(KeyId::new(id)))
+            .map_err(|_| Wrong::new("enum", "Input should be a key's id, 'tool' or 'server'")),
+    }
+}
+
+fn action(value: &Value) -> Result<AuditAction, Wrong> {
+    AuditAction::parse(string(value)?)
+        .ok_or_else(|| Wrong::new("enum", "Input should be an action such as 'key.revoked'"))
+}
+
+/// Read the audit trail, newest first. It needs a key with the scope `audit:read`.
+#[utoipa::path(
+    get, path = "/v1/audit", tag = "Audit", params(AuditQuery),
+    responses((status = 200, description = "The entries", body = AuditResponse)),
+)]
+pub(crate) async fn list_audit(
+    caller: RequireApiKey,
+    state: web::Data<State>,
+    request: HttpRequest,
+) -> Result<HttpResponse, ApiError> {
+    let access = caller.access();
+    let mut query = Fields::query(&request);
+    let account = query.optional("account_id", uuid).map(AccountId::new);
+    let filter = AuditFilter {
+        key_id: query.optional("key_id", uuid).map(KeyId::new),
+        actor: query.optional("actor", actor),
+        action: query.optional("action", action),
+        since: query.optional("since", timestamp),
+        until: query.optional("until", timestamp),
+    };
+    let limit = query.optional("limit", number(1, MAX_LIMIT));
+    let limit = limit.unwrap_or(MAX_LIMIT);
+    let resolved = access.resolve(account);
+    let chain = resolved.ok().flatten().map(ChainId::Account);
+    let after = query.optional("cursor", |value| {
+        Cursor::parse(string(value)?, chain).ok_or_else(|| {
+            Wrong::new(
+                "cursor",
+                "Input should be the next_cursor of this very list",
+            )
+        })
+    });
+    finish([query], Some(()))?;
+    // One more than is shown: whether there is more.
+    let listed = state
+        .service
+        .list_audit(access, account, filter, after, limit + 1);
+    let mut entries = listed.await?;
+    let shown = usize::try_from(limit).unwrap_or(usize::MAX);
+    let is_more = entries.len() > shown;
+    entries.truncate(shown);
+    let last = entries.last().filter(|_| is_more);
+    Ok(HttpResponse::Ok().json(AuditResponse {
+        next_cursor: last.map(|last| Cursor(AuditPlace::of(last)).to_string()),
+        entries: entries.iter().map(AuditEntryResponse::of).collect(),
+    }))
+}

@@ -1,0 +1,604 @@
+//! The audit trail: what is written down of every change, reading it, and seeing whether it was tampered with.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::PoisonError;
+
+use leadr_auth_domain::{
+    Access, Account, AccountId, ApiKey, AuditAction, AuditDraft, AuditEntry, AuditFault, AuditKey,
+    ChainCheck, ChainHead, ChainId, Checkpoint, Facts, KeyId, OperatorAccess, Origin, Principal,
+    Timestamp,
+};
+use leadr_auth_ports::{ActorFilter, AuditPlace, AuditQuery, Audited, Pruned, Snapshot};
+use serde_json::{Map, Value};
+
+use crate::{SecretError, Service, StoreError};
+
+/// How many records are read at a time.
+const PAGE: u32 = 1000;
+
+/// Writes drafts: under which key, of what time, on whose behalf.
+#[derive(Clone, Debug)]
+pub struct Auditor {
+    key: AuditKey,
+    at: Timestamp,
+    origin: Origin,
+}
+
+impl Auditor {
+    pub(crate) const fn new(key: AuditKey, at: Timestamp, origin: Origin) -> Self {
+        Self { key, at, origin }
+    }
+
+    /// An entry of a chain, of which there is nothing to say yet but that it was done.
+    pub(crate) fn draft(&self, chain: ChainId, action: AuditAction) -> AuditDraft {
+        AuditDraft::new(
+            self.key.clone(),
+            chain,
+            self.at,
+            action,
+            self.origin.clone(),
+        )
+    }
+
+    /// That a key was made.
+    pub(crate) fn key_made(&self, action: AuditAction, key: &ApiKey) -> AuditDraft {
+        self.draft(ChainId::Account(key.account_id), action)
+            .about(key.id)
+            .after(Facts::of_key(key))
+    }
+
+    /// That a key was changed, if it was.
+    pub(crate) fn key_changed(&self, before: &ApiKey, after: ApiKey) -> Audited<ApiKey> {
+        let Some(action) = AuditAction::of_key_change(before, &after) else {
+            return Audited::unchanged(after);
+        };
+        let draft = self
+            .draft(ChainId::Account(after.account_id), action)
+            .about(after.id)
+            .changed(&Facts::of_key(before), &Facts::of_key(&after));
+        Audited::new(after, draft)
+    }
+
+    /// That an account was made.
+    pub(crate) fn account_made(&self, action: AuditAction, account: &Account) -> AuditDraft {
+        self.draft(ChainId::Account(account.id), action)
+            .after(Facts::of_account(account))
+    }
+
+    /// That an account was changed, if it was.
+    pub(crate) fn account_changed(&self, before: &Account, after: Account) -> Audited<Account> {
+        let Some(action) = AuditAction::of_account_change(before, &after) else {
+            return Audited::unchanged(after);
+        };
+        let draft = self
+            .draft(ChainId::Account(after.id), action)
+            .changed(&Facts::of_account(before), &Facts::of_account(&after));
+        Audited::new(after, draft)
+    }
+
+    /// Something about the deployment.
+    pub(crate) fn system<const N: usize>(
+        &self,
+        action: AuditAction,
+        facts: [(&str, Value); N],
+    ) -> AuditDraft {
+        let facts = facts.map(|(name, value)| (name.to_owned(), value));
+        self.draft(ChainId::System, action)
+            .after(facts.into_iter().collect())
+    }
+}
+
+/// Which entries are wanted, beyond whose.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AuditFilter {
+    /// About this key.
+    pub key_id: Option<KeyId>,
+    /// By this actor.
+    pub actor: Option<ActorFilter>,
+    /// Of this action.
+    pub action: Option<AuditAction>,
+    /// From this time on.
+    pub since: Option<Timestamp>,
+    /// Before this time.
+    pub until: Option<Timestamp>,
+}
+
+/// Somebody with a valid key asked for what it does not allow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// What was asked: a method and a route's pattern.
+    pub request: String,
+    /// The stable code of the answer.
+    pub code: &'static str,
+    /// The scope that was missing, where it was one.
+    pub scope: Option<String>,
+    /// The id in the path, where there was one.
+    pub target: Option<uuid::Uuid>,
+}
+
+/// What a look at the whole trail found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuditReport {
+    /// How many chains there are.
+    pub chains: u64,
+    /// How many entries were read.
+    pub entries: u64,
+    /// What is wrong, and in which chain.
+    pub faults: Vec<(ChainId, AuditFault)>,
+}
+
+/// Why entries were not given.
+#[derive(Debug)]
+pub enum AuditError {
+    /// The caller named another account; whether it exists is not said.
+    ForeignAccount,
+    /// The store did not do it.
+    Store(StoreError),
+}
+
+impl fmt::Display for AuditError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ForeignAccount => "the account is not the caller's",
+            Self::Store(_) => "the audit trail could not be read",
+        })
+    }
+}
+
+impl std::error::Error for AuditError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::ForeignAccount => None,
+            Self::Store(source) => Some(source),
+        }
+    }
+}
+
+impl From<StoreError> for AuditError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl Service {
+    /// The key under which the trail is sealed, once it is known.
+    pub(crate) fn known_audit_key(&self) -> Option<AuditKey> {
+        let known = self.audit_key.read();
+        known.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_audit_key(&self, key: AuditKey) {
+        let mut known = self
+            .audit_key
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *known = Some(key);
+    }
+
+    /// Whoever changes something needs one. Where this process does not know the key of the trail yet, it asks the store,
+    /// and where that has none, one is made, if the secret is known to be the store's: whoever merely changes a key is not
+    /// to settle which one that is.
+    pub(crate) async fn auditor(
+        &self,
+        origin: &Origin,
+        at: Timestamp,
+    ) -> Result<Auditor, StoreError> {
+        if self.known_audit_key().is_none() {
+            if self.stores.secrets.registered().await?.is_empty() {
+                return Err(StoreError::unavailable(
+                    "no server has started on this store yet, so there is no audit trail to write to",
+                ));
+            }
+            self.ensure_secret().await.map_err(|error| match error {
+                SecretError::Store(error) => error,
+                other => StoreError::unavailable(other),
+            })?;
+        }
+        match self.known_audit_key() {
+            Some(key) => Ok(Auditor {
+                key,
+                at,
+                origin: origin.clone(),
+            }),
+            None => Err(StoreError::unavailable(
+                "the key of the audit trail is not known yet",
+            )),
+        }
+    }
+
+    /// What an import writes down, see [`Importer`](crate::Importer).
+    pub async fn import_auditor(&self) -> Result<Auditor, StoreError> {
+        self.auditor(&Origin::TOOL, self.clock.now()).await
+    }
+
+    /// Writes down that an authorisation was refused.
+    pub async fn record_refusal(
+        &self,
+        by: &Principal,
+        account_id: AccountId,
+        refusal: Refusal,
+    ) -> Result<(), StoreError> {
+        let auditor = self.auditor(&by.origin, self.clock.now()).await?;
+        let Refusal {
+            request,
+            code,
+            scope,
+            target,
+        } = refusal;
+        let mut facts = Map::new();
+        facts.insert("request".to_owned(), request.into());
+        facts.insert("code".to_owned(), code.into());
+        if let Some(scope) = scope {
+            facts.insert("scope".to_owned(), scope.into());
+        }
+        if let Some(target) = target {
+            facts.insert("target".to_owned(), target.to_string().into());
+        }
+        let entry = auditor
+            .draft(
+                ChainId::Account(account_id),
+                AuditAction::AuthorizationRefused,
+            )
+            .after(facts);
+        self.stores.audit.append(&entry).await
+    }
+
+    /// At most `limit` entries of an account, or for whoever reaches all and names none, of all; newest first, after a place
+    /// in that list.
+    pub async fn list_audit(
+        &self,
+        access: Access,
+        account_id: Option<AccountId>,
+        filter: AuditFilter,
+        after: Option<AuditPlace>,
+        limit: u32,
+    ) -> Result<Vec<AuditEntry>, AuditError> {
+        let account = access
+            .resolve(account_id)
+            .map_err(|_| AuditError::ForeignAccount)?;
+        let AuditFilter {
+            key_id,
+            actor,
+            action,
+            since,
+            until,
+        } = filter;
+        let query = AuditQuery {
+            chain: account.map(ChainId::Account),
+            key_id,
+            actor,
+            action,
+            since,
+            until,
+            after,
+            limit: limit.max(1),
+        };
+        Ok(self.stores.audit.list(&query).await?)
+    }
+
+    /// Takes away what is older than `before`, and leaves checkpoints.
+    pub async fn prune_audit(
+        &self,
+        operator: &OperatorAccess,
+        before: Timestamp,
+    ) -> Result<Pruned, StoreError> {
+        let now = self.clock.now();
+        let auditor = self.auditor(&operator.principal().origin, now).await?;
+        let facts = [("before", before.to_string().into())];
+        let entry = auditor.system(AuditAction::AuditPruned, facts);
+        self.stores
+            .audit
+            .prune(before, &auditor.key, now, &entry)
+            .await
+    }
+
+    /// Reads the whole trail and says what is wrong with it.
+    pub async fn verify_audit(&self, _: &OperatorAccess) -> Result<AuditReport, StoreError> {
+        let auditor = self.auditor(&Origin::TOOL, self.clock.now()).await?;
+        let mut snapshot = self.stores.transfer.snapshot().await?;
+        Verification::of(&auditor.key, snapshot.as_mut()).await
+    }
+}
+
+/// A look at the whole trail.
+struct Verification<'a> {
+    key: &'a AuditKey,
+    heads: HashMap<ChainId, ChainHead>,
+    checkpoints: HashMap<ChainId, Checkpoint>,
+    seen: HashSet<ChainId>,
+    /// The chain that is being gone along.
+    current: Option<(ChainId, ChainCheck<'a>)>,
+    /// When the trail began, as far as there is a trace of it.
+    began: Option<Timestamp>,
+    report: AuditReport,
+}
+
+impl<'a> Verification<'a> {
+    async fn of(key: &'a AuditKey, snapshot: &mut dyn Snapshot) -> Result<AuditReport, StoreError> {
+        let mut heads = HashMap::new();
+        let mut after = None;
+        loop {
+            let page = snapshot.audit_heads(after, PAGE).await?;
+            let Some(last) = page.last() else { break };
+            after = Some(last.chain);
+            heads.extend(page.into_iter().map(|head| (head.chain, head)));
+        }
+        let mut checkpoints = HashMap::new();
+        let mut after = None;
+        loop {
+            let page = snapshot.audit_checkpoints(after, PAGE).await?;
+            let Some(last) = page.last() else { break };
+            after = Some(last.chain);
+            let page = page.into_iter();
+            checkpoints.extend(page.map(|checkpoint| (checkpoint.chain, checkpoint)));
+        }
+        let mut verification = Self {
+            key,
+            heads,
+            checkpoints,
+            seen: HashSet::new(),
+            current: None,
+            began: None,
+            report: AuditReport::default(),
+        };
+        let mut after = None;
+        loop {
+            let page = snapshot.audit_entries(after, PAGE).await?;
+            let Some(last) = page.last() else { break };
+            after = Some((last.chain, last.seq));
+            for entry in &page {
+                verification.entry(entry);
+            }
+        }
+        verification.end_chain();
+        verification.chains_without_entries();
+        verification.accounts(snapshot).await?;
+        Ok(verification.report)
+    }
+
+    fn begin(&mut self, chain: ChainId) -> ChainCheck<'a> {
+        self.seen.insert(chain);
+        self.report.chains += 1;
+        ChainCheck::new(self.key, self.checkpoints.get(&chain))
+    }
+
+    fn entry(&mut self, entry: &AuditEntry) {
+        self.report.entries += 1;
+        if entry.chain == ChainId::System {
+            self.began = Some(self.began.map_or(entry.at, |began| began.min(entry.at)));
+        }
+        match &mut self.current {
+            Some((chain, check)) if *chain == entry.chain => check.entry(entry),
+            _ => {
+                self.end_chain();
+                let mut check = self.begin(entry.chain);
+                check.entry(entry);
+                self.current = Some((entry.chain, check));
+            }
+        }
+    }
+
+    fn end_chain(&mut self) {
+        if let Some((chain, check)) = self.current.take() {
+            self.end(chain, check);
+        }
+    }
+
+    fn end(&mut self, chain: ChainId, check: ChainCheck<'a>) {
+        let faults = check.end(self.heads.get(&chain)).into_iter();
+        self.report
+            .faults
+            .extend(faults.map(|fault| (chain, fault)));
+    }
+
+    /// Chains of which everything was pruned, or taken away.
+    fn chains_without_entries(&mut self) {
+        let named = self.heads.keys().chain(self.checkpoints.keys());
+        let unseen: HashSet<_> = named.filter(|chain| !self.seen.contains(chain)).collect();
+        let mut unseen: Vec<ChainId> = unseen.into_iter().copied().collect();
+        unseen.sort();
+        for chain in unseen {
+            let check = self.begin(chain);
+            self.end(chain, check);
+        }
+    }
+
+    /// Whatever was made since the trail began is in it.
+    async fn accounts(&mut self, snapshot: &mut dyn Snapshot) -> Result<(), StoreError> {
+        if !self.seen.contains(&ChainId::System) {
+            let fault = (ChainId::System, AuditFault::TrailMissing);
+            self.report.faults.push(fault);
+        }
+        let Some(began) = self.began else {
+            return Ok(());
+        };
+        let mut after = None;
+        loop {
+            let page = snapshot.accounts(after, PAGE).await?;
+            let Some(last) = page.last() else {
+                return Ok(());
+            };
+            after = Some(last.id);
+            for account in &page {
+                let chain = ChainId::Account(account.id);
+                if account.created_at > began && !self.seen.contains(&chain) {
+                    self.report.faults.push((chain, AuditFault::TrailMissing));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use leadr_auth_domain::{Actor, KeyChange, KeyName};
+    use leadr_auth_ports::MockAuditStore;
+
+    use super::*;
+    use crate::testing::{Bench, only_new, rotated, service_on};
+
+    async fn actions(bench: &Bench, account: AccountId) -> Vec<String> {
+        let listed = bench
+            .service
+            .list_audit(
+                Access::All,
+                Some(account),
+                AuditFilter::default(),
+                None,
+                100,
+            )
+            .await
+            .unwrap();
+        listed.into_iter().rev().map(|entry| entry.action).collect()
+    }
+
+    #[tokio::test]
+    async fn each_change_says_what_it_was_and_who_did_it() {
+        let bench = Bench::new().await;
+        let (service, tenant) = (&bench.service, bench.tenant.id);
+        let id = bench.issue("First").await.key.id;
+        let by = bench.tenant(leadr_auth_domain::Scopes::All);
+        let named = KeyName::parse("Second").unwrap();
+        service.rename_key(&by, id, named.clone()).await.unwrap();
+        service.rename_key(&by, id, named).await.unwrap();
+        service.revoke_key(&by, id).await.unwrap();
+        service.revoke_key(&by, id).await.unwrap();
+        service
+            .update_key(&by, id, &KeyChange::default())
+            .await
+            .unwrap();
+        service.reactivate_key(&by, id).await.unwrap();
+        service.delete_key(&by, id).await.unwrap();
+        service.restore_key(&by, id).await.unwrap();
+        let operator = Bench::operator();
+        service.suspend_account(&operator, tenant).await.unwrap();
+        service.activate_account(&operator, tenant).await.unwrap();
+        service.delete_account(&operator, tenant).await.unwrap();
+        assert_eq!(
+            actions(&bench, tenant).await,
+            [
+                "account.created",
+                "key.created",
+                "key.renamed",
+                "key.revoked",
+                "key.reactivated",
+                "key.deleted",
+                "key.restored",
+                "account.suspended",
+                "account.activated",
+                "account.deleted",
+            ]
+        );
+        let filter = AuditFilter {
+            action: Some(AuditAction::KeyRenamed),
+            ..AuditFilter::default()
+        };
+        let renamed = service
+            .list_audit(Access::All, Some(tenant), filter, None, 100)
+            .await
+            .unwrap();
+        let entry = &renamed[0];
+        assert_eq!(
+            (entry.key_id, entry.origin.actor),
+            (Some(id), Actor::Server)
+        );
+        assert_eq!(
+            entry.before.as_ref().unwrap().as_str(),
+            r#"{"name":"First"}"#
+        );
+        assert_eq!(
+            entry.after.as_ref().unwrap().as_str(),
+            r#"{"name":"Second"}"#
+        );
+        let report = service.verify_audit(&operator).await.unwrap();
+        assert_eq!(report.faults, []);
+        // The deployment's, the operator's and the tenant's.
+        assert_eq!((report.chains, report.entries), (3, 12));
+    }
+
+    #[tokio::test]
+    async fn a_tenant_reads_its_own_trail_only() {
+        let bench = Bench::new().await;
+        let list = async |access, account| {
+            let filter = AuditFilter::default();
+            bench
+                .service
+                .list_audit(access, account, filter, None, 100)
+                .await
+        };
+        let tenant = Access::Account(bench.tenant.id);
+        let own = list(tenant, None).await.unwrap();
+        let chain = ChainId::Account(bench.tenant.id);
+        assert!(!own.is_empty() && own.iter().all(|entry| entry.chain == chain));
+        let foreign = AccountId::from_random_bytes([99; 16]);
+        assert!(matches!(
+            list(tenant, Some(foreign)).await,
+            Err(AuditError::ForeignAccount)
+        ));
+        let all = list(Access::All, None).await.unwrap();
+        assert!(all.len() > own.len());
+        assert!(list(Access::All, Some(foreign)).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_entry_that_cannot_be_written_refuses_nobody_in_silence() {
+        let mut bench = Bench::new().await;
+        let mut away = MockAuditStore::new();
+        away.expect_append()
+            .returning(|_| Err(StoreError::unavailable("away")));
+        bench.service.stores.audit = Arc::new(away);
+        let by = bench.tenant(leadr_auth_domain::Scopes::All);
+        let refusal = Refusal {
+            request: "GET /v1/accounts".to_owned(),
+            code: "insufficient_scope",
+            scope: Some("accounts:read".to_owned()),
+            target: None,
+        };
+        let recorded = bench.service.record_refusal(&by, bench.tenant.id, refusal);
+        assert!(recorded.await.is_err());
+    }
+
+    #[tokio::test]
+    async fn the_trail_survives_the_change_of_the_secret() {
+        let bench = Bench::new().await;
+        let service = &bench.service;
+        service.replace_keyring(rotated()).await.unwrap();
+        bench.issue("Under the new secret").await;
+        let operator = Bench::operator();
+        for key in bench.all_keys().await {
+            service.delete_key(&Bench::all(), key.id).await.unwrap();
+        }
+        let default = leadr_auth_domain::PepperId::default();
+        service.drop_pepper(&operator, &default).await.unwrap();
+        let restarted = service_on(service, only_new());
+        let report = restarted.verify_audit(&operator).await.unwrap();
+        assert_eq!(report.faults, []);
+        let pruned = restarted
+            .prune_audit(&operator, Bench::later(1000))
+            .await
+            .unwrap();
+        assert!(pruned.entries > 0);
+        let report = restarted.verify_audit(&operator).await.unwrap();
+        assert_eq!((report.faults, report.entries), (Vec::new(), 1));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_changed_before_anybody_knows_the_secret() {
+        let bench = Bench::new().await;
+        let id = bench.issue("Known").await.key.id;
+        // A tool on the same store, which has not asked for anything yet.
+        let tool = service_on(&bench.service, Bench::keyring());
+        tool.revoke_key(&Bench::all(), id).await.unwrap();
+        let fresh = Bench::unprepared();
+        let refused = fresh.revoke_key(&Bench::all(), id).await.unwrap_err();
+        assert!(matches!(
+            refused,
+            crate::KeyError::Store(StoreError::Unavailable(_))
+        ));
+        let registered = fresh.stores.secrets.registered().await.unwrap();
+        assert!(registered.is_empty(), "a tool settles nothing");
+    }
+}
