@@ -289,6 +289,20 @@ fn a_new_secret_goes_where_the_others_are() {
     }
 }
 
+/// Of two that read the same file and write it, one would lose the other's secret.
+#[test]
+fn secrets_that_are_made_at_once_are_all_kept() {
+    let place = Place::new();
+    place.make_store();
+    let racers: Vec<_> = (0..6)
+        .map(|_| Running::spawn(place.command(&["pepper", "rotate"], &[])))
+        .collect();
+    for racer in racers {
+        racer.ended().with(0);
+    }
+    assert_eq!(peppers(&place, &[]).len(), 7);
+}
+
 #[test]
 fn what_cannot_be_has_its_exit_code() {
     let place = Place::new();
