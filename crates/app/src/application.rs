@@ -10,7 +10,7 @@ use std::time::Duration;
 use actix_web::HttpServer;
 use actix_web::dev::Server;
 use anyhow::{Context as _, bail};
-use leadr_auth_domain::PlainKey;
+use leadr_auth_domain::{PepperId, PlainKey};
 use leadr_auth_http::{HttpConfig, State};
 use leadr_auth_ports::Entropy as _;
 use leadr_auth_service::readiness::Phase;
@@ -19,8 +19,8 @@ use leadr_auth_sqlite::ServerLock;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-use crate::config::{Config, SecretConfig};
-use crate::storage::{Database, is_secret_there};
+use crate::config::{Config, SecretConfig, StorageConfig};
+use crate::storage::Database;
 use crate::system::{OsEntropy, SystemClock};
 use crate::tls::Certificate;
 
@@ -50,6 +50,7 @@ pub struct Application {
     address: SocketAddr,
     metrics: Option<(Server, SocketAddr)>,
     certificate: Option<Certificate>,
+    storage: StorageConfig,
     new_secret: Option<PathBuf>,
     database: Database,
     start: Start,
@@ -90,16 +91,19 @@ impl Application {
         }
         let stores = database.stores();
         let new_secret = match &config.secret {
-            SecretConfig::Kept(path) if !is_secret_there(path)? => Some(path.clone()),
-            SecretConfig::Kept(_) | SecretConfig::Said(..) | SecretConfig::Random(_) => None,
+            SecretConfig::Kept(kept) if !kept.are_there()? => Some(kept.secret.clone()),
+            SecretConfig::Kept(_)
+            | SecretConfig::Said(..)
+            | SecretConfig::File(..)
+            | SecretConfig::Random(_) => None,
         };
-        let pepper = storage.pepper(&stores, Some(entropy.as_ref())).await?;
+        let keyring = storage.keyring(&stores, Some(entropy.as_ref())).await?;
 
         let http = HttpConfig {
             body_timeout: config.body_timeout,
             instance: u64::from_le_bytes(instance),
         };
-        let service = Service::new(stores, Arc::new(SystemClock), entropy, pepper);
+        let service = Service::new(stores, Arc::new(SystemClock), entropy, keyring);
         if local {
             service.check_secret().await?;
         }
@@ -124,6 +128,7 @@ impl Application {
             address,
             metrics,
             certificate,
+            storage,
             new_secret,
             database: database.clone(),
             start: Start {
@@ -160,7 +165,12 @@ impl Application {
         tell: impl Fn(Event) + Clone + Send + 'static,
     ) -> anyhow::Result<()> {
         // Before anybody knows of this process: a signal that nobody waits for ends it.
-        let reloads = tokio::spawn(reload_at(signal(SignalKind::hangup())?, self.certificate));
+        let reload = Reload {
+            certificate: self.certificate,
+            storage: self.storage,
+            service: self.service.clone(),
+        };
+        let reloads = tokio::spawn(reload.at(signal(SignalKind::hangup())?));
         let handle = self.server.handle();
         let server = tokio::spawn(self.server);
         tell(Event::Listening(self.address));
@@ -170,7 +180,7 @@ impl Application {
             (tokio::spawn(server), handle)
         });
         let (stop_usage, usage_stopped) = oneshot::channel::<()>();
-        let usage = tokio::spawn(self.service.usage().clone().run(async {
+        let usage = tokio::spawn(self.service.clone().run(async {
             let _ = usage_stopped.await;
         }));
         let start = tokio::spawn(self.start.run(self.service.clone(), tell.clone()));
@@ -300,17 +310,46 @@ impl Waiting {
     }
 }
 
-/// Reads the certificate again at every SIGHUP. Without one there is nothing to read, and the signal must not end the
-/// process all the same.
-async fn reload_at(mut hangup: Signal, certificate: Option<Certificate>) {
-    while hangup.recv().await.is_some() {
-        match certificate.as_ref().map(Certificate::reload) {
-            Some(Ok(())) => tracing::info!("read the certificate again"),
-            Some(Err(error)) => {
-                tracing::error!(error = %Chain(&error), "the certificate stays as it was");
+/// What is read again at every SIGHUP: the certificate, and the secrets where they are in a file for several. Without
+/// either there is nothing to read, and the signal must not end the process all the same.
+struct Reload {
+    certificate: Option<Certificate>,
+    storage: StorageConfig,
+    service: Service,
+}
+
+impl Reload {
+    async fn at(self, mut hangup: Signal) {
+        while hangup.recv().await.is_some() {
+            match self.certificate.as_ref().map(Certificate::reload) {
+                Some(Ok(())) => tracing::info!("read the certificate again"),
+                Some(Err(error)) => {
+                    tracing::error!(error = %Chain(&error), "the certificate stays as it was");
+                }
+                None => tracing::info!("no certificate to read again"),
             }
-            None => tracing::info!("nothing to read again"),
+            match self.secrets().await {
+                Ok(Some(current)) => tracing::info!(%current, "read the secrets again"),
+                Ok(None) => tracing::info!("no secrets to read again"),
+                // Neither what reads them nor what compares them repeats any of their content.
+                Err(error) => {
+                    tracing::error!(
+                        error = format!("{error:#}"),
+                        "the secrets stay as they were"
+                    );
+                }
+            }
         }
+    }
+
+    /// Answers the id of the current one.
+    async fn secrets(&self) -> anyhow::Result<Option<PepperId>> {
+        let Some(keyring) = self.storage.read_keyring_again()? else {
+            return Ok(None);
+        };
+        let current = keyring.current_id().clone();
+        self.service.replace_keyring(keyring).await?;
+        Ok(Some(current))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Records as lines of JSON: what `export` writes and `import` reads.
 //!
-//! The first line is a header, which says by what the secret is recognised that the keys are hashed under and how much
+//! The first line is a header, which says by what the secrets are recognised that the keys are hashed under and how much
 //! follows; then a line an account, then a line a key. Nothing in it depends on the store it came from or on the time, so
 //! that two stores which hold the same give the same bytes.
 
@@ -8,18 +8,28 @@ use std::fmt;
 
 use leadr_auth_domain::{
     Account, AccountId, AccountName, AccountRole, AccountStatus, ApiKey, ApiKeyStatus, KeyHash,
-    KeyId, KeyName, KeyPrefix, PepperCheck, Slug, Timestamp, redact_keys,
+    KeyId, KeyName, KeyPrefix, PepperCheck, PepperId, Scopes, Slug, Timestamp, redact_keys,
 };
-use leadr_auth_ports::Totals;
+use leadr_auth_ports::{StoredPepper, Totals};
 use leadr_auth_service::Record;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
 /// What the header calls the format.
 const FORMAT: &str = "leadr-auth";
 
-/// The version of the format that is written, and the only one that is read.
-const VERSION: u32 = 1;
+/// The version of the format that is written.
+const VERSION: u32 = 2;
+
+/// A version of the format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// Of before there were several secrets and scopes: all keys are hashed under the default secret, and may be used for
+    /// all that their accounts may.
+    One,
+    /// The one that is written.
+    Two,
+}
 
 /// How much of what is wrong is told, in bytes.
 const MAX_QUOTED: usize = 300;
@@ -27,8 +37,8 @@ const MAX_QUOTED: usize = 300;
 /// The first line.
 #[derive(Clone, Debug)]
 pub struct Header {
-    /// By what the secret is recognised that the keys are hashed under, where the store knew.
-    pub secret: Option<PepperCheck>,
+    /// The secrets that the keys are hashed under, as far as the store knew them.
+    pub secrets: Vec<StoredPepper>,
     /// How much follows.
     pub totals: Totals,
 }
@@ -69,14 +79,40 @@ impl fmt::Display for MalformedLine {
 
 impl std::error::Error for MalformedLine {}
 
-#[derive(Serialize, Deserialize)]
+/// What every version's header has.
+#[derive(Deserialize)]
+struct Preamble {
+    format: String,
+    version: u32,
+}
+
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct HeaderLine {
+#[expect(dead_code, reason = "the first two are read as a Preamble before")]
+struct HeaderLineOne {
     format: String,
     version: u32,
     secret_check: Option<String>,
     accounts: u64,
     keys: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HeaderLine {
+    format: String,
+    version: u32,
+    secrets: Vec<SecretLine>,
+    accounts: u64,
+    keys: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SecretLine {
+    id: String,
+    check: String,
+    dropped_at: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -113,6 +149,29 @@ struct KeyLine {
     created_at: String,
     updated_at: String,
     deleted_at: Option<String>,
+    /// Not in version one.
+    #[serde(default, deserialize_with = "present")]
+    pepper_id: Option<String>,
+    /// Not in version one.
+    #[serde(default, deserialize_with = "present")]
+    scopes: Option<ScopesField>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum ScopesField {
+    /// `null`.
+    All,
+    Only(Vec<String>),
+}
+
+/// Tells a field that is `null` from one that is not there: a key that may do all is not made by leaving something out.
+fn present<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    T::deserialize(deserializer).map(Some)
 }
 
 /// The header as a line, without its line break.
@@ -120,13 +179,18 @@ pub fn write_header(header: &Header) -> serde_json::Result<String> {
     serde_json::to_string(&HeaderLine {
         format: FORMAT.to_owned(),
         version: VERSION,
-        secret_check: header
-            .secret
-            .as_ref()
-            .map(|check| check.expose_hex().to_owned()),
+        secrets: header.secrets.iter().map(secret_line).collect(),
         accounts: header.totals.accounts,
         keys: header.totals.keys,
     })
+}
+
+fn secret_line(secret: &StoredPepper) -> SecretLine {
+    SecretLine {
+        id: secret.id.as_str().to_owned(),
+        check: secret.check.expose_hex().to_owned(),
+        dropped_at: secret.dropped_at.map(|at| at.to_string()),
+    }
 }
 
 /// A record as a line, without its line break.
@@ -163,38 +227,75 @@ pub fn write_record(record: &Record) -> serde_json::Result<String> {
             created_at: text(key.created_at),
             updated_at: text(key.updated_at),
             deleted_at: key.deleted_at.map(text),
+            pepper_id: Some(key.pepper_id.as_str().to_owned()),
+            scopes: Some(key.scopes.only().map_or(ScopesField::All, |scopes| {
+                let texts = scopes.iter().map(|scope| scope.as_str().to_owned());
+                ScopesField::Only(texts.collect())
+            })),
         }),
     })
 }
 
-/// Reads the first line.
-pub fn read_header(line: &str) -> Result<Header, MalformedLine> {
-    let header: HeaderLine = serde_json::from_str(line)?;
-    if header.format != FORMAT {
+/// Reads the first line, and what version of the format follows.
+pub fn read_header(line: &str) -> Result<(Header, Version), MalformedLine> {
+    let Preamble { format, version } = serde_json::from_str(line)?;
+    if format != FORMAT {
         return Err(MalformedLine::new("this is not an export of leadr-auth"));
     }
-    if header.version != VERSION {
-        return Err(MalformedLine::new(format!(
-            "version {} of the format; this program reads version {VERSION}",
-            header.version
-        )));
+    match version {
+        1 => {
+            let line: HeaderLineOne = serde_json::from_str(line)?;
+            let check = line.secret_check.map(|hex| hash("secret_check", hex));
+            let check = check.transpose()?.map(PepperCheck::from_store);
+            let secret = check.map(|check| StoredPepper::new(PepperId::default(), check));
+            let header = Header {
+                secrets: secret.into_iter().collect(),
+                totals: Totals {
+                    accounts: line.accounts,
+                    keys: line.keys,
+                },
+            };
+            Ok((header, Version::One))
+        }
+        VERSION => {
+            let line: HeaderLine = serde_json::from_str(line)?;
+            let mut secrets = Vec::<StoredPepper>::new();
+            for line in line.secrets {
+                let secret = read_secret(line)?;
+                if secrets.iter().any(|other| other.id == secret.id) {
+                    return Err(MalformedLine::new(format!(
+                        "secrets: there are two with the id {}",
+                        secret.id
+                    )));
+                }
+                secrets.push(secret);
+            }
+            let header = Header {
+                secrets,
+                totals: Totals {
+                    accounts: line.accounts,
+                    keys: line.keys,
+                },
+            };
+            Ok((header, Version::Two))
+        }
+        other => Err(MalformedLine::new(format!(
+            "version {other} of the format; this program reads versions 1 and {VERSION}"
+        ))),
     }
-    Ok(Header {
-        secret: header
-            .secret_check
-            .map(|hex| hash("secret_check", hex))
-            .transpose()?
-            .map(PepperCheck::from_store),
-        totals: Totals {
-            accounts: header.accounts,
-            keys: header.keys,
-        },
+}
+
+fn read_secret(line: SecretLine) -> Result<StoredPepper, MalformedLine> {
+    Ok(StoredPepper {
+        id: pepper_id("secrets: id", &line.id)?,
+        check: PepperCheck::from_store(hash("secrets: check", line.check)?),
+        dropped_at: optional_instant("secrets: dropped_at", line.dropped_at.as_deref())?,
     })
 }
 
 /// Reads any other line. Texts are taken as a store has them, since rows of the reference implementation may have been
 /// checked less than ours; what no store can hold is refused.
-pub fn read_record(line: &str) -> Result<Record, MalformedLine> {
+pub fn read_record(line: &str, version: Version) -> Result<Record, MalformedLine> {
     Ok(match serde_json::from_str(line)? {
         Line::Account(line) => Record::Account(Account {
             id: AccountId::new(line.id),
@@ -222,6 +323,16 @@ pub fn read_record(line: &str) -> Result<Record, MalformedLine> {
             id: KeyId::new(line.id),
             account_id: AccountId::new(line.account_id),
             name: KeyName::from_store(storable("name", line.name)?),
+            pepper_id: match (version, line.pepper_id) {
+                (Version::One, None) => PepperId::default(),
+                (Version::Two, Some(id)) => pepper_id("pepper_id", &id)?,
+                (version, _) => return Err(not_of("pepper_id", version)),
+            },
+            scopes: match (version, line.scopes) {
+                (Version::One, None) | (Version::Two, Some(ScopesField::All)) => Scopes::All,
+                (Version::Two, Some(ScopesField::Only(texts))) => only(&texts)?,
+                (version, _) => return Err(not_of("scopes", version)),
+            },
             key_hash: KeyHash::from_store(hash("key_hash", line.key_hash)?),
             key_prefix: prefix(&storable("key_prefix", line.key_prefix)?)?,
             status: match line.status.as_str() {
@@ -236,6 +347,29 @@ pub fn read_record(line: &str) -> Result<Record, MalformedLine> {
             deleted_at: optional_instant("deleted_at", line.deleted_at.as_deref())?,
         }),
     })
+}
+
+/// A field is missing, or is of another version.
+fn not_of(field: &str, version: Version) -> MalformedLine {
+    MalformedLine::new(match version {
+        Version::One => format!("{field}: version 1 of the format has no such field"),
+        Version::Two => format!("{field}: is missing"),
+    })
+}
+
+fn pepper_id(field: &str, text: &str) -> Result<PepperId, MalformedLine> {
+    PepperId::parse(text).map_err(|fault| MalformedLine::new(format!("{field}: {fault}")))
+}
+
+/// Scopes as a store keeps them, with blanks between them.
+fn only(texts: &[String]) -> Result<Scopes, MalformedLine> {
+    let is_one = |text: &String| {
+        !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control())
+    };
+    if !texts.iter().all(is_one) {
+        return Err(MalformedLine::new("scopes: one is none"));
+    }
+    Ok(Scopes::from_store(Some(&texts.join(" "))))
 }
 
 fn instant(field: &str, text: &str) -> Result<Timestamp, MalformedLine> {
@@ -289,25 +423,70 @@ mod tests {
         let pepper = Pepper::new("a secret for tests, of 32 bytes and more").unwrap();
         let hash = pepper.hash(&generate_api_key([1; 32]));
         format!(
-            r#"{{"key":{{"id":"02020202-0202-4202-8202-020202020202","account_id":"01010101-0101-4101-8101-010101010101","name":"","key_hash":"{}","key_prefix":"ldr_AQEBAQEBAQ","status":"revoked","last_used_at":null,"expires_at":"9999-12-31T23:59:59.999999Z","created_at":"0001-01-01T00:00:00Z","updated_at":"2026-01-01T00:00:00Z","deleted_at":"2026-01-02T00:00:00Z"}}}}"#,
+            r#"{{"key":{{"id":"02020202-0202-4202-8202-020202020202","account_id":"01010101-0101-4101-8101-010101010101","name":"","key_hash":"{}","key_prefix":"ldr_AQEBAQEBAQ","status":"revoked","last_used_at":null,"expires_at":"9999-12-31T23:59:59.999999Z","created_at":"0001-01-01T00:00:00Z","updated_at":"2026-01-01T00:00:00Z","deleted_at":"2026-01-02T00:00:00Z","pepper_id":"2026-11","scopes":["docs:*","keys:read"]}}}}"#,
             hash.expose_hex()
         )
     }
 
     #[test]
     fn lines_survive_the_round_trip_byte_by_byte() {
-        for line in [ACCOUNT.to_owned(), key_line()] {
-            let record = read_record(&line).unwrap();
+        let scopes = r#"["docs:*","keys:read"]"#;
+        for line in [
+            ACCOUNT.to_owned(),
+            key_line(),
+            key_line().replace(scopes, "[]"),
+            key_line().replace(scopes, "null"),
+        ] {
+            let record = read_record(&line, Version::Two).unwrap();
             assert_eq!(write_record(&record).unwrap(), line);
         }
         let header = format!(
-            r#"{{"format":"leadr-auth","version":1,"secret_check":"{}","accounts":3,"keys":9}}"#,
-            "0a".repeat(32)
+            r#"{{"format":"leadr-auth","version":2,"secrets":[{{"id":"2026-11","check":"{check}","dropped_at":null}},{{"id":"default","check":"{check}","dropped_at":"2026-01-02T00:00:00Z"}}],"accounts":3,"keys":9}}"#,
+            check = "0a".repeat(32)
         );
+        let (read, version) = read_header(&header).unwrap();
+        assert_eq!(version, Version::Two);
+        assert_eq!(write_header(&read).unwrap(), header);
+    }
+
+    #[test]
+    fn a_first_version_has_one_secret_and_no_scopes() {
+        let check = "0a".repeat(32);
+        let header = format!(
+            r#"{{"format":"leadr-auth","version":1,"secret_check":"{check}","accounts":3,"keys":9}}"#
+        );
+        let (header, version) = read_header(&header).unwrap();
+        assert_eq!(version, Version::One);
+        assert_eq!(header.secrets.len(), 1);
+        assert_eq!(header.secrets[0].id, PepperId::default());
+        assert_eq!(header.secrets[0].check.expose_hex(), check);
+        let none =
+            r#"{"format":"leadr-auth","version":1,"secret_check":null,"accounts":3,"keys":9}"#;
+        assert!(read_header(none).unwrap().0.secrets.is_empty());
+        let line = key_line();
+        let old = line.replace(
+            r#","pepper_id":"2026-11","scopes":["docs:*","keys:read"]"#,
+            "",
+        );
+        let Record::Key(key) = read_record(&old, Version::One).unwrap() else {
+            panic!("{old}")
+        };
         assert_eq!(
-            write_header(&read_header(&header).unwrap()).unwrap(),
-            header
+            (key.pepper_id, key.scopes),
+            (PepperId::default(), Scopes::All)
         );
+        // A field that is left out, or there too early, says nothing about the key.
+        for (line, version) in [
+            (&old, Version::Two),
+            (&line, Version::One),
+            (
+                &line.replace(r#","scopes":["docs:*","keys:read"]"#, ""),
+                Version::Two,
+            ),
+            (&line.replace(r#""pepper_id":"2026-11","#, ""), Version::Two),
+        ] {
+            assert!(read_record(line, version).is_err(), "{line}");
+        }
     }
 
     #[test]
@@ -342,9 +521,12 @@ mod tests {
                 "unknown field",
             ),
             (line.replace("02020202-", ""), "UUID"),
+            (line.replace("2026-11", "2026 11"), "pepper_id"),
+            (line.replace("docs:*", "docs *"), "scopes"),
+            (line.replace("docs:*", ""), "scopes"),
         ];
         for (line, expected) in cases {
-            let fault = read_record(&line).unwrap_err().to_string();
+            let fault = read_record(&line, Version::Two).unwrap_err().to_string();
             assert!(
                 fault.to_lowercase().contains(&expected.to_lowercase()),
                 "{expected}: {fault}"
@@ -358,8 +540,16 @@ mod tests {
                 "not an export",
             ),
             (
+                r#"{"format":"leadr-auth","version":3,"pepper":null,"accounts":0,"keys":0}"#,
+                "version 3",
+            ),
+            (
                 r#"{"format":"leadr-auth","version":2,"secret_check":null,"accounts":0,"keys":0}"#,
-                "version 2",
+                "unknown field",
+            ),
+            (
+                r#"{"format":"leadr-auth","version":2,"secrets":[{"id":"a b","check":"x","dropped_at":null}],"accounts":0,"keys":0}"#,
+                "secrets: id",
             ),
             (
                 r#"{"format":"leadr-auth","version":1,"secret_check":"x","accounts":0,"keys":0}"#,

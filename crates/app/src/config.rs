@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use actix_web::http::Uri;
 use actix_web::http::header::{HeaderName, HeaderValue};
-use leadr_auth_domain::{Pepper, PlainKey};
+use leadr_auth_domain::{Keyring, KeyringFault, Pepper, PepperId, PlainKey};
 use leadr_auth_ports::Entropy;
 use leadr_auth_postgres::PostgresConfig;
 use leadr_auth_sqlite::SqliteConfig;
 use tracing_subscriber::EnvFilter;
 
-use crate::secret_file::{self, Strength};
+use crate::keyring_file;
+use crate::secret_file::{self, SecretFileFault, Strength};
 
 /// One setting.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +64,27 @@ pub const SETTINGS: &[Setting] = &[
         value: "PATH",
         default: "with sqlite: the file secret in the data directory, made at the first start; with memory: a random secret; with postgres: none",
         help: "A file that holds the secret, instead of API_KEY_SECRET",
+    },
+    Setting {
+        name: "API_KEY_SECRET_ID",
+        flag: Some("secret-id"),
+        value: "ID",
+        default: PepperId::DEFAULT,
+        help: "The id of that secret, which is written beside what is hashed under it: 1 to 64 of A-Z, a-z, 0-9, '_', '.' and '-'",
+    },
+    Setting {
+        name: "API_KEY_SECRETS_RETIRED",
+        flag: None,
+        value: "ID:SECRET,…",
+        default: "none",
+        help: "Earlier secrets, under which some stored keys are still hashed, with commas or blanks between them",
+    },
+    Setting {
+        name: "API_KEY_KEYRING_FILE",
+        flag: Some("keyring-file"),
+        value: "PATH",
+        default: "with sqlite: the file keyring in the data directory, where it is; otherwise none",
+        help: "A JSON file that holds all secrets and says which is the current one, instead of API_KEY_SECRET and its kin. Read again on SIGHUP",
     },
     Setting {
         name: "SUPERADMIN_API_KEY",
@@ -210,15 +232,26 @@ pub enum StoreConfig {
     Postgres(PostgresConfig),
 }
 
-/// Under which secret keys are hashed.
+/// Where secrets are kept in the data directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptSecrets {
+    /// Several of them. Where this file is, it counts, and the other does not.
+    pub keyring: PathBuf,
+    /// A single one; it is made where neither file nor a registered secret exists.
+    pub secret: PathBuf,
+}
+
+/// Under which secrets keys are hashed.
 #[derive(Clone, Debug)]
 pub enum SecretConfig {
-    /// Under this one, which was said, or is in a file that was.
-    Said(Pepper, Strength),
-    /// Under the one in this file of the data directory; it is made where neither it nor a registered secret exists.
-    Kept(PathBuf),
+    /// Under these, which were said, or the current one of which is in a file that was.
+    Said(Keyring, Strength),
+    /// Under those in this keyring file, which was said.
+    File(PathBuf, Keyring, Strength),
+    /// Under those in the data directory.
+    Kept(KeptSecrets),
     /// Under this one, made up for this run.
-    Random(Pepper),
+    Random(Keyring),
 }
 
 /// Where everything is: what the command line's tools need to know.
@@ -228,7 +261,7 @@ pub struct StorageConfig {
     pub store: StoreConfig,
     /// The directory of what is nowhere else.
     pub data_dir: PathBuf,
-    /// Under which secret keys are hashed; `None` where none was said and none is kept.
+    /// Under which secrets keys are hashed; `None` where none was said and none is kept.
     pub secret: Option<SecretConfig>,
 }
 
@@ -277,6 +310,18 @@ pub const DATABASE_FILE: &str = "leadr-auth.db";
 /// The secret, in the data directory.
 pub const SECRET_FILE: &str = "secret";
 
+/// Several secrets, in the data directory.
+pub const KEYRING_FILE: &str = "keyring";
+
+/// The name of the setting for the current secret's id.
+const SECRET_ID_SETTING: &str = "API_KEY_SECRET_ID";
+
+/// The name of the setting for the other secrets.
+const RETIRED_SETTING: &str = "API_KEY_SECRETS_RETIRED";
+
+/// The name of the setting for a file with all secrets.
+pub(crate) const KEYRING_FILE_SETTING: &str = "API_KEY_KEYRING_FILE";
+
 /// The fewest connections of a worker: with a single one, a slow list would hold up every verification.
 const MIN_POOL: usize = 2;
 
@@ -293,7 +338,7 @@ pub struct Config {
     pub store: StoreConfig,
     /// The directory of what is nowhere else.
     pub data_dir: PathBuf,
-    /// Under which secret keys are hashed.
+    /// Under which secrets keys are hashed.
     pub secret: SecretConfig,
     /// A key that is to be an operator's.
     pub superadmin_key: Option<PlainKey>,
@@ -512,58 +557,172 @@ impl<'a> Reader<'a> {
         PathBuf::from(self.sources.said("DATA_DIR").unwrap_or("./data"))
     }
 
-    /// The secret that is said, or where it is kept. `None` where there is none, or a faulty one.
+    /// The secrets that are said, or where they are kept. `None` where there are none, or faulty ones.
     fn secret(
         &mut self,
         store: Option<&StoreConfig>,
         entropy: &dyn Entropy,
     ) -> Option<SecretConfig> {
+        if let Some(path) = self.sources.said(KEYRING_FILE_SETTING) {
+            return self.keyring_file(Path::new(path));
+        }
         let (text, file) = ("API_KEY_SECRET", "API_KEY_SECRET_FILE");
-        match (self.sources.said(text), self.sources.said(file), store) {
-            (Some(_), Some(_), _) => {
+        let (said, name) = match (self.sources.said(text), self.sources.said(file)) {
+            (Some(_), Some(_)) => {
                 self.fault(
                     file,
                     "is set, and so is API_KEY_SECRET: which one is meant?",
                 );
-                None
+                (None, file)
             }
-            (Some(said), None, _) => match Pepper::new(said) {
-                Ok(pepper) => Some(SecretConfig::Said(pepper, Strength::of(said))),
-                Err(fault) => {
-                    self.fault(text, format!("is {fault}"));
-                    None
-                }
-            },
-            (None, Some(path), _) => match secret_file::read(Path::new(path)) {
-                Ok((pepper, strength)) => Some(SecretConfig::Said(pepper, strength)),
+            (Some(said), None) => (Some(said.to_owned()), text),
+            (None, Some(path)) => match secret_file::read_text(Path::new(path)) {
+                Ok(said) => (Some(said), file),
                 Err(fault) => {
                     self.fault(file, fault.to_string());
-                    None
+                    (None, file)
                 }
             },
-            (None, None, Some(StoreConfig::Sqlite(_))) => {
-                Some(SecretConfig::Kept(self.data_dir().join(SECRET_FILE)))
+            (None, None) => {
+                self.refuse_kin_of_no_secret();
+                return self.secret_of(store?, entropy);
             }
-            (None, None, Some(StoreConfig::Memory)) => {
+        };
+        let (id, retired) = (self.secret_id(), self.retired());
+        // The others are looked at in any case, so that all that is wrong is told at once.
+        let current = said.as_deref().map(|said| (id.clone(), said));
+        let is_there = current.is_some();
+        let secrets = current.into_iter().chain(retired.iter().cloned());
+        let strength = Strength::of_all(secrets.clone().map(|(_, secret)| secret));
+        match Keyring::new(&id, secrets) {
+            Ok(keyring) => Some(SecretConfig::Said(keyring, strength)),
+            Err(faults) => {
+                for fault in faults {
+                    match fault {
+                        KeyringFault::MissingCurrent(_) => {}
+                        KeyringFault::Weak(weak, fault) if is_there && weak == id => {
+                            let what = if name == file {
+                                SecretFileFault::Weak(fault).to_string()
+                            } else {
+                                format!("is {fault}")
+                            };
+                            self.fault(name, what);
+                        }
+                        fault => self.fault(RETIRED_SETTING, fault.to_string()),
+                    }
+                }
+                None
+            }
+        }
+    }
+
+    /// The secrets of the keyring file that is said, and nothing beside it.
+    fn keyring_file(&mut self, path: &Path) -> Option<SecretConfig> {
+        for name in [
+            "API_KEY_SECRET",
+            "API_KEY_SECRET_FILE",
+            SECRET_ID_SETTING,
+            RETIRED_SETTING,
+        ] {
+            if self.sources.said(name).is_some() {
+                self.fault(
+                    name,
+                    "is set, and so is API_KEY_KEYRING_FILE, which holds all of that: which one is meant?",
+                );
+            }
+        }
+        match keyring_file::read(path) {
+            Ok((keyring, strength)) => Some(SecretConfig::File(path.to_owned(), keyring, strength)),
+            Err(faults) => {
+                for fault in faults {
+                    self.fault(KEYRING_FILE_SETTING, fault.to_string());
+                }
+                None
+            }
+        }
+    }
+
+    /// What holds where no secret is said.
+    fn secret_of(&mut self, store: &StoreConfig, entropy: &dyn Entropy) -> Option<SecretConfig> {
+        match store {
+            StoreConfig::Sqlite(_) => Some(SecretConfig::Kept(KeptSecrets {
+                keyring: self.data_dir().join(KEYRING_FILE),
+                secret: self.data_dir().join(SECRET_FILE),
+            })),
+            StoreConfig::Memory => {
                 let random = secret_file::random(entropy);
                 let pepper = random.ok().and_then(|text| Pepper::new(&text).ok());
                 if pepper.is_none() {
                     self.fault(
-                        text,
+                        "API_KEY_SECRET",
                         "is not set, and there are no random bytes to make one of",
                     );
                 }
-                pepper.map(SecretConfig::Random)
+                pepper.map(|pepper| SecretConfig::Random(pepper.into()))
             }
-            (None, None, Some(StoreConfig::Postgres(_)) | None) => None,
+            StoreConfig::Postgres(_) => None,
         }
+    }
+
+    /// What is said of a secret means nothing without it, and whoever said it meant something.
+    fn refuse_kin_of_no_secret(&mut self) {
+        for name in [SECRET_ID_SETTING, RETIRED_SETTING] {
+            let said = self.sources.said(name);
+            if said.is_some_and(|said| name != SECRET_ID_SETTING || said != PepperId::DEFAULT) {
+                self.fault(
+                    name,
+                    "is set, and neither API_KEY_SECRET nor API_KEY_SECRET_FILE is; secrets that are kept in a file \
+                     together with their ids belong into a keyring file",
+                );
+            }
+        }
+    }
+
+    /// The id of the secret that is said.
+    fn secret_id(&mut self) -> PepperId {
+        let Some(said) = self.sources.said(SECRET_ID_SETTING) else {
+            return PepperId::default();
+        };
+        PepperId::parse(said).unwrap_or_else(|fault| {
+            self.fault(SECRET_ID_SETTING, fault.to_string());
+            // No other has this one, so that the secret can still be looked at.
+            PepperId::from_store("(current)".to_owned())
+        })
+    }
+
+    /// The retired secrets that are said. One that is malformed is told by its place, since it may be all secret.
+    fn retired(&mut self) -> Vec<(PepperId, &'a str)> {
+        let said = self.sources.said(RETIRED_SETTING).unwrap_or_default();
+        let pairs = said
+            .split(|c: char| c == ',' || c.is_whitespace())
+            .filter(|pair| !pair.is_empty());
+        let mut retired = Vec::new();
+        for (place, pair) in (1..).zip(pairs) {
+            let Some((id, secret)) = pair.split_once(':') else {
+                self.fault(
+                    RETIRED_SETTING,
+                    format!("pair number {place} is not ID:SECRET"),
+                );
+                continue;
+            };
+            let id = PepperId::parse(id).unwrap_or_else(|fault| {
+                self.fault(RETIRED_SETTING, format!("pair number {place}: {fault}"));
+                PepperId::from_store(format!("number {place}"))
+            });
+            retired.push((id, secret));
+        }
+        retired
     }
 
     /// Keys that outlive the process need a secret that does.
     fn require_secret(&mut self, store: Option<&StoreConfig>, secret: Option<&SecretConfig>) {
-        let said = ["API_KEY_SECRET", "API_KEY_SECRET_FILE"]
-            .iter()
-            .any(|name| self.sources.said(name).is_some());
+        let said = [
+            "API_KEY_SECRET",
+            "API_KEY_SECRET_FILE",
+            KEYRING_FILE_SETTING,
+        ]
+        .iter()
+        .any(|name| self.sources.said(name).is_some());
         // Also where the rest of the URL is at fault, so that everything is told at once.
         let outlives = matches!(store, Some(StoreConfig::Postgres(_)))
             || (store.is_none()
@@ -852,10 +1011,11 @@ mod tests {
             panic!("{config:?}")
         };
         assert_eq!(sqlite.path, Path::new("./data/leadr-auth.db"));
-        let SecretConfig::Kept(path) = &config.secret else {
+        let SecretConfig::Kept(kept) = &config.secret else {
             panic!("{config:?}")
         };
-        assert_eq!(path, Path::new("./data/secret"));
+        assert_eq!(kept.secret, Path::new("./data/secret"));
+        assert_eq!(kept.keyring, Path::new("./data/keyring"));
         assert!(config.storage().uses_data_dir());
         assert_eq!(config.listen, "127.0.0.1:8000".parse().unwrap());
         assert_eq!((config.tls, config.metrics_listen), (None, None));
@@ -872,7 +1032,7 @@ mod tests {
         };
         assert_eq!(sqlite.path, Path::new("/srv/keys.db"));
         assert!(
-            matches!(&config.secret, SecretConfig::Kept(path) if path == Path::new("/srv/private/secret"))
+            matches!(&config.secret, SecretConfig::Kept(kept) if kept.secret == Path::new("/srv/private/secret"))
         );
         let config = read(&[url, ("API_KEY_SECRET", SECRET)]).unwrap();
         assert!(!config.storage().uses_data_dir());
@@ -895,16 +1055,145 @@ mod tests {
         std::fs::write(&path, format!("{SECRET}\n")).unwrap();
         let file = ("API_KEY_SECRET_FILE", path.to_str().unwrap());
         let config = read(&[file]).unwrap();
-        let SecretConfig::Said(pepper, _) = config.secret else {
+        let SecretConfig::Said(keyring, _) = config.secret else {
             panic!("{config:?}")
         };
-        assert!(pepper.matches(&Pepper::new(SECRET).unwrap().check()));
+        assert_eq!(keyring.current_id(), &PepperId::default());
+        assert!(
+            keyring
+                .current()
+                .matches(&Pepper::new(SECRET).unwrap().check())
+        );
         assert_eq!(
             faulty(&[file, ("API_KEY_SECRET", SECRET)]),
             ["API_KEY_SECRET_FILE"]
         );
         std::fs::remove_file(&path).unwrap();
         assert_eq!(faulty(&[file]), ["API_KEY_SECRET_FILE"]);
+    }
+
+    #[test]
+    fn retired_secrets_stand_beside_the_current_one() {
+        let old = "the old secret: of 32 bytes or so".replace(' ', "_");
+        let older = "the older secret, of 32 bytes or so".replace([' ', ','], "_");
+        let retired = format!(" default:{old} ,\n2025:{older}");
+        let config = read(&[
+            ("API_KEY_SECRET", SECRET),
+            ("API_KEY_SECRET_ID", "2026-11"),
+            ("API_KEY_SECRETS_RETIRED", &retired),
+        ])
+        .unwrap();
+        let SecretConfig::Said(ring, Strength::Random) = &config.secret else {
+            panic!("{config:?}")
+        };
+        let said = [("2026-11", SECRET), ("2025", &older), ("default", &old)];
+        assert_eq!(ring.iter().count(), said.len());
+        for ((id, pepper), (name, secret)) in ring.iter().zip(said) {
+            assert_eq!(id.as_str(), name);
+            assert!(pepper.matches(&Pepper::new(secret).unwrap().check()));
+        }
+        let shown = format!("{config:?}");
+        assert!(!shown.contains(&old) && !shown.contains(SECRET), "{shown}");
+        let typed = format!("default:{}", "abc".repeat(20));
+        let config = read(&[
+            ("API_KEY_SECRET", SECRET),
+            ("API_KEY_SECRET_ID", "2026-11"),
+            ("API_KEY_SECRETS_RETIRED", &typed),
+        ]);
+        assert!(matches!(
+            config.unwrap().secret,
+            SecretConfig::Said(_, Strength::Repetitive)
+        ));
+    }
+
+    #[test]
+    fn all_that_is_wrong_with_secrets_is_told_by_place_and_none_of_them() {
+        let long = "hunter_of_more_than_32_bytes_or_so";
+        let retired =
+            format!("hunter1 a:{long} a:hunter2{long} b:{long} hunter/3:{long} c:hunter4");
+        let faults = read(&[
+            ("API_KEY_SECRET", "hunter5"),
+            ("API_KEY_SECRET_ID", "hunter 6"),
+            ("API_KEY_SECRETS_RETIRED", &retired),
+        ])
+        .unwrap_err();
+        let told: Vec<_> = faults
+            .0
+            .iter()
+            .map(|fault| (fault.name, &fault.what))
+            .collect();
+        let expected = [
+            (SECRET_ID_SETTING, "the id of a secret"),
+            (RETIRED_SETTING, "pair number 1 is not ID:SECRET"),
+            (RETIRED_SETTING, "pair number 5: the id of a secret"),
+            ("API_KEY_SECRET", "is shorter"),
+            (RETIRED_SETTING, "two secrets have the id a"),
+            (RETIRED_SETTING, "the secrets a and b are the same"),
+            (RETIRED_SETTING, "the secrets a and number 5 are the same"),
+            (RETIRED_SETTING, "the secret c is shorter"),
+        ];
+        assert_eq!(told.len(), expected.len(), "{faults}");
+        for ((name, what), (expected, words)) in told.iter().zip(expected) {
+            assert!(
+                *name == expected && what.contains(words),
+                "{words}: {faults}"
+            );
+        }
+        assert!(!faults.to_string().contains("hunter"), "{faults}");
+        // The current one is one of them.
+        let same = format!("old:{SECRET}").replace([' ', ','], "_");
+        let secret = SECRET.replace([' ', ','], "_");
+        for retired in [same, format!("default:other{secret}")] {
+            let both = [
+                ("API_KEY_SECRET", secret.as_str()),
+                ("API_KEY_SECRETS_RETIRED", &retired),
+            ];
+            assert_eq!(faulty(&both), [RETIRED_SETTING], "{retired}");
+        }
+        // Without a current one they mean nothing.
+        for url in ["memory:", "sqlite:keys.db"] {
+            let url = ("DATABASE_URL", url);
+            let retired = (RETIRED_SETTING, "a:b");
+            assert_eq!(faulty(&[url, retired]), [RETIRED_SETTING]);
+            assert_eq!(
+                faulty(&[url, (SECRET_ID_SETTING, "a")]),
+                [SECRET_ID_SETTING]
+            );
+            assert!(read(&[url, (SECRET_ID_SETTING, "default")]).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_keyring_file_stands_for_all_secrets() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ring");
+        let write = |current: &str, secret: &str| {
+            let text = format!(
+                r#"{{"current": "{current}", "secrets": [{{"id": "old", "secret": "{SECRET}"}}, {{"id": "new", "secret": "{secret}"}}]}}"#
+            );
+            std::fs::write(&path, text).unwrap();
+        };
+        write("new", "hunter, a secret of 32 bytes or more");
+        let file = (KEYRING_FILE_SETTING, path.to_str().unwrap());
+        let database = ("DATABASE_URL", "postgres://u:pw@localhost/leadr");
+        let config = read(&[file, database]).unwrap();
+        let SecretConfig::File(named, ring, Strength::Random) = &config.secret else {
+            panic!("{config:?}")
+        };
+        assert_eq!((named, ring.current_id().as_str()), (&path, "new"));
+        assert!(!config.storage().uses_data_dir());
+        for (name, value) in [
+            ("API_KEY_SECRET", SECRET),
+            ("API_KEY_SECRET_FILE", "secret"),
+            (SECRET_ID_SETTING, "default"),
+            (RETIRED_SETTING, "a:b"),
+        ] {
+            assert_eq!(faulty(&[file, database, (name, value)]), [name]);
+        }
+        write("newer", "hunter");
+        assert_eq!(faulty(&[file, database]), [KEYRING_FILE_SETTING; 2]);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(faulty(&[file, database]), [KEYRING_FILE_SETTING]);
     }
 
     #[test]
@@ -962,6 +1251,8 @@ mod tests {
         let faults = read(&[
             ("DATABASE_URL", "mysql://user:hunter2@host/db"),
             ("API_KEY_SECRET", "hunter3"),
+            ("API_KEY_SECRET_ID", "hunter 3"),
+            ("API_KEY_SECRETS_RETIRED", "hunter3"),
             ("SUPERADMIN_API_KEY", "ldr_hunter4"),
             ("LISTEN", "hunter5"),
             ("TLS_CERT", "hunter6"),
@@ -982,11 +1273,12 @@ mod tests {
         ])
         .unwrap_err();
         let mut names: Vec<_> = faults.0.iter().map(|fault| fault.name).collect();
-        // TLS_CERT is fine by itself, and TLS_KEY missing; of the two for the secret only one may be set; and any path may
-        // be a data directory, and any text a name.
+        // TLS_CERT is fine by itself, and TLS_KEY missing; of the three for the secret only one may be set; and any path
+        // may be a data directory, and any text a name.
         let fine = [
             "TLS_CERT",
             "API_KEY_SECRET_FILE",
+            "API_KEY_KEYRING_FILE",
             "DATA_DIR",
             "OTEL_SERVICE_NAME",
         ];

@@ -10,6 +10,7 @@ pub mod application;
 pub mod archive;
 pub mod cli;
 pub mod config;
+pub mod keyring_file;
 mod new_file;
 #[cfg_attr(not(feature = "otlp"), path = "no_otlp.rs")]
 pub mod otlp;

@@ -1,7 +1,8 @@
 //! Files that are there whole or not at all.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
@@ -40,6 +41,24 @@ impl NewFile {
         file.persist_noclobber(&path).map_err(|error| error.error)?;
         // The name is on the disk only when the folder is.
         File::open(folder_of(&path))?.sync_all()
+    }
+
+    /// Gives it its name, when all of it is on the disk, in the place of what has that name.
+    pub(crate) fn replace(self) -> io::Result<()> {
+        self.file.as_file().sync_all()?;
+        let Self { path, file } = self;
+        file.persist(&path).map_err(|error| error.error)?;
+        File::open(folder_of(&path))?.sync_all()
+    }
+
+    /// Makes it somebody's, and lets others do this much with it.
+    pub(crate) fn give_to(&self, user: u32, group: u32, others: u32) -> io::Result<()> {
+        let file = self.file.as_file();
+        let is_whose = file.metadata()?;
+        if (is_whose.uid(), is_whose.gid()) != (user, group) {
+            fchown(file, Some(user), Some(group))?;
+        }
+        file.set_permissions(Permissions::from_mode(0o600 | others))
     }
 }
 

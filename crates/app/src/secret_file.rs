@@ -60,14 +60,30 @@ impl Strength {
             Self::Random
         }
     }
+
+    /// What the worst of them looks like.
+    pub fn of_all<'a>(secrets: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut strengths = secrets.into_iter().map(Self::of);
+        if strengths.any(|strength| strength == Self::Repetitive) {
+            Self::Repetitive
+        } else {
+            Self::Random
+        }
+    }
 }
 
 /// The secret in `path`: the whole file but for blanks and line breaks at its ends.
 pub fn read(path: &Path) -> Result<(Pepper, Strength), SecretFileFault> {
+    let text = read_text(path)?;
+    let pepper = Pepper::new(&text).map_err(SecretFileFault::Weak)?;
+    Ok((pepper, Strength::of(&text)))
+}
+
+/// As [`read`], the secret as it is written down, which may be too short to be one.
+pub(crate) fn read_text(path: &Path) -> Result<String, SecretFileFault> {
     let bytes = fs::read(path).map_err(SecretFileFault::Unreadable)?;
     let text = str::from_utf8(&bytes).map_err(|_| SecretFileFault::NotText)?;
-    let pepper = Pepper::new(text.trim()).map_err(SecretFileFault::Weak)?;
-    Ok((pepper, Strength::of(text.trim())))
+    Ok(text.trim().to_owned())
 }
 
 /// Why no secret was made.

@@ -7,7 +7,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use leadr_auth_domain::Pepper;
+use leadr_auth_domain::Keyring;
 use leadr_auth_memory::Memory;
 use leadr_auth_ports::{Entropy, Stores};
 use leadr_auth_postgres::{Postgres, PostgresConfig};
@@ -15,8 +15,12 @@ use leadr_auth_sqlite::{
     IfMissing, LockError, OpenError, OpenFault, ServerLock, Sqlite, SqliteConfig,
 };
 
-use crate::config::{DATABASE_FILE, SecretConfig, StorageConfig, StoreConfig};
-use crate::secret_file;
+use crate::config::{
+    ConfigFault, ConfigFaults, DATABASE_FILE, KEYRING_FILE_SETTING, KeptSecrets, SecretConfig,
+    StorageConfig, StoreConfig,
+};
+use crate::keyring_file::{self, KeyringFileFault};
+use crate::secret_file::{self, Strength};
 
 /// An open database, or one that can be opened at any time.
 #[derive(Clone)]
@@ -145,18 +149,56 @@ pub fn check_data_dir(path: &Path) -> Result<(), DataDirError> {
 }
 
 /// Is a secret kept there? Where that cannot be told, none is made and none is missing.
-pub fn is_secret_there(path: &Path) -> anyhow::Result<bool> {
+fn is_secret_there(path: &Path) -> anyhow::Result<bool> {
     is_there(path)
         .with_context(|| format!("cannot tell whether the secret {} is there", path.display()))
 }
 
-fn kept_secret(path: &Path) -> anyhow::Result<Pepper> {
+/// Is a file with secrets its owner's only?
+fn check_mode(path: &Path) -> anyhow::Result<()> {
     let shown = path.display();
-    let named = || format!("the secret {shown}");
-    if secret_file::for_others(path).with_context(named)? != 0 {
+    if secret_file::for_others(path).with_context(|| format!("the secret {shown}"))? != 0 {
         bail!("the secret {shown} can be used by others than its owner: chmod 600 {shown}");
     }
-    Ok(secret_file::read(path).with_context(named)?.0)
+    Ok(())
+}
+
+/// What is wrong with a keyring file is wrong with the configuration, though the file was not named in it.
+pub(crate) fn keyring_faults(path: &Path, faults: &[KeyringFileFault]) -> ConfigFaults {
+    let fault = |fault: &KeyringFileFault| ConfigFault {
+        name: KEYRING_FILE_SETTING,
+        what: format!("{}: {fault}", path.display()),
+    };
+    ConfigFaults(faults.iter().map(fault).collect())
+}
+
+/// The secrets in a keyring file, or everything that is wrong with them.
+fn read_keyring(path: &Path) -> Result<(Keyring, Strength), ConfigFaults> {
+    keyring_file::read(path).map_err(|faults| keyring_faults(path, &faults))
+}
+
+impl KeptSecrets {
+    /// Is a keyring kept?
+    pub fn is_keyring_there(&self) -> anyhow::Result<bool> {
+        is_secret_there(&self.keyring)
+    }
+
+    /// Is any secret kept?
+    pub fn are_there(&self) -> anyhow::Result<bool> {
+        Ok(self.is_keyring_there()? || is_secret_there(&self.secret)?)
+    }
+
+    /// The secrets that are kept.
+    pub fn read(&self) -> anyhow::Result<(Keyring, Strength)> {
+        if self.is_keyring_there()? {
+            check_mode(&self.keyring)?;
+            return Ok(read_keyring(&self.keyring)?);
+        }
+        check_mode(&self.secret)?;
+        let (pepper, strength) = secret_file::read(&self.secret)
+            .with_context(|| format!("the secret {}", self.secret.display()))?;
+        Ok((pepper.into(), strength))
+    }
 }
 
 impl StorageConfig {
@@ -223,36 +265,39 @@ impl StorageConfig {
 
     /// Where a server that starts makes a secret, if it does: where none is kept, and no key can be stored under another.
     pub async fn is_secret_to_be_made(&self, stores: &Stores) -> anyhow::Result<Option<&Path>> {
-        let path = match &self.secret {
-            Some(SecretConfig::Kept(path)) if !is_secret_there(path)? => path,
+        let kept = match &self.secret {
+            Some(SecretConfig::Kept(kept)) if !kept.are_there()? => kept,
             _ => return Ok(None),
         };
         // A first start that was killed may have made a key and not come to registering the secret.
         let is_used =
-            stores.secrets.registered().await?.is_some() || !stores.accounts.is_empty().await?;
-        Ok((!is_used).then_some(path))
+            !stores.secrets.registered().await?.is_empty() || !stores.accounts.is_empty().await?;
+        Ok((!is_used).then_some(&kept.secret))
     }
 
-    /// The secret under which the keys of `stores` are hashed. With `entropy` one is made where none is kept and none is
+    /// The secrets under which the keys of `stores` are hashed. With `entropy` one is made where none is kept and none is
     /// registered and no account is there.
-    pub async fn pepper(
+    pub async fn keyring(
         &self,
         stores: &Stores,
         entropy: Option<&dyn Entropy>,
-    ) -> anyhow::Result<Pepper> {
-        let path = match &self.secret {
-            Some(SecretConfig::Said(pepper, _) | SecretConfig::Random(pepper)) => {
-                return Ok(pepper.clone());
-            }
-            Some(SecretConfig::Kept(path)) => path,
+    ) -> anyhow::Result<Keyring> {
+        let kept = match &self.secret {
+            Some(
+                SecretConfig::Said(keyring, _)
+                | SecretConfig::File(_, keyring, _)
+                | SecretConfig::Random(keyring),
+            ) => return Ok(keyring.clone()),
+            Some(SecretConfig::Kept(kept)) => kept,
             None => bail!("no secret is configured"),
         };
-        let shown = path.display();
-        if !is_secret_there(path)? {
+        let shown = kept.secret.display();
+        if !kept.are_there()? {
             if self.is_secret_to_be_made(stores).await?.is_none() {
                 bail!(
-                    "the secret of the stored keys is missing: {shown} is not there. Put it back from your copy, or set \
-                     API_KEY_SECRET; without it no stored key works, so none is made in its place"
+                    "the secret of the stored keys is missing: {shown} is not there, nor is the file keyring beside it. Put \
+                     it back from your copy, or set API_KEY_SECRET; without it no stored key works, so none is made in its \
+                     place"
                 );
             }
             let Some(entropy) = entropy else {
@@ -260,15 +305,25 @@ impl StorageConfig {
                     "there is no secret yet: {shown} is made when `leadr-auth serve` first starts"
                 );
             };
-            secret_file::make(path, entropy)?;
+            secret_file::make(&kept.secret, entropy)?;
         }
-        kept_secret(path)
+        Ok(kept.read()?.0)
     }
 
-    /// Sees whether the secret that is kept, if one is, can be used: before anything is made that is of no use without it.
+    /// The secrets as they are in their file now. `None` where they are in none that is read again.
+    pub fn read_keyring_again(&self) -> anyhow::Result<Option<Keyring>> {
+        Ok(match &self.secret {
+            Some(SecretConfig::File(path, ..)) => Some(read_keyring(path)?.0),
+            Some(SecretConfig::Kept(kept)) => Some(kept.read()?.0),
+            Some(SecretConfig::Said(..) | SecretConfig::Random(_)) | None => None,
+        })
+    }
+
+    /// Sees whether the secrets that are kept, if some are, can be used: before anything is made that is of no use without
+    /// them.
     pub fn check_kept_secret(&self) -> anyhow::Result<()> {
         match &self.secret {
-            Some(SecretConfig::Kept(path)) if is_secret_there(path)? => kept_secret(path).map(drop),
+            Some(SecretConfig::Kept(kept)) if kept.are_there()? => kept.read().map(drop),
             Some(_) | None => Ok(()),
         }
     }

@@ -71,7 +71,7 @@ pub(super) async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
                 name: parsed(matches, "name", AccountName::parse)?,
                 slug: parsed(matches, "slug", Slug::parse)?,
             };
-            out.one(&service.create_account(operator()?, new).await?)?;
+            out.one(&service.create_account(&operator()?, new).await?)?;
         }
         "list" => out.many(&service.list_accounts(Access::All).await?)?,
         "show" => out.one(&find(&service, text(matches, "account")?).await?)?,
@@ -95,7 +95,7 @@ pub(super) async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
             let account = find(&service, text(matches, "account")?).await?;
             out.one(
                 &service
-                    .update_account(operator()?, account.id, &change)
+                    .update_account(&operator()?, account.id, &change)
                     .await?,
             )?;
         }
@@ -115,7 +115,7 @@ async fn restore(service: &Service, out: Output, named: &str) -> anyhow::Result<
         ..AccountChange::default()
     };
     let id = AccountId::new(id);
-    Ok(out.one(&service.update_account(operator()?, id, &change).await?)?)
+    Ok(out.one(&service.update_account(&operator()?, id, &change).await?)?)
 }
 
 /// The live account with this id or slug. No slug is a UUID with hyphens and a UUID may be a slug, so ids are tried first.
@@ -132,5 +132,5 @@ pub(super) async fn find(service: &Service, named: &str) -> anyhow::Result<Accou
             leadr_auth_domain::redact_keys(named)
         )));
     };
-    Ok(service.account_by_slug(operator()?, &slug).await?)
+    Ok(service.account_by_slug(&operator()?, &slug).await?)
 }

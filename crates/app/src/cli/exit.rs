@@ -2,11 +2,12 @@
 
 use std::error::Error;
 
-use leadr_auth_ports::StoreError;
-use leadr_auth_service::{AccountError, IssueKeyError, KeyError};
+use leadr_auth_ports::{DropPepperError, StoreError};
+use leadr_auth_service::{AccountError, DropError, IssueKeyError, KeyError};
 
 use leadr_auth_sqlite::{OpenError, OpenFault};
 
+use super::peppers::IdTaken;
 use super::{Interrupted, Usage};
 use crate::config::ConfigFaults;
 use crate::storage::MigrateError;
@@ -44,11 +45,11 @@ pub(super) const MEANINGS: &[Meaning] = &[
     },
     Meaning {
         code: NOT_FOUND,
-        text: "there is no such account or key",
+        text: "there is no such account, key or secret",
     },
     Meaning {
         code: REFUSED,
-        text: "refused because of what is stored, as a name that is taken",
+        text: "refused because of what is stored, as a name that is taken or a secret that keys depend on",
     },
     Meaning {
         code: UNAVAILABLE,
@@ -91,6 +92,19 @@ fn code_of_cause(cause: &(dyn Error + 'static)) -> Option<u8> {
     if let Some(error) = cause.downcast_ref::<IssueKeyError>() {
         return matches!(error, IssueKeyError::AccountNotFound).then_some(NOT_FOUND);
     }
+    if let Some(error) = cause.downcast_ref::<DropPepperError>() {
+        return match error {
+            DropPepperError::NotRegistered => Some(NOT_FOUND),
+            DropPepperError::InUse { .. } => Some(REFUSED),
+            DropPepperError::Store(_) => None,
+        };
+    }
+    if let Some(DropError::Current) = cause.downcast_ref() {
+        return Some(REFUSED);
+    }
+    if cause.is::<IdTaken>() {
+        return Some(REFUSED);
+    }
     let passes = if let Some(error) = cause.downcast_ref::<MigrateError>() {
         error.is_unavailable()
     } else if let Some(error) = cause.downcast_ref::<OpenError>() {
@@ -123,6 +137,15 @@ mod tests {
             ),
             (AccountError::SlugTaken.into(), REFUSED),
             (IssueKeyError::AccountNotFound.into(), NOT_FOUND),
+            (DropError::Current.into(), REFUSED),
+            (
+                DropError::Refused(DropPepperError::NotRegistered).into(),
+                NOT_FOUND,
+            ),
+            (
+                DropError::Refused(DropPepperError::Store(away())).into(),
+                UNAVAILABLE,
+            ),
             (ConfigFaults(Vec::new()).into(), WRONG_USAGE),
             (Usage("what?".to_owned()).into(), WRONG_USAGE),
             (Interrupted { code: INTERRUPTED }.into(), 130),

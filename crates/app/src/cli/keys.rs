@@ -5,18 +5,18 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::builder::PossibleValuesParser;
-use clap::{Arg, ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command};
 use leadr_auth_domain::{
-    API_KEY_BYTES, Access, ApiKey, ApiKeyStatus, KeyId, KeyName, KeyPrefix, PlainKey, Timestamp,
-    Verdict, generate_api_key, redact_keys,
+    API_KEY_BYTES, Access, ApiKey, ApiKeyStatus, KeyId, KeyName, KeyPrefix, PlainKey, Scope,
+    ScopeSet, Timestamp, Verdict, generate_api_key, redact_keys,
 };
 use leadr_auth_ports::Entropy as _;
-use leadr_auth_service::{IssuedKey, KeyFilter, Service};
+use leadr_auth_service::{IssuedKey, KeyFilter, NewKey, Service};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::output::{Output, Shown, complain, fields, json_line, json_text, line, line_to_be_read};
-use super::{Tools, Usage, accounts, exit, operator, output, parsed, text, tool};
+use super::{Tools, Usage, accounts, everything, exit, operator, output, parsed, text, tool};
 use crate::system::OsEntropy;
 
 pub(super) fn command() -> Command {
@@ -41,6 +41,13 @@ pub(super) fn command() -> Command {
                         .long("expires-at")
                         .value_name("TIME")
                         .help("From when on it no longer works, as 2027-01-31T00:00:00Z [default: never]"),
+                )
+                .arg(
+                    Arg::new("scope")
+                        .long("scope")
+                        .value_name("SCOPE")
+                        .action(ArgAction::Append)
+                        .help("Something that it may be used for, as keys:verify or docs:read; once for each [default: all that its account may]"),
                 ),
         )
         .subcommand(
@@ -140,7 +147,7 @@ pub(super) async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let id = named.id(&service).await?;
-    let all = Access::All;
+    let all = &everything();
     let changed = match (action, name) {
         ("revoke", _) => service.revoke_key(all, id).await?,
         ("reactivate", _) => service.reactivate_key(all, id).await?,
@@ -159,13 +166,30 @@ async fn create(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         Some(_) => Some(parsed(matches, "expires-at", Timestamp::parse)?),
         None => None,
     };
+    let scopes = match matches.get_many::<String>("scope") {
+        Some(texts) => Some(scopes(texts)?),
+        None => None,
+    };
     let Tools { service, out } = Tools::open_to_issue(matches).await?;
     let account = accounts::find(&service, text(matches, "account")?).await?;
-    let issued = service
-        .issue_key(Access::All, account.id, name, expires_at)
-        .await?;
+    let new = NewKey {
+        name,
+        expires_at,
+        scopes,
+    };
+    let issued = service.issue_key(&everything(), account.id, new).await?;
     show_issued(out, &issued, "Shown this once", &[])?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A scope may have been mistaken for a place for a key, so none is repeated that is not one.
+fn scopes<'a>(texts: impl Iterator<Item = &'a String>) -> anyhow::Result<ScopeSet> {
+    let mut scopes = Vec::new();
+    for text in texts {
+        let scope = Scope::parse(text);
+        scopes.push(scope.map_err(|fault| Usage(format!("scope: {fault}")))?);
+    }
+    ScopeSet::new(scopes).map_err(|fault| Usage(format!("scope: {fault}")).into())
 }
 
 /// A key that was just made, the one time that it is shown. Where it cannot be, it is stored all the same and of no use.
@@ -215,7 +239,7 @@ async fn list(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
 async fn verify(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let key = key_from_standard_input()?;
     let Tools { service, out } = Tools::open_to_compare(matches).await?;
-    let (verdict, record) = service.inspect_key(operator()?, &key).await?;
+    let (verdict, record) = service.inspect_key(&operator()?, &key).await?;
     let word = word(verdict);
     if out == Output::Human {
         line(&format!("{} is {word}", key.redacted()))?;

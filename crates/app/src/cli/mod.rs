@@ -9,6 +9,7 @@ mod exit;
 mod keys;
 mod maintenance;
 mod output;
+mod peppers;
 mod serve;
 mod transfer;
 
@@ -19,7 +20,7 @@ use std::sync::Arc;
 
 use anyhow::bail;
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use leadr_auth_domain::{Access, OperatorAccess};
+use leadr_auth_domain::{OperatorAccess, Origin, Principal};
 use leadr_auth_ports::Stores;
 use leadr_auth_service::Service;
 use leadr_auth_sqlite::IfMissing;
@@ -31,7 +32,13 @@ use crate::storage::Database;
 use crate::system::{OsEntropy, SystemClock};
 
 /// What the tools take of the settings.
-const STORAGE_SETTINGS: &[&str] = &["DATABASE_URL", "DATA_DIR", "API_KEY_SECRET_FILE"];
+const STORAGE_SETTINGS: &[&str] = &[
+    "DATABASE_URL",
+    "DATA_DIR",
+    "API_KEY_SECRET_FILE",
+    "API_KEY_SECRET_ID",
+    "API_KEY_KEYRING_FILE",
+];
 
 /// A mistake on the command line that only its meaning shows.
 #[derive(Debug)]
@@ -105,6 +112,7 @@ pub fn command() -> Command {
                 .about("Make a well-formed key, stored nowhere: to be SUPERADMIN_API_KEY, or for a test")
                 .arg(json_flag()),
         )
+        .subcommand(peppers::command())
         .subcommand(doctor::command())
         .subcommand(maintenance::backup_command())
         .subcommand(transfer::export_command())
@@ -216,6 +224,7 @@ async fn dispatch(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         Some(("key", matches)) => keys::run(matches).await,
         Some(("operator", matches)) => keys::new_operator_key(matches).await,
         Some(("generate-key", matches)) => keys::generate(matches),
+        Some(("pepper", matches)) => peppers::run(matches).await,
         Some(("doctor", matches)) => doctor::run(matches).await,
         Some(("backup", matches)) => maintenance::backup(matches).await,
         Some(("export", matches)) => transfer::export(matches).await,
@@ -264,13 +273,19 @@ impl Tools {
     }
 
     async fn open_with_stores(matches: &ArgMatches) -> anyhow::Result<(Self, Stores)> {
+        let (tools, stores) = Self::open_unchecked(matches).await?;
+        tools.service.check_secret().await?;
+        Ok((tools, stores))
+    }
+
+    /// As [`Tools::open`], without a look at whether the secrets are those of the store.
+    async fn open_unchecked(matches: &ArgMatches) -> anyhow::Result<(Self, Stores)> {
         let entropy = Arc::new(OsEntropy::new());
         let storage = Config::read_storage(&sources(Some(matches)), entropy.as_ref(), true)?;
         let database = open_current(&storage).await?;
         let stores = database.stores();
-        let pepper = storage.pepper(&stores, None).await?;
-        let service = Service::new(stores.clone(), Arc::new(SystemClock), entropy, pepper);
-        service.check_secret().await?;
+        let keyring = storage.keyring(&stores, None).await?;
+        let service = Service::new(stores.clone(), Arc::new(SystemClock), entropy, keyring);
         let out = output(matches);
         Ok((Self { service, out }, stores))
     }
@@ -279,7 +294,7 @@ impl Tools {
     /// at a key is no occasion to settle which one that is.
     async fn open_to_compare(matches: &ArgMatches) -> anyhow::Result<Self> {
         let (tools, stores) = Self::open_with_stores(matches).await?;
-        if stores.secrets.registered().await?.is_none() {
+        if stores.secrets.registered().await?.is_empty() {
             bail!(
                 "nobody knows yet whether this secret is the one that the stored keys are hashed under: `leadr-auth serve` \
                  settles it when it starts"
@@ -298,8 +313,13 @@ impl Tools {
 }
 
 /// Whoever has the store in hand reaches everything in it.
+const fn everything() -> Principal {
+    Principal::deployment(Origin::TOOL)
+}
+
+/// The proof of it.
 fn operator() -> anyhow::Result<OperatorAccess> {
-    match Access::All.operator() {
+    match everything().operator() {
         Some(access) => Ok(access),
         None => bail!("reaching everything is not an operator's reach"),
     }
@@ -345,7 +365,11 @@ mod tests {
 
     #[test]
     fn secrets_have_no_flag() {
-        for secret in ["API_KEY_SECRET", "SUPERADMIN_API_KEY"] {
+        for secret in [
+            "API_KEY_SECRET",
+            "API_KEY_SECRETS_RETIRED",
+            "SUPERADMIN_API_KEY",
+        ] {
             let setting = SETTINGS
                 .iter()
                 .find(|setting| setting.name == secret)

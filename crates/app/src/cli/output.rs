@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
 use comfy_table::{ContentArrangement, Table, presets};
-use leadr_auth_domain::{Account, AccountRole, AccountStatus, ApiKey, Timestamp, redact_keys};
+use leadr_auth_domain::{
+    Account, AccountRole, AccountStatus, ApiKey, Scope, Scopes, Timestamp, redact_keys,
+};
 use serde_json::{Value, json};
 
 /// For whom it is said.
@@ -168,12 +170,26 @@ const fn role(role: AccountRole) -> &'static str {
     }
 }
 
+/// What a key may be used for.
+fn scopes(scopes: &Scopes) -> String {
+    let Some(only) = scopes.only() else {
+        return "all".to_owned();
+    };
+    let names: Vec<_> = only.iter().map(|scope| printable(scope.as_str())).collect();
+    if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(" ")
+    }
+}
+
 impl Shown for ApiKey {
     const COLUMNS: &[&str] = &[
         "id",
         "prefix",
         "name",
         "status",
+        "scopes",
         "last used",
         "expires",
         "created",
@@ -189,6 +205,7 @@ impl Shown for ApiKey {
             } else {
                 self.status.to_string()
             },
+            scopes(&self.scopes),
             instant(self.last_used_at),
             instant(self.expires_at),
             self.created_at.to_string(),
@@ -202,6 +219,10 @@ impl Shown for ApiKey {
             "name": self.name.as_str(),
             "prefix": self.key_prefix.as_str(),
             "status": self.status.as_str(),
+            "scopes": self.scopes.only().map(|scopes| {
+                scopes.iter().map(Scope::as_str).collect::<Vec<_>>()
+            }),
+            "secret_id": self.pepper_id.as_str(),
             "last_used_at": self.last_used_at.map(|at| at.to_string()),
             "expires_at": self.expires_at.map(|at| at.to_string()),
             "created_at": self.created_at.to_string(),

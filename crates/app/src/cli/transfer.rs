@@ -1,5 +1,6 @@
 //! `export` and `import`
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, BufWriter, Seek as _, Write};
 use std::path::{Path, PathBuf};
@@ -9,9 +10,9 @@ use std::vec;
 use anyhow::{Context as _, anyhow, bail};
 use clap::{Arg, ArgMatches, Command};
 use indicatif::{ProgressBar, ProgressStyle};
-use leadr_auth_domain::PepperCheck;
+use leadr_auth_domain::{Keyring, PepperCheck, PepperId};
 use leadr_auth_memory::Memory;
-use leadr_auth_ports::{Stores, Totals};
+use leadr_auth_ports::{StoredPepper, Stores, Totals};
 use leadr_auth_service::transfer::{Exporter, Importer, Record, Summary};
 use leadr_auth_service::{ImportMode, SecretError};
 use leadr_auth_sqlite::{IfMissing, Sqlite};
@@ -19,10 +20,10 @@ use serde_json::json;
 
 use super::output::{Output, complain, json_line, line, printable};
 use super::{Usage, exit, flag, open_current, output, sources, text, tool, unless_interrupted};
-use crate::archive::{self, Header, MalformedLine};
+use crate::archive::{self, Header, MalformedLine, Version};
 use crate::config::{Config, SecretConfig, StorageConfig, StoreConfig};
 use crate::new_file::NewFile;
-use crate::storage::{Database, is_secret_there, is_there};
+use crate::storage::{Database, is_there};
 use crate::system::OsEntropy;
 
 pub(super) fn export_command() -> Command {
@@ -119,7 +120,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 async fn write_all(exporter: &mut Exporter, out: &mut impl Write) -> anyhow::Result<()> {
     let header = Header {
-        secret: exporter.secret().cloned(),
+        secrets: exporter.secrets().to_vec(),
         totals: exporter.totals(),
     };
     writeln!(out, "{}", archive::write_header(&header)?)?;
@@ -162,6 +163,7 @@ enum Source {
 /// A source that is being read.
 enum Reader {
     Lines {
+        version: Version,
         lines: io::Lines<BufReader<File>>,
         line: u64,
     },
@@ -213,7 +215,7 @@ impl Source {
             Self::Store(database) => {
                 let exporter = Exporter::new(database.stores().transfer.as_ref()).await?;
                 let header = Header {
-                    secret: exporter.secret().cloned(),
+                    secrets: exporter.secrets().to_vec(),
                     totals: exporter.totals(),
                 };
                 let page = Vec::new().into_iter();
@@ -240,9 +242,14 @@ impl Source {
             Some(first) => first.with_context(|| format!("{}, line 1", self.shown()))?,
             None => bail!("{}, line 1: there is nothing in it", self.shown()),
         };
-        let header =
+        let (header, version) =
             archive::read_header(&first).with_context(|| format!("{}, line 1", self.shown()))?;
-        Ok((header, Reader::Lines { lines, line: 1 }))
+        let reader = Reader::Lines {
+            version,
+            lines,
+            line: 1,
+        };
+        Ok((header, reader))
     }
 }
 
@@ -250,13 +257,17 @@ impl Reader {
     /// The next record or what is wrong with it, and its line; in a database, its place.
     async fn next(&mut self) -> anyhow::Result<Option<(u64, Result<Record, MalformedLine>)>> {
         match self {
-            Self::Lines { lines, line } => {
+            Self::Lines {
+                version,
+                lines,
+                line,
+            } => {
                 *line += 1;
                 let Some(text) = lines.next() else {
                     return Ok(None);
                 };
                 let record = match text {
-                    Ok(text) => archive::read_record(&text),
+                    Ok(text) => archive::read_record(&text, *version),
                     Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                         Err(MalformedLine::not_text())
                     }
@@ -338,26 +349,22 @@ pub(super) async fn import(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     } else {
         open_destination(&storage).await?.stores()
     };
-    let secret = agree_on_secret(&storage, &stores, header.secret.as_ref()).await?;
+    let agreed = agree_on_secrets(&storage, &stores, &header.secrets).await?;
     let out = output(matches);
 
     // The first pass takes nothing, so that "none" can be kept to.
     let mut done = Done::default();
     if dry_run || !keep_good {
-        done = pass(&source, &stores, ImportMode::DryRun).await?;
+        done = pass(&source, &stores, ImportMode::DryRun, &agreed.known).await?;
     }
     let meant = !dry_run && (keep_good || done.bad.is_empty());
     if meant {
         if is_new {
             stores = open_destination(&storage).await?.stores();
         }
-        if let Some(secret) = secret {
-            let registered = stores.secrets.register(&secret).await?;
-            if registered.expose_hex() != secret.expose_hex() {
-                return Err(SecretError::Mismatch.into());
-            }
-        }
-        done = pass(&source, &stores, ImportMode::Commit).await?;
+        register(&stores, &agreed.to_register).await?;
+        done = pass(&source, &stores, ImportMode::Commit, &agreed.known).await?;
+        take_dropped(&stores, &agreed.dropped).await?;
     }
     report(out, &done, meant)?;
     Ok(if done.bad.is_empty() {
@@ -384,7 +391,12 @@ struct Done {
     bad: Vec<Bad>,
 }
 
-async fn pass(source: &Source, stores: &Stores, mode: ImportMode) -> anyhow::Result<Done> {
+async fn pass(
+    source: &Source,
+    stores: &Stores,
+    mode: ImportMode,
+    known: &BTreeSet<PepperId>,
+) -> anyhow::Result<Done> {
     let (header, mut reader) = source.open().await?;
     let progress = progress(
         header.totals,
@@ -398,6 +410,14 @@ async fn pass(source: &Source, stores: &Stores, mode: ImportMode) -> anyhow::Res
     let mut seen = 0;
     while let Some((line, record)) = reader.next().await? {
         match record {
+            // Under a secret that nobody speaks of, it would not work and could not be told from one that does.
+            Ok(Record::Key(key)) if !known.contains(&key.pepper_id) => bad.push(Bad {
+                line,
+                what: format!(
+                    "it is hashed under the secret {}, which is neither among those of where it comes from nor among ours",
+                    key.pepper_id
+                ),
+            }),
             Ok(record) => importer.add(line, record).await?,
             Err(fault) => bad.push(Bad {
                 line,
@@ -426,40 +446,121 @@ async fn pass(source: &Source, stores: &Stores, mode: ImportMode) -> anyhow::Res
     Ok(Done { summary, bad })
 }
 
-/// Keys go on working under the secret that they were hashed under, and no other. Answers the check value to register, where
-/// none is yet.
-async fn agree_on_secret(
+/// What an import does about secrets.
+struct Agreed {
+    /// Those under which a key may be hashed that is to be taken.
+    known: BTreeSet<PepperId>,
+    /// Those that are not registered yet.
+    to_register: Vec<StoredPepper>,
+    /// Those that were dropped where the keys come from, and that are not known here.
+    dropped: Vec<StoredPepper>,
+}
+
+/// Keys go on working under the secrets that they were hashed under, and no others.
+async fn agree_on_secrets(
     storage: &StorageConfig,
     stores: &Stores,
-    theirs: Option<&PepperCheck>,
-) -> anyhow::Result<Option<PepperCheck>> {
-    let configured = match &storage.secret {
-        Some(SecretConfig::Kept(path)) if !is_secret_there(path)? => None,
-        Some(_) => Some(storage.pepper(stores, None).await?),
+    theirs: &[StoredPepper],
+) -> anyhow::Result<Agreed> {
+    let ring = match &storage.secret {
+        Some(SecretConfig::Kept(kept)) if !kept.are_there()? => None,
+        Some(_) => Some(storage.keyring(stores, None).await?),
         None => None,
     };
     let registered = stores.secrets.registered().await?;
-    let ours = match (&configured, &registered) {
-        (Some(pepper), Some(check)) if !pepper.matches(check) => {
-            return Err(SecretError::Mismatch.into());
+    let find = |id: &PepperId| registered.iter().find(|pepper| pepper.id == *id);
+    let is_same = |one: &PepperCheck, other: &PepperCheck| one.expose_hex() == other.expose_hex();
+    let configured: Vec<StoredPepper> = ring
+        .iter()
+        .flat_map(Keyring::iter)
+        .map(|(id, pepper)| StoredPepper::new(id.clone(), pepper.check()))
+        .collect();
+    for pepper in &configured {
+        if find(&pepper.id).is_some_and(|known| !is_same(&known.check, &pepper.check)) {
+            return Err(SecretError::Mismatch(pepper.id.clone()).into());
         }
-        (Some(pepper), _) => Some(pepper.check()),
-        (None, registered) => registered.clone(),
-    };
-    match (ours, theirs) {
-        // What this store made for itself says nothing of keys that come from elsewhere.
-        (_, None) if !matches!(storage.secret, Some(SecretConfig::Said(..))) => bail!(Usage(
+    }
+    // What this store made for itself says nothing of keys that come from elsewhere.
+    let is_said = matches!(
+        storage.secret,
+        Some(SecretConfig::Said(..) | SecretConfig::File(..))
+    );
+    if theirs.is_empty() && !is_said {
+        bail!(Usage(
             "nothing says under which secret the keys are hashed: set API_KEY_SECRET, or --secret-file, to the secret of \
              the deployment that they come from"
                 .to_owned()
-        )),
-        (Some(ours), Some(theirs)) if ours.expose_hex() != theirs.expose_hex() => bail!(
-            "the keys to import are hashed under another secret than this store's, and would not work: import into a new \
-             store, and set API_KEY_SECRET to the secret that they were made under"
-        ),
-        (Some(ours), _) => Ok(registered.is_none().then_some(ours)),
-        (None, theirs) => Ok(theirs.cloned()),
+        ));
     }
+    let (dropped, live): (Vec<_>, Vec<_>) = theirs
+        .iter()
+        .cloned()
+        .partition(|pepper| pepper.dropped_at.is_some());
+    for pepper in &live {
+        let ours = configured.iter().find(|ours| ours.id == pepper.id);
+        match ours.or_else(|| find(&pepper.id)) {
+            Some(ours) if is_same(&ours.check, &pepper.check) => {}
+            None if ring.is_none() => {}
+            None => bail!(
+                "the keys to import are hashed under the secret {id}, which is not among this store's, and would not work: \
+                 put it into the keyring as a retired one first",
+                id = pepper.id
+            ),
+            Some(_) => bail!(
+                "the keys to import are hashed under another secret than this store's, and would not work: import into a \
+                 new store, and set API_KEY_SECRET to the secret that they were made under"
+            ),
+        }
+    }
+    let named = if theirs.is_empty() {
+        &configured
+    } else {
+        &live
+    };
+    Ok(Agreed {
+        known: named
+            .iter()
+            .chain(&dropped)
+            .map(|pepper| pepper.id.clone())
+            .collect(),
+        to_register: named
+            .iter()
+            .filter(|pepper| find(&pepper.id).is_none())
+            .cloned()
+            .collect(),
+        dropped: dropped
+            .into_iter()
+            .filter(|pepper| find(&pepper.id).is_none())
+            .collect(),
+    })
+}
+
+async fn register(stores: &Stores, secrets: &[StoredPepper]) -> anyhow::Result<()> {
+    for secret in secrets {
+        let registered = stores.secrets.register(secret).await?;
+        if registered.check.expose_hex() != secret.check.expose_hex() {
+            return Err(SecretError::Mismatch(secret.id.clone()).into());
+        }
+    }
+    Ok(())
+}
+
+/// Remembers what was dropped where the keys come from, once those that were hashed under it, expired and deleted ones, are
+/// here: later none is taken. Where one of them could work again it is left out, since here it would have to be in the keyring.
+async fn take_dropped(stores: &Stores, secrets: &[StoredPepper]) -> anyhow::Result<()> {
+    for secret in secrets {
+        let Some(dropped_at) = secret.dropped_at else {
+            continue;
+        };
+        let used = stores.secrets.count_keys(dropped_at).await?;
+        if used.iter().any(|used| used.id == secret.id) {
+            continue;
+        }
+        let live = StoredPepper::new(secret.id.clone(), secret.check.clone());
+        register(stores, std::slice::from_ref(&live)).await?;
+        stores.secrets.drop_pepper(&secret.id, dropped_at).await?;
+    }
+    Ok(())
 }
 
 fn report(out: Output, done: &Done, meant: bool) -> anyhow::Result<()> {

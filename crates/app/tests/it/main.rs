@@ -15,6 +15,7 @@ mod first_start;
 mod operations;
 #[cfg(feature = "otlp")]
 mod otlp;
+mod peppers;
 mod refusals;
 mod secrets;
 mod service_manager;

@@ -157,6 +157,7 @@ fn every_command_speaks_to_people_and_to_scripts() {
         &["key", "rename", prefix, "Renamed"],
         &["key", "revoke", prefix],
         &["key", "reactivate", prefix],
+        &["pepper", "status"],
         &["generate-key"],
         &["doctor"],
     ];
@@ -606,6 +607,10 @@ fn every_command_has_help() {
         &["key", "restore"],
         &["key", "rename"],
         &["key", "verify"],
+        &["pepper"],
+        &["pepper", "status"],
+        &["pepper", "rotate"],
+        &["pepper", "drop"],
         &["operator"],
         &["operator", "new-key"],
         &["generate-key"],

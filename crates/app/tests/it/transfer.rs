@@ -9,7 +9,7 @@ use leadr_auth_domain::{Pepper, PlainKey, generate_api_key};
 use leadr_auth_postgres::testing::TestDatabase;
 use serde_json::{Value, json};
 
-use crate::support::{ANYWHERE, Place, call, has_postgres, status};
+use crate::support::{ANYWHERE, Place, Running, call, has_postgres, status};
 
 const SECRET: &str = "the secret of an older deployment, long enough";
 
@@ -26,8 +26,8 @@ fn header(secret: &str, accounts: u64, keys: u64) -> String {
     let check = Pepper::new(secret).unwrap().check();
     json!({
         "format": "leadr-auth",
-        "version": 1,
-        "secret_check": check.expose_hex(),
+        "version": 2,
+        "secrets": [{"id": "default", "check": check.expose_hex(), "dropped_at": null}],
         "accounts": accounts,
         "keys": keys,
     })
@@ -50,6 +50,7 @@ fn key_line(n: u32) -> String {
         "key_hash": hash.expose_hex(), "key_prefix": key.prefix().as_str(), "status": "active",
         "last_used_at": null, "expires_at": null,
         "created_at": "2025-01-01T00:00:00Z", "updated_at": "2025-01-01T00:00:00Z", "deleted_at": null,
+        "pepper_id": "default", "scopes": null,
     }})
     .to_string()
 }
@@ -252,13 +253,13 @@ fn what_is_no_export_leaves_nothing_behind() {
     place.write("empty", "");
     place.write(
         "newer",
-        header(SECRET, 0, 0).replace("\"version\":1", "\"version\":2"),
+        header(SECRET, 0, 0).replace("\"version\":2", "\"version\":3"),
     );
     fs::create_dir(place.path("folder")).unwrap();
     for (name, word) in [
         ("notes", "line 1"),
         ("empty", "line 1"),
-        ("newer", "version 2"),
+        ("newer", "version 3"),
         ("folder", "folder"),
         ("nowhere", "nowhere"),
     ] {
@@ -331,16 +332,130 @@ async fn an_import_brings_its_keys_but_not_its_secret() {
     assert_eq!(status(&base, plain(0).expose()).await, 200);
 }
 
+/// What does not say under which secret its keys are hashed.
+fn without_secrets(archive: &str) -> String {
+    let (before, rest) = archive.split_once("\"secrets\":[").unwrap();
+    let (_, after) = rest.split_once(']').unwrap();
+    format!("{before}\"secrets\":[]{after}")
+}
+
+/// An export of before there were several secrets and scopes.
+#[test]
+fn an_export_of_the_first_version_is_still_read() {
+    let place = Place::new();
+    let check = Pepper::new(SECRET).unwrap().check();
+    let header = json!({
+        "format": "leadr-auth", "version": 1, "secret_check": check.expose_hex(), "accounts": 1, "keys": 1,
+    });
+    let key = key_line(0)
+        .replace(",\"pepper_id\":\"default\"", "")
+        .replace(",\"scopes\":null", "");
+    assert!(
+        !key.contains("scopes") && !key.contains("pepper_id"),
+        "{key}"
+    );
+    place.write("old", format!("{header}\n{}\n{key}\n", account_line()));
+    place.tool(0, &["import", "old"]);
+    assert_eq!(exported(&place), lines(&archive(1)));
+    let said = [("API_KEY_SECRET", SECRET)];
+    let mut command = place.shell("echo $KEY | $LEADR key verify", &said);
+    command.env("KEY", plain(0).expose());
+    Running::spawn(command).ended().with(0);
+}
+
+/// Several secrets come with their keys; each is the same here, or is made known, or nothing is taken.
+#[tokio::test]
+async fn secrets_are_agreed_on_one_by_one() {
+    let ring = |current: &str, secrets: &[(&str, &str)]| {
+        let secrets: Vec<_> = secrets
+            .iter()
+            .map(|(id, secret)| json!({"id": id, "secret": secret}))
+            .collect();
+        json!({"current": current, "secrets": secrets}).to_string()
+    };
+    let other = "another secret, of 32 bytes and more";
+    let from = Place::new();
+    let file = ("API_KEY_KEYRING_FILE", "ring");
+    from.write(
+        "ring",
+        ring(
+            "default",
+            &[
+                ("default", SECRET),
+                ("gone", "a secret that will be dropped, in a moment"),
+            ],
+        ),
+    );
+    let mut running = from.serve(&[], &[ANYWHERE, file]);
+    running.base();
+    let key = running.first_key();
+    from.run(&["pepper", "drop", "gone"], &[file]).with(0);
+    from.write("ring", ring("new", &[("default", SECRET), ("new", other)]));
+    running.end("-TERM");
+    let scoped = [
+        "key",
+        "create",
+        "--account",
+        "operator",
+        "--name",
+        "x",
+        "--scope",
+        "docs:*",
+    ];
+    from.run(&scoped, &[file]).with(0);
+    from.run(&["export", "all"], &[file]).with(0);
+    let all = from.text("all");
+
+    // Into a store that knows nothing, and again: what was dropped comes too.
+    let to = Place::new();
+    for _ in 0..2 {
+        to.tool(0, &["import", &all]);
+        assert_eq!(to.tool(0, &["export"]).out, from.read("all"));
+    }
+    to.write("ring", from.read("ring"));
+    let mut command = to.shell("echo $KEY | $LEADR key verify", &[file]);
+    command.env("KEY", &key);
+    Running::spawn(command).ended().with(0);
+
+    // Where one is another, or is not there, nothing is taken.
+    for (secrets, words) in [
+        (
+            &[
+                ("default", SECRET),
+                ("new", "yet another secret, of 32 bytes and more"),
+            ][..],
+            "another secret",
+        ),
+        (
+            &[("default", SECRET), ("newer", other)],
+            "the secret new, which is not among this store's",
+        ),
+    ] {
+        let to = Place::new();
+        to.write("ring", ring("default", secrets));
+        for flags in [&[][..], &["--keep-good"], &["--dry-run"]] {
+            let arguments = [&["import", all.as_str()], flags].concat();
+            to.run(&arguments, &[file]).with(1).says(&[words]);
+        }
+        assert!(!to.path("data").exists());
+    }
+    // A key of whose secret nothing is said.
+    let to = Place::new();
+    let strange = from
+        .read("all")
+        .replace("\"pepper_id\":\"new\"", "\"pepper_id\":\"strange\"");
+    to.write("strange", strange);
+    to.tool(7, &["import", "strange"])
+        .says(&["the secret strange"]);
+    assert!(!to.path("data").exists());
+}
+
 /// Without a word about the secret, nobody could tell later whether the right one is configured.
 #[test]
 fn keys_of_which_nobody_knows_the_secret_are_refused() {
     let place = Place::new();
     let text = archive(1);
-    let check = Pepper::new(SECRET).unwrap().check();
-    place.write(
-        "all",
-        text.replace(&format!("\"{}\"", check.expose_hex()), "null"),
-    );
+    place.write("all", without_secrets(&text));
     place.tool(2, &["import", "all"]).says(&["API_KEY_SECRET"]);
     let said = [("API_KEY_SECRET", SECRET)];
     place.run(&["import", "all"], &said).with(0);
@@ -351,10 +466,7 @@ fn keys_of_which_nobody_knows_the_secret_are_refused() {
     let place = Place::new();
     place.make_store();
     let before = place.tool(0, &["export"]).out;
-    place.write(
-        "all",
-        text.replace(&format!("\"{}\"", check.expose_hex()), "null"),
-    );
+    place.write("all", without_secrets(&text));
     place
         .tool(2, &["import", "all"])
         .says(&["API_KEY_SECRET", "--secret-file"]);

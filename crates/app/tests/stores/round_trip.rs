@@ -7,9 +7,10 @@ use std::fs;
 use leadr_auth_app::archive::{Header, write_header, write_record};
 use leadr_auth_domain::{
     Account, AccountId, AccountName, AccountRole, AccountStatus, ApiKey, ApiKeyStatus, KeyId,
-    KeyName, Pepper, PlainKey, Slug, Timestamp, generate_api_key,
+    KeyName, Pepper, PepperId, PlainKey, Right, Scope, ScopeSet, Scopes, Slug, Timestamp,
+    generate_api_key,
 };
-use leadr_auth_ports::Totals;
+use leadr_auth_ports::{StoredPepper, Totals};
 use leadr_auth_postgres::testing::TestDatabase;
 use leadr_auth_service::Record;
 
@@ -95,6 +96,19 @@ fn plain(n: usize) -> PlainKey {
     generate_api_key(bytes(2, n))
 }
 
+/// All, none, or some of our own and of an application's.
+fn scopes(n: usize) -> Scopes {
+    let texts = ["docs:*", "keys:read", "keys:verify"];
+    match n % 4 {
+        0 => {
+            let scopes = texts.iter().take(n % 3).map(|text| Scope::parse(text));
+            let scopes = scopes.collect::<Result<Vec<_>, _>>().unwrap();
+            Scopes::Only(ScopeSet::new(scopes).unwrap())
+        }
+        _ => Scopes::All,
+    }
+}
+
 fn key(n: usize, pepper: &Pepper) -> ApiKey {
     let plain = plain(n);
     ApiKey {
@@ -102,6 +116,8 @@ fn key(n: usize, pepper: &Pepper) -> ApiKey {
         account_id: account_id(n % ACCOUNTS),
         name: KeyName::from_store(NAMES[n % NAMES.len()].repeat(1 + n % 20)),
         key_hash: pepper.hash(&plain),
+        pepper_id: PepperId::default(),
+        scopes: scopes(n),
         key_prefix: plain.prefix(),
         status: if n % 7 == 3 {
             ApiKeyStatus::Revoked
@@ -131,7 +147,7 @@ fn works(key: &ApiKey, account: &Account) -> bool {
 /// All records as an export has them, but for their order.
 fn archive(pepper: &Pepper) -> String {
     let header = Header {
-        secret: Some(pepper.check()),
+        secrets: vec![StoredPepper::new(PepperId::default(), pepper.check())],
         totals: Totals {
             accounts: u64::try_from(ACCOUNTS).unwrap(),
             keys: u64::try_from(KEYS).unwrap(),
@@ -185,9 +201,15 @@ async fn there_and_back_again_byte_by_byte() {
         for n in (0..KEYS).step_by(KEYS / TRIED) {
             let key = key(n, &pepper);
             let expected = works(&key, &account(n % ACCOUNTS));
+            let may = key.scopes.covers(Right::KeysRead.as_str());
             let path = format!("/v1/api-keys/{}", key.id.as_uuid());
             let (status, _) = server.get(&path, plain(n).expose()).await;
-            assert_eq!(status, if expected { 200 } else { 401 }, "{key:?}");
+            let wanted = match (expected, may) {
+                (false, _) => 401,
+                (true, false) => 403,
+                (true, true) => 200,
+            };
+            assert_eq!(status, wanted, "{key:?}");
             accepted += usize::from(expected);
         }
         assert!(accepted > 5 && accepted < TRIED - 5, "{accepted} accepted");

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::output::Shown;
 use super::{exit, json_flag, output, setting_flags, sources};
-use crate::config::Config;
+use crate::config::{Config, KEYRING_FILE_SETTING};
 use crate::system::OsEntropy;
 use crate::tls::Certificate;
 
@@ -105,8 +105,13 @@ pub(super) async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         Ok(config) => {
             findings.add("configuration", Status::Ok, "valid");
             // The configuration has the secret itself, and no longer where it was.
-            if let Some(path) = sources.said("API_KEY_SECRET_FILE") {
-                files::examine_mode("secret file", Path::new(path), &mut findings);
+            for (check, setting) in [
+                ("secret file", "API_KEY_SECRET_FILE"),
+                ("keyring file", KEYRING_FILE_SETTING),
+            ] {
+                if let Some(path) = sources.said(setting) {
+                    files::examine_mode(check, Path::new(path), &mut findings);
+                }
             }
             examine(&config, &mut findings).await;
         }

@@ -1,25 +1,25 @@
-//! Whether the secret is the right one, and whether somebody has an operator's key that works.
+//! Whether the secrets are the right ones, and whether somebody has an operator's key that works.
 
 use std::path::Path;
 
 use anyhow::Context as _;
-use leadr_auth_domain::{AccountRole, KeyRecord, Pepper, PlainKey, Timestamp, Verdict, decide};
-use leadr_auth_ports::{Clock as _, StoreError, Stores};
+use leadr_auth_domain::{AccountRole, KeyRecord, Keyring, PlainKey, Timestamp, Verdict, decide};
+use leadr_auth_ports::{Clock as _, StoreError, StoredPepper, Stores};
 use leadr_auth_service::{EnsureOperatorError, KeyFilter, SecretError};
 
 use super::{Findings, Status};
 use crate::config::{Config, SecretConfig, StorageConfig};
 use crate::new_file::folder_of;
-use crate::secret_file::{self, Strength};
+use crate::secret_file::Strength;
 use crate::storage::{could_make_file_in, is_there};
 use crate::system::SystemClock;
 
-/// The secret, as far as it is there.
+/// The secrets, as far as they are there.
 enum Secret<'a> {
     /// The server that first starts makes it here.
     ToBeMade(&'a Path),
-    /// This one.
-    Found(Pepper),
+    /// These.
+    Found(Box<Keyring>),
 }
 
 async fn find_secret<'a>(
@@ -27,7 +27,8 @@ async fn find_secret<'a>(
     stores: &Stores,
 ) -> anyhow::Result<Secret<'a>> {
     let Some(path) = storage.is_secret_to_be_made(stores).await? else {
-        return Ok(Secret::Found(storage.pepper(stores, None).await?));
+        let ring = storage.keyring(stores, None).await?;
+        return Ok(Secret::Found(Box::new(ring)));
     };
     let folder = folder_of(path);
     // A data directory that is still to be made can be, as is known by now.
@@ -51,10 +52,10 @@ pub(super) enum ConfiguredKey {
 
 impl ConfiguredKey {
     /// What a start finds out about it, without changing anything.
-    async fn find(key: &PlainKey, pepper: &Pepper, stores: &Stores) -> Result<Self, StoreError> {
+    async fn find(key: &PlainKey, ring: &Keyring, stores: &Stores) -> Result<Self, StoreError> {
         Ok(match stores.lookup.find(&key.prefix()).await? {
             None => Self::ToBeStored,
-            Some(record) if pepper.verify(key, &record.key.key_hash) => {
+            Some(record) if ring.verify(key, &record.key) == Some(true) => {
                 Self::Stored(decide(&record, SystemClock.now()))
             }
             Some(_) => Self::Mismatch,
@@ -99,8 +100,8 @@ pub(super) async fn examine(
     findings: &mut Findings,
 ) -> Option<ConfiguredKey> {
     let check = "secret";
-    let pepper = match find_secret(storage, stores).await {
-        Ok(Secret::Found(pepper)) => pepper,
+    let ring = match find_secret(storage, stores).await {
+        Ok(Secret::Found(ring)) => ring,
         Ok(Secret::ToBeMade(path)) => {
             let what = format!("{} is made when a server first starts", path.display());
             findings.add(check, Status::Ok, what);
@@ -114,7 +115,7 @@ pub(super) async fn examine(
     let known = async {
         let registered = stores.secrets.registered().await?;
         let configured = match &config.superadmin_key {
-            Some(key) => Some(ConfiguredKey::find(key, &pepper, stores).await?),
+            Some(key) => Some(ConfiguredKey::find(key, &ring, stores).await?),
             None => None,
         };
         Ok((registered, configured, stores.accounts.is_empty().await?))
@@ -127,23 +128,20 @@ pub(super) async fn examine(
             return None;
         }
     };
-    if registered
-        .as_ref()
-        .is_some_and(|registered| !pepper.matches(registered))
-    {
-        findings.fail(check, &SecretError::Mismatch.into());
+    if examine_registered(&ring, &registered, findings) {
         return None;
     }
     let strength = match &storage.secret {
-        Some(SecretConfig::Said(_, strength)) => *strength,
-        Some(SecretConfig::Kept(path)) => {
-            secret_file::read(path).map_or(Strength::Random, |(_, strength)| strength)
-        }
+        Some(SecretConfig::Said(_, strength) | SecretConfig::File(_, _, strength)) => *strength,
+        Some(SecretConfig::Kept(kept)) => kept
+            .read()
+            .map_or(Strength::Random, |(_, strength)| strength),
         Some(SecretConfig::Random(_)) | None => Strength::Random,
     };
-    let (status, what) = if registered.is_some()
-        || matches!(configured, Some(ConfiguredKey::Stored(_)))
-    {
+    let is_known = registered
+        .iter()
+        .any(|pepper| pepper.dropped_at.is_none() && ring.get(&pepper.id).is_some());
+    let (status, what) = if is_known || matches!(configured, Some(ConfiguredKey::Stored(_))) {
         (Status::Ok, "long enough, and the one of the stored keys")
     } else if is_empty {
         (Status::Ok, "long enough")
@@ -169,6 +167,44 @@ pub(super) async fn examine(
         configured.examine(findings);
     }
     configured
+}
+
+/// Compares each secret with what the store knows of it. Answers whether a server would not be ready.
+fn examine_registered(
+    ring: &Keyring,
+    registered: &[StoredPepper],
+    findings: &mut Findings,
+) -> bool {
+    let check = "secret";
+    let mut has_failed = false;
+    for StoredPepper {
+        id,
+        check: known,
+        dropped_at,
+    } in registered
+    {
+        let fault = match (ring.get(id), dropped_at) {
+            (_, Some(_)) if id == ring.current_id() => SecretError::Dropped(id.clone()),
+            (Some(_), Some(at)) => {
+                let what = format!("{id} was dropped at {at}: take it out of the keyring");
+                findings.add(check, Status::Warning, what);
+                continue;
+            }
+            (None, Some(_)) => continue,
+            (None, None) => SecretError::Missing(id.clone()),
+            (Some(pepper), None) if !pepper.matches(known) => SecretError::Mismatch(id.clone()),
+            (Some(_), None) => {
+                if id != ring.current_id() {
+                    let what = format!("{id} is retired, and the one that is registered");
+                    findings.add(check, Status::Ok, what);
+                }
+                continue;
+            }
+        };
+        findings.fail(check, &fault.into());
+        has_failed = true;
+    }
+    has_failed
 }
 
 /// How many keys of operators work at the time `now`; `None` where nobody has an account yet.
