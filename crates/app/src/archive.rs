@@ -247,7 +247,12 @@ pub fn read_header(line: &str) -> Result<(Header, Version), MalformedLine> {
             let line: HeaderLineOne = serde_json::from_str(line)?;
             let check = line.secret_check.map(|hex| hash("secret_check", hex));
             let check = check.transpose()?.map(PepperCheck::from_store);
-            let secret = check.map(|check| StoredPepper::new(PepperId::default(), check));
+            let secret = check.map(|check| StoredPepper {
+                id: PepperId::default(),
+                check,
+                audit_key: None,
+                dropped_at: None,
+            });
             let header = Header {
                 secrets: secret.into_iter().collect(),
                 totals: Totals {
@@ -289,6 +294,8 @@ fn read_secret(line: SecretLine) -> Result<StoredPepper, MalformedLine> {
     Ok(StoredPepper {
         id: pepper_id("secrets: id", &line.id)?,
         check: PepperCheck::from_store(hash("secrets: check", line.check)?),
+        // The key of the trail stays with the trail.
+        audit_key: None,
         dropped_at: optional_instant("secrets: dropped_at", line.dropped_at.as_deref())?,
     })
 }

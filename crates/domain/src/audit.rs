@@ -128,6 +128,8 @@ actions! {
     OperatorPromoted "operator.promoted",
     /// A server secret was made known to the store.
     PepperRegistered "pepper.registered",
+    /// What is known of a server secret came with an import.
+    PepperImported "pepper.imported",
     /// Keys were hashed anew, under the current secret.
     PepperRehashed "pepper.rehashed",
     /// A server secret was given up.

@@ -671,6 +671,23 @@ impl TransferStore for Memory {
         }))
     }
 
+    async fn import_secrets(
+        &self,
+        secrets: &[Audited<StoredPepper>],
+    ) -> Result<Vec<StoredPepper>, StoreError> {
+        let mut state = self.write();
+        for Audited { record, entry } in secrets {
+            if state.secrets.contains_key(&record.id) {
+                continue;
+            }
+            state.secrets.insert(record.id.clone(), record.clone());
+            if let Some(entry) = entry {
+                state.append(entry);
+            }
+        }
+        Ok(state.secrets.values().cloned().collect())
+    }
+
     async fn import_accounts(
         &self,
         accounts: &[Audited<Account>],

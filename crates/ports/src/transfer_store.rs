@@ -17,6 +17,14 @@ pub trait TransferStore: Send + Sync {
     /// up by it.
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError>;
 
+    /// Takes server secrets as they are, dropped ones too: each where none has its id, with its audit entry. Atomic. Answers
+    /// all secrets, as [`registered`](crate::SecretRegistry::registered) does, so that the caller sees which were known, and
+    /// differ.
+    async fn import_secrets(
+        &self,
+        secrets: &[Audited<StoredPepper>],
+    ) -> Result<Vec<StoredPepper>, StoreError>;
+
     /// Takes accounts, deleted ones too, each as it is. Atomic: each is stored as `mode` says, with its audit entry, or, for the reason in its
     /// place of the answer, is not. The answer has as many places as `accounts`. Within one call ids are different.
     async fn import_accounts(

@@ -6,8 +6,8 @@ use std::sync::PoisonError;
 
 use leadr_auth_domain::{
     Access, Account, AccountId, ApiKey, AuditAction, AuditDraft, AuditEntry, AuditFault, AuditKey,
-    ChainCheck, ChainHead, ChainId, Checkpoint, Facts, KeyId, OperatorAccess, Origin, Principal,
-    Timestamp,
+    ChainCheck, ChainHead, ChainId, Checkpoint, Facts, KeyId, OperatorAccess, Origin, PepperId,
+    Principal, Timestamp,
 };
 use leadr_auth_ports::{ActorFilter, AuditPlace, AuditQuery, Audited, Pruned, Snapshot};
 use serde_json::{Map, Value};
@@ -75,6 +75,12 @@ impl Auditor {
             .draft(ChainId::Account(after.id), action)
             .changed(&Facts::of_account(before), &Facts::of_account(&after));
         Audited::new(after, draft)
+    }
+
+    /// That a secret came with an import.
+    pub fn secret_imported(&self, id: &PepperId) -> AuditDraft {
+        let facts = [("secret_id", id.as_str().into())];
+        self.system(AuditAction::PepperImported, facts)
     }
 
     /// Something about the deployment.
@@ -207,7 +213,8 @@ impl Service {
         }
     }
 
-    /// What an import writes down, see [`Importer`](crate::Importer).
+    /// What an import writes down, see [`Importer`](crate::Importer). The secrets have to be settled before, by
+    /// [`Service::ensure_secret`].
     pub async fn import_auditor(&self) -> Result<Auditor, StoreError> {
         self.auditor(&Origin::TOOL, self.clock.now()).await
     }

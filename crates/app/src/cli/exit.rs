@@ -25,6 +25,7 @@ pub(super) const REFUSED: u8 = 4;
 pub(super) const UNAVAILABLE: u8 = 5;
 pub(super) const KEY_REFUSED: u8 = 6;
 pub(super) const INCOMPLETE: u8 = 7;
+pub(super) const TAMPERED: u8 = 8;
 /// As shells say it: 128 and the signal's number.
 pub(super) const INTERRUPTED: u8 = 128 + 2;
 pub(super) const TERMINATED: u8 = 128 + 15;
@@ -62,6 +63,10 @@ pub(super) const MEANINGS: &[Meaning] = &[
     Meaning {
         code: INCOMPLETE,
         text: "`import`: not every record was taken",
+    },
+    Meaning {
+        code: TAMPERED,
+        text: "`audit verify`: the trail was tampered with",
     },
 ];
 

@@ -4,6 +4,7 @@
 //! a request does. To add one: a branch in [`command`] and in `dispatch`, and a function in the file of its kind.
 
 mod accounts;
+mod audit;
 mod doctor;
 mod exit;
 mod keys;
@@ -113,6 +114,7 @@ pub fn command() -> Command {
                 .arg(json_flag()),
         )
         .subcommand(peppers::command())
+        .subcommand(audit::command())
         .subcommand(doctor::command())
         .subcommand(maintenance::backup_command())
         .subcommand(transfer::export_command())
@@ -225,6 +227,7 @@ async fn dispatch(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         Some(("operator", matches)) => keys::new_operator_key(matches).await,
         Some(("generate-key", matches)) => keys::generate(matches),
         Some(("pepper", matches)) => peppers::run(matches).await,
+        Some(("audit", matches)) => audit::run(matches).await,
         Some(("doctor", matches)) => doctor::run(matches).await,
         Some(("backup", matches)) => maintenance::backup(matches).await,
         Some(("export", matches)) => transfer::export(matches).await,

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, BufWriter, Seek as _, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::vec;
 
 use anyhow::{Context as _, anyhow, bail};
@@ -12,9 +13,9 @@ use clap::{Arg, ArgMatches, Command};
 use indicatif::{ProgressBar, ProgressStyle};
 use leadr_auth_domain::{Keyring, PepperCheck, PepperId};
 use leadr_auth_memory::Memory;
-use leadr_auth_ports::{StoredPepper, Stores, Totals};
+use leadr_auth_ports::{Audited, StoredPepper, Stores, Totals};
 use leadr_auth_service::transfer::{Exporter, Importer, Record, Summary};
-use leadr_auth_service::{ImportMode, SecretError};
+use leadr_auth_service::{Auditor, ImportMode, SecretError, Service};
 use leadr_auth_sqlite::{IfMissing, Sqlite};
 use serde_json::json;
 
@@ -24,7 +25,7 @@ use crate::archive::{self, Header, MalformedLine, Version};
 use crate::config::{Config, SecretConfig, StorageConfig, StoreConfig};
 use crate::new_file::NewFile;
 use crate::storage::{Database, is_there};
-use crate::system::OsEntropy;
+use crate::system::{OsEntropy, SystemClock};
 
 pub(super) fn export_command() -> Command {
     tool(
@@ -355,16 +356,17 @@ pub(super) async fn import(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     // The first pass takes nothing, so that "none" can be kept to.
     let mut done = Done::default();
     if dry_run || !keep_good {
-        done = pass(&source, &stores, ImportMode::DryRun, &agreed.known).await?;
+        done = pass(&source, &stores, ImportMode::DryRun, &agreed.known, None).await?;
     }
     let meant = !dry_run && (keep_good || done.bad.is_empty());
     if meant {
         if is_new {
             stores = open_destination(&storage).await?.stores();
         }
-        register(&stores, &agreed.to_register).await?;
-        done = pass(&source, &stores, ImportMode::Commit, &agreed.known).await?;
-        take_dropped(&stores, &agreed.dropped).await?;
+        let auditor = begin(&stores, &agreed).await?;
+        let mode = ImportMode::Commit;
+        done = pass(&source, &stores, mode, &agreed.known, auditor.clone()).await?;
+        take_dropped(&stores, &agreed.dropped, auditor.as_ref()).await?;
     }
     report(out, &done, meant)?;
     Ok(if done.bad.is_empty() {
@@ -396,6 +398,7 @@ async fn pass(
     stores: &Stores,
     mode: ImportMode,
     known: &BTreeSet<PepperId>,
+    auditor: Option<Auditor>,
 ) -> anyhow::Result<Done> {
     let (header, mut reader) = source.open().await?;
     let progress = progress(
@@ -405,7 +408,7 @@ async fn pass(
             ImportMode::Commit => "imported",
         },
     );
-    let mut importer = Importer::new(stores.transfer.as_ref(), mode);
+    let mut importer = Importer::new(stores.transfer.as_ref(), mode, auditor);
     let mut bad = Vec::new();
     let mut seen = 0;
     while let Some((line, record)) = reader.next().await? {
@@ -450,6 +453,8 @@ async fn pass(
 struct Agreed {
     /// Those under which a key may be hashed that is to be taken.
     known: BTreeSet<PepperId>,
+    /// This store's own, where they are at hand.
+    ring: Option<Keyring>,
     /// Those that are not registered yet.
     to_register: Vec<StoredPepper>,
     /// Those that were dropped where the keys come from, and that are not known here.
@@ -473,8 +478,20 @@ async fn agree_on_secrets(
     let configured: Vec<StoredPepper> = ring
         .iter()
         .flat_map(Keyring::iter)
-        .map(|(id, pepper)| StoredPepper::new(id.clone(), pepper.check()))
+        .map(|(id, pepper)| StoredPepper {
+            id: id.clone(),
+            check: pepper.check(),
+            audit_key: None,
+            dropped_at: None,
+        })
         .collect();
+    if ring.is_none() && registered.iter().any(|pepper| pepper.audit_key.is_some()) {
+        bail!(Usage(
+            "this store has an audit trail, and what is imported is written down there: set API_KEY_SECRET, or \
+             --secret-file, to its secret"
+                .to_owned()
+        ));
+    }
     for pepper in &configured {
         if find(&pepper.id).is_some_and(|known| !is_same(&known.check, &pepper.check)) {
             return Err(SecretError::Mismatch(pepper.id.clone()).into());
@@ -532,34 +549,53 @@ async fn agree_on_secrets(
             .into_iter()
             .filter(|pepper| find(&pepper.id).is_none())
             .collect(),
+        ring,
     })
 }
 
-async fn register(stores: &Stores, secrets: &[StoredPepper]) -> anyhow::Result<()> {
-    for secret in secrets {
-        let registered = stores.secrets.register(secret).await?;
-        if registered.check.expose_hex() != secret.check.expose_hex() {
-            return Err(SecretError::Mismatch(secret.id.clone()).into());
+/// Registers the secrets of what is to come. Answers what writes it down; nothing where this store's own secrets are not at
+/// hand, and the audit trail begins when a server first starts.
+async fn begin(stores: &Stores, agreed: &Agreed) -> anyhow::Result<Option<Auditor>> {
+    if let Some(ring) = &agreed.ring {
+        let entropy = Arc::new(OsEntropy::new());
+        let clock = Arc::new(SystemClock);
+        let service = Service::new(stores.clone(), clock, entropy, ring.clone());
+        service.ensure_secret().await?;
+        return Ok(Some(service.import_auditor().await?));
+    }
+    let secrets = agreed.to_register.iter().cloned();
+    let secrets: Vec<_> = secrets.map(Audited::unchanged).collect();
+    let registered = stores.transfer.import_secrets(&secrets).await?;
+    for Audited { record, .. } in &secrets {
+        let known = registered.iter().find(|known| known.id == record.id);
+        if known.is_none_or(|known| known.check.expose_hex() != record.check.expose_hex()) {
+            return Err(SecretError::Mismatch(record.id.clone()).into());
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Remembers what was dropped where the keys come from, once those that were hashed under it, expired and deleted ones, are
 /// here: later none is taken. Where one of them could work again it is left out, since here it would have to be in the keyring.
-async fn take_dropped(stores: &Stores, secrets: &[StoredPepper]) -> anyhow::Result<()> {
+async fn take_dropped(
+    stores: &Stores,
+    secrets: &[StoredPepper],
+    auditor: Option<&Auditor>,
+) -> anyhow::Result<()> {
+    let mut taken = Vec::new();
     for secret in secrets {
         let Some(dropped_at) = secret.dropped_at else {
             continue;
         };
         let used = stores.secrets.count_keys(dropped_at).await?;
-        if used.iter().any(|used| used.id == secret.id) {
-            continue;
+        if !used.iter().any(|used| used.id == secret.id) {
+            taken.push(Audited {
+                record: secret.clone(),
+                entry: auditor.map(|by| by.secret_imported(&secret.id)),
+            });
         }
-        let live = StoredPepper::new(secret.id.clone(), secret.check.clone());
-        register(stores, std::slice::from_ref(&live)).await?;
-        stores.secrets.drop_pepper(&secret.id, dropped_at).await?;
     }
+    stores.transfer.import_secrets(&taken).await?;
     Ok(())
 }
 

@@ -147,7 +147,12 @@ fn works(key: &ApiKey, account: &Account) -> bool {
 /// All records as an export has them, but for their order.
 fn archive(pepper: &Pepper) -> String {
     let header = Header {
-        secrets: vec![StoredPepper::new(PepperId::default(), pepper.check())],
+        secrets: vec![StoredPepper {
+            id: PepperId::default(),
+            check: pepper.check(),
+            audit_key: None,
+            dropped_at: None,
+        }],
         totals: Totals {
             accounts: u64::try_from(ACCOUNTS).unwrap(),
             keys: u64::try_from(KEYS).unwrap(),

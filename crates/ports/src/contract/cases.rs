@@ -1300,6 +1300,25 @@ cases! { $
         assert_eq!(entries(&stores).await, 12);
     }
 
+    /// Secrets come as they are, each once.
+    async fn imported_secrets_are_taken_once(stores) {
+        let ((known, _), (dropped, _), (live, _)) = (pepper("known"), pepper("dropped"), pepper("live"));
+        register(&stores, &known).await;
+        let dropped = StoredPepper { dropped_at: Some(at(7)), audit_key: None, ..dropped };
+        let impostor = StoredPepper { id: known.id.clone(), ..live.clone() };
+        let secrets = [noted(dropped), Audited::unchanged(live.clone()), noted(impostor)];
+        for _ in 0..2 {
+            let all = stores.transfer.import_secrets(&secrets).await.unwrap();
+            let seen = all.iter().map(|secret| (secret.id.as_str(), secret.dropped_at, secret.check.expose_hex()));
+            assert_eq!(seen.collect::<Vec<_>>(), [
+                ("dropped", Some(at(7)), secrets[0].record.check.expose_hex()),
+                ("known", None, known.check.expose_hex()),
+                ("live", None, live.check.expose_hex()),
+            ]);
+        }
+        assert_eq!(entries(&stores).await, 2, "that it was registered, and that one was imported");
+    }
+
     /// A change that is refused leaves no entry.
     async fn a_refused_change_leaves_no_entry(stores) {
         let owner = account(1);

@@ -181,6 +181,7 @@ fn examine_registered(
         id,
         check: known,
         dropped_at,
+        ..
     } in registered
     {
         let fault = match (ring.get(id), dropped_at) {
