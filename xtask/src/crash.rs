@@ -2,7 +2,8 @@
 //!
 //! Writers change accounts and keys over HTTP, each with keys of its own, and note what was answered. At a random moment
 //! the server is killed. When it is back, each writer looks for what it noted: what was acknowledged has to be there, and
-//! what was never answered may be there or not, but never by half. Then they go on. PostgreSQL goes down with the server
+//! what was never answered may be there or not, but never by half. Then they go on. In the end the audit trail has to be
+//! whole, with one entry for each change. PostgreSQL goes down with the server
 //! every other time.
 //!
 //! What this cannot show is a power cut: the operating system goes on, and keeps what it was given and had not written yet.
@@ -161,6 +162,7 @@ impl Run {
         );
         let begun = Instant::now();
         let mut node = self.plan.start()?;
+        let before = self.audit()?;
         for cycle in 1..=options.cycles {
             let (from, to) = KILL_AFTER;
             let after = Duration::from_millis(from + self.chance.below(to - from));
@@ -181,6 +183,7 @@ impl Run {
         }
         node.terminate(Duration::from_mins(1))?;
         let doctor = self.doctor();
+        let written = self.audit()? - before;
         let keys: usize = self.writers.iter().map(Writer::keys).sum();
         println!(
             "{}\n{keys} keys in the end; slowest start {} ms; {:.0} s",
@@ -193,7 +196,27 @@ impl Run {
         if self.found.is_bad() {
             return Err(Failure::new(self.found.faults()));
         }
+        let changes = self.found.changes();
+        println!("{written} audit entries for {changes} changes");
+        if written != changes {
+            return Err(Failure::new(
+                "the audit trail has not one entry for each change",
+            ));
+        }
         Ok(())
+    }
+
+    /// Has the program itself check the audit trail. Answers how many entries that has.
+    fn audit(&self) -> Outcome<u64> {
+        let said = sh::output(self.plan.command("audit").args(["verify", "--json"]));
+        let said = said.map_err(|failure| {
+            Failure::new(format!("the audit trail is not whole: {}", failure.message))
+        })?;
+        let report: Value = serde_json::from_str(&said).map_err(Failure::when("audit verify"))?;
+        report
+            .get("entries")
+            .and_then(Value::as_u64)
+            .ok_or_else(|| Failure::new(format!("audit verify: {said}")))
     }
 
     /// Lets the writers write, kills the server under them, and starts it again.

@@ -95,6 +95,11 @@ impl Found {
         self.faults.extend(other.faults);
     }
 
+    /// How many changes were made, whether they were answered or not.
+    pub(super) const fn changes(&self) -> u64 {
+        self.acknowledged + self.done
+    }
+
     pub(super) const fn is_bad(&self) -> bool {
         self.lost + self.resurrected + self.halved + self.unexpected > 0
     }
