@@ -1,15 +1,18 @@
 //! Accounts: their management.
 
+use std::convert::Infallible;
+
 use async_trait::async_trait;
 use diesel::{IntoSql as _, dsl::exists, prelude::*};
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl};
-use leadr_auth_domain::{Account, AccountId, AccountRefusal, ApiKey, Slug};
+use leadr_auth_domain::{Account, AccountId, AccountRefusal, ApiKey, AuditDraft, ChainHead, Slug};
 use leadr_auth_ports::{
-    AccountChangeFn, AccountRepository, CreateAccountError, CreateOperatorError, Rows, StoreError,
-    UpdateAccountError,
+    AccountChangeFn, AccountRepository, Audited, CreateAccountError, CreateOperatorError, Rows,
+    StoreError, UpdateAccountError,
 };
 
 use crate::{
+    audit::{self, Heads},
     error::{self, PepperDropped, Stop},
     keys::{self, Inserted},
     pool::Pool,
@@ -18,7 +21,7 @@ use crate::{
 };
 
 #[derive(Clone)]
-pub(crate) struct Accounts(pub(crate) Pool);
+pub(crate) struct Accounts(pub(crate) Pool, pub(crate) Heads);
 
 async fn insert(
     connection: &mut AsyncPgConnection,
@@ -34,21 +37,23 @@ async fn insert_with_key(
     connection: &mut AsyncPgConnection,
     account: &Account,
     key: &ApiKey,
-) -> Result<(), Stop<PepperDropped>> {
+    entry: &AuditDraft,
+) -> Result<Vec<ChainHead>, Stop<PepperDropped>> {
     insert(connection, account).await?;
     match keys::insert(connection, key).await? {
-        Inserted::Stored => Ok(()),
+        Inserted::Stored => audit::append_all(connection, &[entry]).await,
         Inserted::AccountNotFound => Err(Stop::NotFound),
         Inserted::PepperDropped => Err(Stop::Refused(PepperDropped)),
     }
 }
 
-/// Locks the account, changes it, writes it.
+/// Locks the account, changes it, writes it, and its entry.
 async fn change_locked(
     connection: &mut AsyncPgConnection,
+    heads: &Heads,
     id: AccountId,
     change: &mut AccountChangeFn<'_>,
-) -> Result<Account, Stop<AccountRefusal>> {
+) -> Result<(Account, Option<ChainHead>), Stop<AccountRefusal>> {
     // `NO KEY`, because nobody changes an id: changes wait for one another, and keys can be issued meanwhile.
     let locked = accounts::table
         .find(id.as_uuid())
@@ -58,39 +63,59 @@ async fn change_locked(
         .await
         .optional()?
         .ok_or(Stop::NotFound)?;
-    let changed = change(rows::account(locked)?).map_err(Stop::Refused)?;
+    let Audited { record, entry } = change(rows::account(locked)?).map_err(Stop::Refused)?;
     let stored = diesel::update(accounts::table.find(id.as_uuid()))
-        .set(rows::account_changes(&changed))
+        .set(rows::account_changes(&record))
         .returning(AccountRow::as_returning())
         .get_result(connection)
         .await?;
-    Ok(rows::account(stored)?)
+    let head = match &entry {
+        Some(entry) => Some(audit::append(connection, heads, entry).await?),
+        None => None,
+    };
+    Ok((rows::account(stored)?, head))
 }
 
 #[async_trait]
 impl AccountRepository for Accounts {
-    async fn create(&self, account: &Account) -> Result<(), CreateAccountError> {
-        self.0
-            .statement(async |connection| insert(connection, account).await)
-            .await?
-            .map(drop)
-            .map_err(error::of_create_account)
+    async fn create(
+        &self,
+        account: &Account,
+        entry: &AuditDraft,
+    ) -> Result<(), CreateAccountError> {
+        let Self(pool, heads) = self;
+        let created = pool
+            .transaction(async |connection| {
+                connection
+                    .transaction(async |connection| {
+                        insert(connection, account).await?;
+                        audit::append_all(connection, &[entry]).await
+                    })
+                    .await
+            })
+            .await?;
+        heads.keep(created.map_err(|stop: Stop<Infallible>| CreateAccountError::from(stop))?);
+        Ok(())
     }
 
     async fn create_with_key(
         &self,
         account: &Account,
         key: &ApiKey,
+        entry: &AuditDraft,
     ) -> Result<(), CreateOperatorError> {
-        let created = self
-            .0
+        let Self(pool, heads) = self;
+        let created = pool
             .transaction(async |connection| {
                 connection
-                    .transaction(async |connection| insert_with_key(connection, account, key).await)
+                    .transaction(async |connection| {
+                        insert_with_key(connection, account, key, entry).await
+                    })
                     .await
             })
             .await?;
-        Ok(created?)
+        heads.keep(created?);
+        Ok(())
     }
 
     async fn get(&self, id: AccountId, rows: Rows) -> Result<Option<Account>, StoreError> {
@@ -125,15 +150,19 @@ impl AccountRepository for Accounts {
         id: AccountId,
         change: &'a mut AccountChangeFn<'a>,
     ) -> Result<Account, UpdateAccountError> {
-        let changed = self
-            .0
+        let Self(pool, heads) = self;
+        let changed = pool
             .transaction(async |connection| {
                 connection
-                    .transaction(async |connection| change_locked(connection, id, change).await)
+                    .transaction(async |connection| {
+                        change_locked(connection, heads, id, change).await
+                    })
                     .await
             })
             .await?;
-        Ok(changed?)
+        let (changed, head) = changed?;
+        heads.keep(head);
+        Ok(changed)
     }
 
     async fn list(&self) -> Result<Vec<Account>, StoreError> {

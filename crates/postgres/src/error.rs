@@ -1,6 +1,6 @@
 //! What each failure of the database means to a caller.
 
-use std::fmt;
+use std::{convert::Infallible, fmt};
 
 use diesel::result::{DatabaseErrorKind, Error};
 use diesel_async::pooled_connection::deadpool::PoolError;
@@ -95,8 +95,51 @@ impl<R> From<StoreError> for Stop<R> {
     }
 }
 
+impl Stop<Infallible> {
+    /// The same, where something may refuse.
+    pub(crate) fn of_no_refusal<R>(self) -> Stop<R> {
+        match self {
+            Self::Query(error) => Stop::Query(error),
+            Self::Store(error) => Stop::Store(error),
+            Self::NotFound => Stop::NotFound,
+            Self::Refused(never) => match never {},
+        }
+    }
+}
+
+impl From<Stop<Infallible>> for StoreError {
+    fn from(stop: Stop<Infallible>) -> Self {
+        match stop {
+            Stop::Query(error) => of_query(error),
+            Stop::Store(error) => error,
+            Stop::NotFound => Self::internal("what is always there is missing"),
+            Stop::Refused(never) => match never {},
+        }
+    }
+}
+
 /// The secret that a key is hashed under was given up.
 pub(crate) struct PepperDropped;
+
+impl From<Stop<PepperDropped>> for CreateKeyError {
+    fn from(stop: Stop<PepperDropped>) -> Self {
+        match stop {
+            Stop::Query(error) => of_create_key(error),
+            Stop::Store(error) => Self::Store(error),
+            Stop::NotFound => Self::AccountNotFound,
+            Stop::Refused(PepperDropped) => Self::PepperDropped,
+        }
+    }
+}
+
+impl From<Stop<Infallible>> for CreateAccountError {
+    fn from(stop: Stop<Infallible>) -> Self {
+        match stop {
+            Stop::Query(error) => of_create_account(error),
+            other => Self::Store(other.into()),
+        }
+    }
+}
 
 pub(crate) fn of_create_key(error: Error) -> CreateKeyError {
     match violation(&error) {

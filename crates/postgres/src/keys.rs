@@ -8,21 +8,24 @@ use diesel::{
     sql_types::{Nullable, Timestamptz, Uuid as SqlUuid, Varchar},
 };
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl};
-use leadr_auth_domain::{AccountId, ApiKey, ApiKeyStatus, KeyId, KeyPrefix, KeyRecord, KeyRefusal};
+use leadr_auth_domain::{
+    AccountId, ApiKey, ApiKeyStatus, AuditDraft, ChainHead, KeyId, KeyPrefix, KeyRecord, KeyRefusal,
+};
 use leadr_auth_ports::{
-    CreateKeyError, KeyChangeFn, KeyFilter, KeyLookup, KeyRepository, Rows, StoreError,
+    Audited, CreateKeyError, KeyChangeFn, KeyFilter, KeyLookup, KeyRepository, Rows, StoreError,
     UpdateKeyError,
 };
 
 use crate::{
-    error::{self, Stop},
+    audit::{self, Heads},
+    error::{self, PepperDropped, Stop},
     pool::Pool,
     rows::{self, AccountRow, KeyRow},
     schema::{accounts, api_keys, peppers, sql_types},
 };
 
 #[derive(Clone)]
-pub(crate) struct Keys(pub(crate) Pool);
+pub(crate) struct Keys(pub(crate) Pool, pub(crate) Heads);
 
 /// The key with this prefix and its account.
 #[diesel::dsl::auto_type(no_type_alias)]
@@ -86,8 +89,7 @@ fn dropped_pepper<'a>(id: &'a str) -> _ {
 
 /// Inserts a key where its account is live and its secret was not given up.
 ///
-/// One statement, so that issuing a key costs one round trip: the account and the secret are looked for by the insert
-/// itself. Only where it found one of them missing is it asked which. Who gives a secret up holds inserts off meanwhile (see
+/// The account and the secret are looked for by the insert itself. Only where it found one of them missing is it asked which. Who gives a secret up holds inserts off meanwhile (see
 /// `secrets`), and what an insert looks at is how things are when it may go on.
 pub(crate) async fn insert(
     connection: &mut AsyncPgConnection,
@@ -147,12 +149,26 @@ pub(crate) async fn insert(
     })
 }
 
-/// Locks the key, changes it, writes it.
+/// Inserts a key and its entry, where it could not be done at once.
+async fn create(
+    connection: &mut AsyncPgConnection,
+    key: &ApiKey,
+    entry: &AuditDraft,
+) -> Result<Vec<ChainHead>, Stop<PepperDropped>> {
+    match insert(connection, key).await? {
+        Inserted::Stored => audit::append_all(connection, &[entry]).await,
+        Inserted::AccountNotFound => Err(Stop::NotFound),
+        Inserted::PepperDropped => Err(Stop::Refused(PepperDropped)),
+    }
+}
+
+/// Locks the key, changes it, writes it, and its entry.
 async fn change_locked(
     connection: &mut AsyncPgConnection,
+    heads: &Heads,
     id: KeyId,
     change: &mut KeyChangeFn<'_>,
-) -> Result<ApiKey, Stop<KeyRefusal>> {
+) -> Result<(ApiKey, Option<ChainHead>), Stop<KeyRefusal>> {
     // `NO KEY`, because nobody changes an id: that is all the lock that keeps changes and uses apart, and foreign keys
     // need not wait for it.
     let locked = api_keys::table
@@ -163,13 +179,17 @@ async fn change_locked(
         .await
         .optional()?
         .ok_or(Stop::NotFound)?;
-    let changed = change(rows::key(locked)?).map_err(Stop::Refused)?;
+    let Audited { record, entry } = change(rows::key(locked)?).map_err(Stop::Refused)?;
     let stored = diesel::update(api_keys::table.find(id.as_uuid()))
-        .set(rows::key_changes(&changed))
+        .set(rows::key_changes(&record))
         .returning(KeyRow::as_returning())
         .get_result(connection)
         .await?;
-    Ok(rows::key(stored)?)
+    let head = match &entry {
+        Some(entry) => Some(audit::append(connection, heads, entry).await?),
+        None => None,
+    };
+    Ok((rows::key(stored)?, head))
 }
 
 #[async_trait]
@@ -199,17 +219,29 @@ impl KeyLookup for Keys {
 
 #[async_trait]
 impl KeyRepository for Keys {
-    async fn create(&self, key: &ApiKey) -> Result<(), CreateKeyError> {
-        let inserted = self
-            .0
-            .statement(async |connection| insert(connection, key).await)
+    /// One statement, so that issuing a key costs one round trip; a transaction where that finds things otherwise than it
+    /// expects them, which also tells what is wrong.
+    async fn create(&self, key: &ApiKey, entry: &AuditDraft) -> Result<(), CreateKeyError> {
+        let Self(pool, heads) = self;
+        let row = rows::key_row(key);
+        let quick = pool
+            .statement(async |connection| {
+                audit::quickly(connection, heads, entry, Some(&row)).await
+            })
             .await?;
-        match inserted {
-            Ok(Inserted::Stored) => Ok(()),
-            Ok(Inserted::AccountNotFound) => Err(CreateKeyError::AccountNotFound),
-            Ok(Inserted::PepperDropped) => Err(CreateKeyError::PepperDropped),
-            Err(error) => Err(error::of_create_key(error)),
-        }
+        let ends = match quick.map_err(Stop::of_no_refusal::<PepperDropped>)? {
+            Some(head) => vec![head],
+            None => {
+                pool.transaction(async |connection| {
+                    connection
+                        .transaction(async |connection| create(connection, key, entry).await)
+                        .await
+                })
+                .await??
+            }
+        };
+        heads.keep(ends);
+        Ok(())
     }
 
     async fn get(&self, id: KeyId, rows: Rows) -> Result<Option<ApiKey>, StoreError> {
@@ -231,15 +263,19 @@ impl KeyRepository for Keys {
         id: KeyId,
         change: &'a mut KeyChangeFn<'a>,
     ) -> Result<ApiKey, UpdateKeyError> {
-        let changed = self
-            .0
+        let Self(pool, heads) = self;
+        let changed = pool
             .transaction(async |connection| {
                 connection
-                    .transaction(async |connection| change_locked(connection, id, change).await)
+                    .transaction(async |connection| {
+                        change_locked(connection, heads, id, change).await
+                    })
                     .await
             })
             .await?;
-        Ok(changed?)
+        let (changed, head) = changed?;
+        heads.keep(head);
+        Ok(changed)
     }
 
     async fn list(&self, filter: KeyFilter) -> Result<Vec<ApiKey>, StoreError> {

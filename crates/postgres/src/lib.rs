@@ -8,7 +8,8 @@
 //! - `pool`: the configuration, what all connections have in common, and how one is lent out
 //! - `schema`: the tables, generated from `migrations/postgres`
 //! - `rows`: what a row looks like, and the plain functions between rows and domain types
-//! - `keys`, `accounts`, `usage`, `secrets`, `transfer`, `health`: the ports, a file each
+//! - `keys`, `accounts`, `usage`, `secrets`, `audit`, `transfer`, `health`: the ports, a file each; `audit` also has how an
+//!   entry gets its place, and in which order locks are taken
 //! - `diagnosis`: what the server says of itself, for a person
 //! - `error`: what each failure of the database means to a caller
 //! - [`migrate`]: brings a database up to date
@@ -29,12 +30,16 @@
 //!   of the database the first request per connection may fail.
 //! - A connection whose work was cut short is closed, never reused: a reconnect for each cancelled request, and nobody
 //!   ever waits for somebody else's answer, or holds somebody else's locks.
+//! - Each process keeps the ends of the audit trail's chains that it last saw, so that a key and its audit entry are one
+//!   statement. The price: where several nodes change one account in turns, every change of a node after another's needs a
+//!   transaction of some round trips.
 //! - TLS is verified or not spoken: where `sslmode` demands it, the chain and the host name are checked, also where libpq would
 //!   look at neither, and where it does not, none is tried. Encryption towards nobody in particular protects from nobody in
 //!   particular. The price: a server with a certificate of its own making needs `sslrootcert`, and one that it signed itself
 //!   must not be that of an authority, as openssl makes them by default.
 
 mod accounts;
+mod audit;
 mod connect;
 mod diagnosis;
 mod error;
@@ -66,26 +71,32 @@ pub use pool::PostgresConfig;
 #[derive(Clone, Debug)]
 pub struct Postgres {
     pool: pool::Pool,
+    heads: audit::Heads,
 }
 
 impl Postgres {
     /// Checks the configuration. Nothing is connected yet: the database may be away, and comes back without a new
     /// `Postgres`.
     pub fn new(config: PostgresConfig) -> Result<Self, UrlFault> {
-        pool::Pool::new(config).map(|pool| Self { pool })
+        Ok(Self {
+            pool: pool::Pool::new(config)?,
+            heads: audit::Heads::default(),
+        })
     }
 
     /// All the ports, on this pool.
     pub fn stores(&self) -> Stores {
-        let keys = Arc::new(keys::Keys(self.pool.clone()));
+        let Self { pool, heads } = self;
+        let keys = Arc::new(keys::Keys(pool.clone(), heads.clone()));
         Stores {
             lookup: keys.clone(),
             keys,
-            accounts: Arc::new(accounts::Accounts(self.pool.clone())),
-            usage: Arc::new(usage::Usage(self.pool.clone())),
-            secrets: Arc::new(secrets::Secrets(self.pool.clone())),
-            transfer: Arc::new(transfer::Transfer(self.pool.clone())),
-            health: Arc::new(health::Health(self.pool.clone())),
+            accounts: Arc::new(accounts::Accounts(pool.clone(), heads.clone())),
+            usage: Arc::new(usage::Usage(pool.clone())),
+            secrets: Arc::new(secrets::Secrets(pool.clone(), heads.clone())),
+            audit: Arc::new(audit::Audit(pool.clone(), heads.clone())),
+            transfer: Arc::new(transfer::Transfer(pool.clone(), heads.clone())),
+            health: Arc::new(health::Health(pool.clone())),
         }
     }
 }

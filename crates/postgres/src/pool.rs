@@ -30,6 +30,9 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long somebody who reads for long may leave the database waiting between two pages.
 const READER_PATIENCE: Duration = Duration::from_mins(10);
 
+/// What is said of a database that does not answer in time.
+pub(crate) const TOO_SLOW: &str = "the database took too long";
+
 type Manager = AsyncDieselConnectionManager<AsyncPgConnection>;
 
 /// Where the database is, and how long it may take.
@@ -289,7 +292,7 @@ impl Pool {
         };
         tokio::time::timeout(time, lent)
             .await
-            .unwrap_or_else(|_| Err(StoreError::unavailable("the database took too long")))
+            .unwrap_or_else(|_| Err(StoreError::unavailable(TOO_SLOW)))
     }
 }
 

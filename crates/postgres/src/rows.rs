@@ -13,8 +13,9 @@ use diesel::{
     serialize::{self, IsNull, Output, ToSql},
 };
 use leadr_auth_domain::{
-    Account, AccountId, AccountName, AccountRole, AccountStatus, ApiKey, ApiKeyStatus, KeyHash,
-    KeyId, KeyName, KeyPrefix, PepperCheck, PepperId, Scopes, Slug, Timestamp,
+    Account, AccountId, AccountName, AccountRole, AccountStatus, Actor, ApiKey, ApiKeyStatus,
+    AuditEntry, AuditHash, ChainHead, ChainId, Checkpoint, Facts, KeyHash, KeyId, KeyName,
+    KeyPrefix, Origin, PepperCheck, PepperId, Scopes, SealedAuditKey, Slug, Timestamp,
 };
 use leadr_auth_ports::{StoreError, StoredPepper};
 use time::OffsetDateTime;
@@ -22,7 +23,9 @@ use uuid::Uuid;
 
 use crate::{
     error,
-    schema::{accounts, api_keys, peppers, sql_types},
+    schema::{
+        accounts, api_keys, audit_checkpoints, audit_entries, audit_heads, peppers, sql_types,
+    },
 };
 
 /// Microseconds from 1970, where Unix counts from, to 2000, where PostgreSQL does.
@@ -97,19 +100,19 @@ pub(crate) struct AccountRow {
 #[derive(Queryable, QueryableByName, Selectable)]
 #[diesel(table_name = api_keys, check_for_backend(Pg))]
 pub(crate) struct KeyRow {
-    id: Uuid,
-    account_id: Uuid,
-    name: String,
-    key_hash: String,
-    key_prefix: String,
-    status: Label,
-    last_used_at: Option<PgTimestamp>,
-    expires_at: Option<PgTimestamp>,
-    created_at: PgTimestamp,
-    updated_at: PgTimestamp,
-    deleted_at: Option<PgTimestamp>,
-    scopes: Option<String>,
-    pepper_id: String,
+    pub(crate) id: Uuid,
+    pub(crate) account_id: Uuid,
+    pub(crate) name: String,
+    pub(crate) key_hash: String,
+    pub(crate) key_prefix: String,
+    pub(crate) status: Label,
+    pub(crate) last_used_at: Option<PgTimestamp>,
+    pub(crate) expires_at: Option<PgTimestamp>,
+    pub(crate) created_at: PgTimestamp,
+    pub(crate) updated_at: PgTimestamp,
+    pub(crate) deleted_at: Option<PgTimestamp>,
+    pub(crate) scopes: Option<String>,
+    pub(crate) pepper_id: String,
 }
 
 /// A row of `peppers`.
@@ -119,6 +122,48 @@ pub(crate) struct PepperRow {
     id: String,
     check_value: String,
     dropped_at: Option<PgTimestamp>,
+    pub(crate) audit_key: Option<String>,
+}
+
+/// A row of `audit_entries`.
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = audit_entries, check_for_backend(Pg))]
+pub(crate) struct EntryRow {
+    pub(crate) chain: Uuid,
+    pub(crate) seq: i64,
+    pub(crate) at: PgTimestamp,
+    pub(crate) action: String,
+    pub(crate) actor: String,
+    pub(crate) actor_key_id: Option<Uuid>,
+    pub(crate) actor_account_id: Option<Uuid>,
+    pub(crate) request_id: Option<String>,
+    pub(crate) client: Option<String>,
+    pub(crate) key_id: Option<Uuid>,
+    pub(crate) before: Option<String>,
+    pub(crate) after: Option<String>,
+    pub(crate) previous: Vec<u8>,
+    pub(crate) hash: Vec<u8>,
+}
+
+/// A row of `audit_heads`.
+#[derive(Clone, Queryable, Selectable)]
+#[diesel(table_name = audit_heads, check_for_backend(Pg))]
+pub(crate) struct HeadRow {
+    pub(crate) chain: Uuid,
+    pub(crate) seq: i64,
+    pub(crate) hash: Vec<u8>,
+    pub(crate) code: Vec<u8>,
+}
+
+/// A row of `audit_checkpoints`.
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = audit_checkpoints, check_for_backend(Pg))]
+pub(crate) struct CheckpointRow {
+    chain: Uuid,
+    seq: i64,
+    hash: Vec<u8>,
+    pruned_at: PgTimestamp,
+    code: Vec<u8>,
 }
 
 /// What a change of an account writes. `None` is written as null.
@@ -162,7 +207,59 @@ pub(crate) fn pepper_row(pepper: &StoredPepper) -> PepperRow {
         id: pepper.id.as_str().to_owned(),
         check_value: pepper.check.expose_hex().to_owned(),
         dropped_at: pepper.dropped_at.map(instant),
+        audit_key: pepper.audit_key.as_ref().map(|key| key.as_str().to_owned()),
     }
+}
+
+pub(crate) fn key_row(key: &ApiKey) -> KeyRow {
+    KeyRow {
+        id: key.id.as_uuid(),
+        account_id: key.account_id.as_uuid(),
+        name: key.name.as_str().to_owned(),
+        key_hash: key.key_hash.expose_hex().to_owned(),
+        key_prefix: key.key_prefix.as_str().to_owned(),
+        status: key_label(key.status),
+        last_used_at: key.last_used_at.map(instant),
+        expires_at: key.expires_at.map(instant),
+        created_at: instant(key.created_at),
+        updated_at: instant(key.updated_at),
+        deleted_at: key.deleted_at.map(instant),
+        scopes: key.scopes.to_store(),
+        pepper_id: key.pepper_id.as_str().to_owned(),
+    }
+}
+
+pub(crate) fn entry_row(entry: AuditEntry) -> Result<EntryRow, StoreError> {
+    let (actor, ids) = match entry.origin.actor {
+        Actor::Key { key_id, account_id } => ("key", Some((key_id, account_id))),
+        Actor::Tool => ("tool", None),
+        Actor::Server => ("server", None),
+    };
+    Ok(EntryRow {
+        chain: entry.chain.as_uuid(),
+        seq: i64::try_from(entry.seq).map_err(StoreError::internal)?,
+        at: instant(entry.at),
+        action: entry.action,
+        actor: actor.to_owned(),
+        actor_key_id: ids.map(|(key, _)| key.as_uuid()),
+        actor_account_id: ids.map(|(_, account)| account.as_uuid()),
+        request_id: entry.origin.request_id,
+        client: entry.origin.client.map(|client| client.to_string()),
+        key_id: entry.key_id.map(KeyId::as_uuid),
+        before: entry.before.map(|facts| facts.as_str().to_owned()),
+        after: entry.after.map(|facts| facts.as_str().to_owned()),
+        previous: entry.previous.as_bytes().to_vec(),
+        hash: entry.hash.as_bytes().to_vec(),
+    })
+}
+
+pub(crate) fn head_row(head: &ChainHead) -> Result<HeadRow, StoreError> {
+    Ok(HeadRow {
+        chain: head.chain.as_uuid(),
+        seq: i64::try_from(head.seq).map_err(StoreError::internal)?,
+        hash: head.hash.as_bytes().to_vec(),
+        code: head.code.as_bytes().to_vec(),
+    })
 }
 
 pub(crate) fn account_changes(account: &Account) -> AccountChanges {
@@ -246,6 +343,7 @@ pub(crate) fn pepper(row: PepperRow) -> Result<StoredPepper, StoreError> {
         dropped_at: row.dropped_at.map(dropped).transpose()?,
         id: PepperId::from_store(row.id),
         check: PepperCheck::from_store(row.check_value),
+        audit_key: row.audit_key.map(SealedAuditKey::from_store),
     })
 }
 
@@ -255,6 +353,85 @@ pub(crate) fn peppers(rows: Vec<PepperRow>) -> Result<Vec<StoredPepper>, StoreEr
     let mut peppers = peppers.collect::<Result<Vec<_>, _>>()?;
     peppers.sort_by(|one, other| one.id.cmp(&other.id));
     Ok(peppers)
+}
+
+/// The microseconds since 1970 that a timestamp can hold: of the years 1 to 9999.
+const UNIX_MICROS: (i64, i64) = (-62_135_596_800_000_000, 253_402_300_799_999_999);
+
+/// The timestamp that is nearest to an instant which may be outside of all years.
+fn nearest(PgTimestamp(micros): PgTimestamp) -> Option<Timestamp> {
+    let (first, last) = UNIX_MICROS;
+    let micros = micros.clamp(first - PG_EPOCH_MICROS, last - PG_EPOCH_MICROS);
+    timestamp(PgTimestamp(micros))
+}
+
+/// An entry as it was written, or as somebody left it who tampered with it.
+///
+/// One that holds what was never written would be an error like any unusable row; but then a single such row would keep
+/// everybody from seeing all others. So something stands in for what cannot be read, and instead of its hash the entry
+/// gets one that no entry has: whoever checks the chain finds it altered.
+pub(crate) fn entry(row: EntryRow) -> Result<AuditEntry, StoreError> {
+    let actor = match (row.actor.as_str(), row.actor_key_id, row.actor_account_id) {
+        ("key", Some(key), Some(account)) => Some(Actor::Key {
+            key_id: KeyId::new(key),
+            account_id: AccountId::new(account),
+        }),
+        ("tool", None, None) => Some(Actor::Tool),
+        ("server", None, None) => Some(Actor::Server),
+        _ => None,
+    };
+    let at = timestamp(row.at);
+    let client = row.client.as_deref().map(str::parse).transpose();
+    let is_readable = actor.is_some() && at.is_some() && client.is_ok();
+    Ok(AuditEntry {
+        chain: ChainId::from_uuid(row.chain),
+        seq: row.seq.cast_unsigned(),
+        at: at
+            .or_else(|| nearest(row.at))
+            .ok_or_else(|| error::corrupt("audit_entries", &row.chain, "at"))?,
+        action: row.action,
+        origin: Origin {
+            actor: actor.unwrap_or(Actor::Server),
+            request_id: row.request_id,
+            client: client.unwrap_or_default(),
+        },
+        key_id: row.key_id.map(KeyId::new),
+        before: row.before.map(Facts::from_store),
+        after: row.after.map(Facts::from_store),
+        previous: AuditHash::from_store(&row.previous),
+        hash: if is_readable {
+            AuditHash::from_store(&row.hash)
+        } else {
+            AuditHash::NONE
+        },
+    })
+}
+
+pub(crate) fn head(row: &HeadRow) -> ChainHead {
+    ChainHead {
+        chain: ChainId::from_uuid(row.chain),
+        seq: row.seq.cast_unsigned(),
+        hash: AuditHash::from_store(&row.hash),
+        code: AuditHash::from_store(&row.code),
+    }
+}
+
+/// As [`entry`]: one that cannot be read is not genuine.
+pub(crate) fn checkpoint(row: &CheckpointRow) -> Result<Checkpoint, StoreError> {
+    let at = timestamp(row.pruned_at);
+    Ok(Checkpoint {
+        chain: ChainId::from_uuid(row.chain),
+        seq: row.seq.cast_unsigned(),
+        hash: AuditHash::from_store(&row.hash),
+        pruned_at: at
+            .or_else(|| nearest(row.pruned_at))
+            .ok_or_else(|| error::corrupt("audit_checkpoints", &row.chain, "pruned_at"))?,
+        code: if at.is_some() {
+            AuditHash::from_store(&row.code)
+        } else {
+            AuditHash::NONE
+        },
+    })
 }
 
 #[cfg(test)]
@@ -274,5 +451,12 @@ mod tests {
         }
         assert_eq!(timestamp(PgTimestamp(i64::MAX)), None);
         assert_eq!(timestamp(PgTimestamp(i64::MIN)), None);
+        for (micros, text) in [
+            (i64::MIN, "0001-01-01T00:00:00Z"),
+            (i64::MAX, "9999-12-31T23:59:59.999999Z"),
+        ] {
+            let at = Timestamp::parse(text).unwrap();
+            assert_eq!(nearest(PgTimestamp(micros)), Some(at));
+        }
     }
 }

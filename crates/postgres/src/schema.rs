@@ -48,15 +48,67 @@ diesel::table! {
 }
 
 diesel::table! {
+    use diesel::sql_types::{Bytea, Int8, Timestamptz, Uuid};
+
+    audit_checkpoints (chain) {
+        chain -> Uuid,
+        seq -> Int8,
+        hash -> Bytea,
+        pruned_at -> Timestamptz,
+        code -> Bytea,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::{Bytea, Int8, Nullable, Text, Timestamptz, Uuid, Varchar};
+
+    audit_entries (chain, seq) {
+        chain -> Uuid,
+        seq -> Int8,
+        at -> Timestamptz,
+        action -> Varchar,
+        actor -> Varchar,
+        actor_key_id -> Nullable<Uuid>,
+        actor_account_id -> Nullable<Uuid>,
+        request_id -> Nullable<Varchar>,
+        client -> Nullable<Varchar>,
+        key_id -> Nullable<Uuid>,
+        before -> Nullable<Text>,
+        after -> Nullable<Text>,
+        previous -> Bytea,
+        hash -> Bytea,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::{Bytea, Int8, Uuid};
+
+    audit_heads (chain) {
+        chain -> Uuid,
+        seq -> Int8,
+        hash -> Bytea,
+        code -> Bytea,
+    }
+}
+
+diesel::table! {
     use diesel::sql_types::{Nullable, Timestamptz, Varchar};
 
     peppers (id) {
         id -> Varchar,
         check_value -> Varchar,
         dropped_at -> Nullable<Timestamptz>,
+        audit_key -> Nullable<Varchar>,
     }
 }
 
 diesel::joinable!(api_keys -> accounts (account_id));
 
-diesel::allow_tables_to_appear_in_same_query!(accounts, api_keys, peppers);
+diesel::allow_tables_to_appear_in_same_query!(
+    accounts,
+    api_keys,
+    audit_checkpoints,
+    audit_entries,
+    audit_heads,
+    peppers,
+);

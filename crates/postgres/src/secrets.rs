@@ -1,5 +1,7 @@
 //! Which server secrets the stored keys are hashed under.
 
+use std::convert::Infallible;
+
 use async_trait::async_trait;
 use diesel::{
     dsl::count_star,
@@ -9,12 +11,13 @@ use diesel::{
     sql_types::{Array, Uuid as SqlUuid, Varchar},
 };
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl};
-use leadr_auth_domain::{ApiKey, PepperId, Timestamp};
+use leadr_auth_domain::{ApiKey, AuditDraft, ChainHead, PepperId, Timestamp};
 use leadr_auth_ports::{
     DropPepperError, PepperUse, Rehash, SecretRegistry, StoreError, StoredPepper,
 };
 
 use crate::{
+    audit::{self, Heads},
     error::{self, Stop},
     pool::Pool,
     rows::{self, KeyRow, PepperRow},
@@ -22,7 +25,7 @@ use crate::{
 };
 
 #[derive(Clone)]
-pub(crate) struct Secrets(pub(crate) Pool);
+pub(crate) struct Secrets(pub(crate) Pool, pub(crate) Heads);
 
 /// Is a key neither deleted nor expired? Then its secret is needed, or could be again.
 #[diesel::dsl::auto_type(no_type_alias)]
@@ -52,7 +55,8 @@ async fn drop_unused(
     connection: &mut AsyncPgConnection,
     id: &PepperId,
     now: PgTimestamp,
-) -> Result<(), Stop<Dependent>> {
+    entry: &AuditDraft,
+) -> Result<Vec<ChainHead>, Stop<Dependent>> {
     #[expect(
         clippy::disallowed_methods,
         reason = "Diesel has no words for locking a table"
@@ -86,11 +90,66 @@ async fn drop_unused(
     let kept = peppers::table
         .find(id.as_str())
         .filter(peppers::dropped_at.is_null());
-    diesel::update(kept)
+    let dropped = diesel::update(kept)
         .set(peppers::dropped_at.eq(now))
         .execute(connection)
         .await?;
-    Ok(())
+    if dropped == 0 {
+        return Ok(Vec::new());
+    }
+    audit::append_all(connection, &[entry]).await
+}
+
+/// Holds off whoever registers or drops a secret, until the transaction ends; who reads them is not held up.
+const HOLD_OFF_REGISTRARS: &str = "LOCK TABLE peppers IN SHARE ROW EXCLUSIVE MODE";
+
+async fn registered(connection: &mut AsyncPgConnection) -> QueryResult<Vec<PepperRow>> {
+    peppers::table
+        .select(PepperRow::as_select())
+        .load(connection)
+        .await
+}
+
+/// Registers a secret, or gives it the trail's key, where either is to be done.
+async fn register(
+    connection: &mut AsyncPgConnection,
+    pepper: &StoredPepper,
+    founding: bool,
+    entry: &AuditDraft,
+) -> Result<(Vec<StoredPepper>, Vec<ChainHead>), Stop<Infallible>> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "Diesel has no words for locking a table"
+    )]
+    let lock = diesel::sql_query(HOLD_OFF_REGISTRARS);
+    lock.execute(connection).await?;
+    let there = rows::peppers(registered(connection).await?)?;
+    if founding && there.iter().any(|stored| stored.audit_key.is_some()) {
+        return Ok((there, Vec::new()));
+    }
+    let row = rows::pepper_row(pepper);
+    match there.iter().find(|stored| stored.id == pepper.id) {
+        None => {
+            diesel::insert_into(peppers::table)
+                .values(row)
+                .execute(connection)
+                .await?;
+        }
+        Some(stored)
+            if stored.check.expose_hex() == pepper.check.expose_hex()
+                && stored.audit_key.is_none()
+                && pepper.audit_key.is_some() =>
+        {
+            diesel::update(peppers::table.find(pepper.id.as_str()))
+                .set(peppers::audit_key.eq(row.audit_key))
+                .execute(connection)
+                .await?;
+        }
+        Some(_) => return Ok((there, Vec::new())),
+    }
+    let heads = audit::append_all(connection, &[entry]).await?;
+    let there = rows::peppers(registered(connection).await?)?;
+    Ok((there, heads))
 }
 
 fn of_drop(stop: Stop<Dependent>) -> DropPepperError {
@@ -140,33 +199,51 @@ pub(crate) fn rehash_query(keys: &[Rehash]) -> impl QueryFragment<Pg> + QueryId 
         .bind::<Array<Varchar>, _>(texts(|key| key.becomes.pepper_id.as_str()))
 }
 
+/// Hashes keys anew, and writes that down where any was.
+async fn rehash(
+    connection: &mut AsyncPgConnection,
+    heads: &Heads,
+    keys: &[Rehash],
+    entry: &AuditDraft,
+) -> Result<(usize, Option<ChainHead>), Stop<Infallible>> {
+    let done = rehash_query(keys).execute(connection).await?;
+    if done == 0 {
+        return Ok((0, None));
+    }
+    let head = audit::append(connection, heads, entry).await?;
+    Ok((done, Some(head)))
+}
+
 #[async_trait]
 impl SecretRegistry for Secrets {
     async fn registered(&self) -> Result<Vec<StoredPepper>, StoreError> {
-        let query = peppers::table.select(PepperRow::as_select());
         let registered = self
             .0
-            .statement(async |connection| query.load(connection).await)
+            .statement(async |connection| registered(connection).await)
             .await?
             .map_err(error::of_query)?;
         rows::peppers(registered)
     }
 
-    async fn register(&self, pepper: &StoredPepper) -> Result<StoredPepper, StoreError> {
-        // One statement: where a row is there, it is written as it is, which answers it, also to those who came at the same
-        // time and had to wait for it. `DO NOTHING` would answer them nothing.
-        let query = diesel::insert_into(peppers::table)
-            .values(rows::pepper_row(pepper))
-            .on_conflict(peppers::id)
-            .do_update()
-            .set(peppers::check_value.eq(peppers::check_value))
-            .returning(PepperRow::as_returning());
-        let registered = self
-            .0
-            .statement(async |connection| query.get_result(connection).await)
-            .await?
-            .map_err(error::of_query)?;
-        rows::pepper(registered)
+    async fn register(
+        &self,
+        pepper: &StoredPepper,
+        founding: bool,
+        entry: &AuditDraft,
+    ) -> Result<Vec<StoredPepper>, StoreError> {
+        let Self(pool, heads) = self;
+        let registered = pool
+            .transaction(async |connection| {
+                connection
+                    .transaction(async |connection| {
+                        register(connection, pepper, founding, entry).await
+                    })
+                    .await
+            })
+            .await?;
+        let (registered, ends) = registered?;
+        heads.keep(ends);
+        Ok(registered)
     }
 
     async fn count_keys(&self, now: Timestamp) -> Result<Vec<PepperUse>, StoreError> {
@@ -191,28 +268,39 @@ impl SecretRegistry for Secrets {
         Ok(uses)
     }
 
-    async fn drop_pepper(&self, id: &PepperId, now: Timestamp) -> Result<(), DropPepperError> {
+    async fn drop_pepper(
+        &self,
+        id: &PepperId,
+        now: Timestamp,
+        entry: &AuditDraft,
+    ) -> Result<(), DropPepperError> {
+        let Self(pool, heads) = self;
         let now = rows::instant(now);
-        self.0
+        let dropped = pool
             .transaction(async |connection| {
                 connection
-                    .transaction(async |connection| drop_unused(connection, id, now).await)
+                    .transaction(async |connection| drop_unused(connection, id, now, entry).await)
                     .await
             })
-            .await?
-            .map_err(of_drop)
+            .await?;
+        heads.keep(dropped.map_err(of_drop)?);
+        Ok(())
     }
 
-    async fn rehash(&self, keys: &[Rehash]) -> Result<u64, StoreError> {
+    async fn rehash(&self, keys: &[Rehash], entry: &AuditDraft) -> Result<u64, StoreError> {
         if keys.is_empty() {
             return Ok(0);
         }
-        let query = rehash_query(keys);
-        let done = self
-            .0
-            .statement(async |connection| query.execute(connection).await)
-            .await?
-            .map_err(error::of_query)?;
+        let Self(pool, heads) = self;
+        let rehashed = pool
+            .transaction(async |connection| {
+                connection
+                    .transaction(async |connection| rehash(connection, heads, keys, entry).await)
+                    .await
+            })
+            .await?;
+        let (done, head) = rehashed?;
+        heads.keep(head);
         u64::try_from(done).map_err(StoreError::internal)
     }
 }

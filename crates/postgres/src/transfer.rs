@@ -2,37 +2,44 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    convert::Infallible,
     time::Duration,
 };
 
 use async_trait::async_trait;
 use diesel::{
+    dsl::sql,
     pg::{Pg, data_types::PgTimestamp},
     prelude::*,
-    sql_types::{Array, BigInt, Nullable, Text, Timestamptz, Uuid as SqlUuid, Varchar},
+    sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz, Uuid as SqlUuid, Varchar},
 };
 use diesel_async::{
     AsyncConnection as _, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection as _,
 };
-use leadr_auth_domain::{Account, AccountId, ApiKey, KeyId, Timestamp};
+use leadr_auth_domain::{
+    Account, AccountId, ApiKey, AuditEntry, ChainHead, ChainId, Checkpoint, KeyId, Timestamp,
+};
 use leadr_auth_ports::{
-    ImportConflict, ImportMode, ImportOutcome, Snapshot, StoreError, StoredPepper, Totals,
+    Audited, ImportConflict, ImportMode, ImportOutcome, Snapshot, StoreError, StoredPepper, Totals,
     TransferStore,
 };
 use uuid::Uuid;
 
 use crate::{
+    audit::{self, Heads},
     error,
-    pool::Pool,
-    rows::{self, AccountRow, KeyRow, PepperRow},
-    schema::{accounts, api_keys, peppers, sql_types},
+    pool::{self, Pool},
+    rows::{self, AccountRow, CheckpointRow, EntryRow, HeadRow, KeyRow, PepperRow},
+    schema::{
+        accounts, api_keys, audit_checkpoints, audit_entries, audit_heads, peppers, sql_types,
+    },
 };
 
 /// How many records go into one statement: it may have 65535 parameters, and an account has eight.
 const BATCH: usize = 1000;
 
 #[derive(Clone)]
-pub(crate) struct Transfer(pub(crate) Pool);
+pub(crate) struct Transfer(pub(crate) Pool, pub(crate) Heads);
 
 /// Why an import's transaction is rolled back.
 enum Undone {
@@ -54,17 +61,35 @@ impl From<StoreError> for Undone {
     }
 }
 
-/// Keeps what an import did, or says what it would have done.
-fn keep(outcomes: Vec<ImportOutcome>, mode: ImportMode) -> Result<Vec<ImportOutcome>, Undone> {
-    match mode {
-        ImportMode::Commit => Ok(outcomes),
-        ImportMode::DryRun => Err(Undone::Tried(outcomes)),
+/// What an import did, and how the chains end in which that was written down.
+type Done = (Vec<ImportOutcome>, Vec<ChainHead>);
+
+/// Keeps what an import did, and writes it down, or says what it would have done.
+async fn keep<T>(
+    connection: &mut AsyncPgConnection,
+    records: &[Audited<T>],
+    outcomes: Vec<ImportOutcome>,
+    mode: ImportMode,
+) -> Result<Done, Undone> {
+    if mode == ImportMode::DryRun {
+        return Err(Undone::Tried(outcomes));
     }
+    let stored = records.iter().zip(&outcomes);
+    let stored = stored.filter(|(_, outcome)| **outcome == ImportOutcome::Stored);
+    let entries: Vec<_> = stored
+        .filter_map(|(record, _)| record.entry.as_ref())
+        .collect();
+    let heads = audit::append_all::<Infallible>(connection, &entries).await;
+    Ok((outcomes, heads.map_err(StoreError::from)?))
 }
 
-fn answer(imported: Result<Vec<ImportOutcome>, Undone>) -> Result<Vec<ImportOutcome>, StoreError> {
+fn answer(imported: Result<Done, Undone>, heads: &Heads) -> Result<Vec<ImportOutcome>, StoreError> {
     match imported {
-        Ok(outcomes) | Err(Undone::Tried(outcomes)) => Ok(outcomes),
+        Ok((outcomes, ends)) => {
+            heads.keep(ends);
+            Ok(outcomes)
+        }
+        Err(Undone::Tried(outcomes)) => Ok(outcomes),
         Err(Undone::Failed(error)) => Err(error),
     }
 }
@@ -79,9 +104,10 @@ fn moved_away() -> StoreError {
 /// what this transaction has stored itself.
 async fn import_accounts(
     connection: &mut AsyncPgConnection,
-    batch: &[Account],
+    batch: &[Audited<Account>],
 ) -> Result<Vec<ImportOutcome>, Undone> {
-    let rows: Vec<_> = batch.iter().map(rows::account_row).collect();
+    let batch: Vec<_> = batch.iter().map(|audited| &audited.record).collect();
+    let rows: Vec<_> = batch.iter().copied().map(rows::account_row).collect();
     let stored: HashSet<Uuid> = diesel::insert_into(accounts::table)
         .values(rows)
         .on_conflict_do_nothing()
@@ -93,6 +119,7 @@ async fn import_accounts(
     let left_out = || {
         batch
             .iter()
+            .copied()
             .filter(|account| !stored.contains(&account.id.as_uuid()))
     };
     let there = if left_out().next().is_none() {
@@ -105,7 +132,7 @@ async fn import_accounts(
     let names: HashSet<_> = live().map(|there| there.name.as_str()).collect();
     let slugs: HashSet<_> = live().map(|there| there.slug.as_str()).collect();
     let mut outcomes = Vec::with_capacity(batch.len());
-    for account in batch {
+    for account in batch.iter().copied() {
         outcomes.push(if stored.contains(&account.id.as_uuid()) {
             ImportOutcome::Stored
         } else if let Some(&there) = by_id.get(&account.id) {
@@ -226,8 +253,9 @@ async fn insert_keys(
 /// As [`import_accounts`], but keys of accounts that are not there are left out before: a foreign key gives no way.
 async fn import_keys(
     connection: &mut AsyncPgConnection,
-    batch: &[ApiKey],
+    batch: &[Audited<ApiKey>],
 ) -> Result<Vec<ImportOutcome>, Undone> {
+    let batch: Vec<_> = batch.iter().map(|audited| &audited.record).collect();
     let mut owners: Vec<_> = batch.iter().map(|key| key.account_id.as_uuid()).collect();
     owners.sort_unstable();
     owners.dedup();
@@ -243,12 +271,14 @@ async fn import_keys(
         .collect();
     let owned: Vec<_> = batch
         .iter()
+        .copied()
         .filter(|key| owners.contains(&key.account_id.as_uuid()))
         .collect();
     let stored = insert_keys(connection, &owned).await?;
     let left_out = || {
         batch
             .iter()
+            .copied()
             .filter(|key| !stored.contains(&key.id.as_uuid()))
     };
     let (there, dropped) = if left_out().next().is_none() {
@@ -262,7 +292,7 @@ async fn import_keys(
     let by_id: HashMap<_, _> = there.iter().map(|there| (there.id, there)).collect();
     let prefixes: HashSet<_> = there.iter().map(|there| &there.key_prefix).collect();
     let mut outcomes = Vec::with_capacity(batch.len());
-    for key in batch {
+    for key in batch.iter().copied() {
         outcomes.push(if stored.contains(&key.id.as_uuid()) {
             ImportOutcome::Stored
         } else if let Some(there) = by_id.get(&key.id) {
@@ -326,11 +356,11 @@ impl TransferStore for Transfer {
 
     async fn import_accounts(
         &self,
-        accounts: &[Account],
+        accounts: &[Audited<Account>],
         mode: ImportMode,
     ) -> Result<Vec<ImportOutcome>, StoreError> {
-        let imported = self
-            .0
+        let Self(pool, heads) = self;
+        let imported = pool
             .transaction(async |connection| {
                 connection
                     .transaction(async |connection| {
@@ -338,21 +368,21 @@ impl TransferStore for Transfer {
                         for batch in accounts.chunks(BATCH) {
                             outcomes.extend(import_accounts(connection, batch).await?);
                         }
-                        keep(outcomes, mode)
+                        keep(connection, accounts, outcomes, mode).await
                     })
                     .await
             })
             .await?;
-        answer(imported)
+        answer(imported, heads)
     }
 
     async fn import_keys(
         &self,
-        keys: &[ApiKey],
+        keys: &[Audited<ApiKey>],
         mode: ImportMode,
     ) -> Result<Vec<ImportOutcome>, StoreError> {
-        let imported = self
-            .0
+        let Self(pool, heads) = self;
+        let imported = pool
             .transaction(async |connection| {
                 connection
                     .transaction(async |connection| {
@@ -360,12 +390,12 @@ impl TransferStore for Transfer {
                         for batch in keys.chunks(BATCH) {
                             outcomes.extend(import_keys(connection, batch).await?);
                         }
-                        keep(outcomes, mode)
+                        keep(connection, keys, outcomes, mode).await
                     })
                     .await
             })
             .await?;
-        answer(imported)
+        answer(imported, heads)
     }
 }
 
@@ -385,6 +415,8 @@ struct View {
     keys: Reading,
     /// A database of the reference has no such table.
     peppers: Option<Reading>,
+    /// Nor has it one of these, and neither has one of a version before there was an audit trail.
+    has_trail: bool,
 }
 
 /// A column of a table that is there.
@@ -400,7 +432,9 @@ struct Column {
 const COLUMNS: &str = "\
 SELECT relname::text AS table_name, attname::text AS column_name
 FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
-WHERE attrelid IN (to_regclass('accounts'), to_regclass('api_keys'), to_regclass('peppers'))
+WHERE attrelid IN (
+        to_regclass('accounts'), to_regclass('api_keys'), to_regclass('peppers'), to_regclass('audit_entries')
+    )
     AND attnum > 0 AND NOT attisdropped";
 
 /// What is read of a table: each column, its type, and what stands for it where a database does not have it yet.
@@ -437,6 +471,7 @@ const PEPPER: &Wanted = &[
     ("id", "varchar", None),
     ("check_value", "varchar", None),
     ("dropped_at", "timestamptz", Some("NULL")),
+    ("audit_key", "varchar", Some("NULL")),
 ];
 
 /// How a table is read, with the columns that it has.
@@ -532,6 +567,9 @@ impl View {
             accounts: Reading::of("accounts", ACCOUNT, &there)?,
             keys: Reading::of("api_keys", KEY, &there)?,
             peppers: peppers.transpose()?,
+            has_trail: there
+                .iter()
+                .any(|column| column.table_name == "audit_entries"),
             connection,
             patience,
         })
@@ -545,7 +583,7 @@ async fn in_time<T>(
 ) -> Result<T, StoreError> {
     tokio::time::timeout(patience, work)
         .await
-        .map_err(|_| StoreError::unavailable("the database took too long"))?
+        .map_err(|_| StoreError::unavailable(pool::TOO_SLOW))?
         .map_err(error::of_query)
 }
 
@@ -591,5 +629,75 @@ impl Snapshot for View {
         let page = self.keys.page::<KeyRow>(&mut self.connection, after, limit);
         let page = in_time(self.patience, page).await?;
         page.into_iter().map(rows::key).collect()
+    }
+
+    async fn audit_entries(
+        &mut self,
+        after: Option<(ChainId, u64)>,
+        limit: u32,
+    ) -> Result<Vec<AuditEntry>, StoreError> {
+        if !self.has_trail {
+            return Ok(Vec::new());
+        }
+        let mut query = audit_entries::table
+            .order((audit_entries::chain, audit_entries::seq))
+            .limit(i64::from(limit))
+            .select(EntryRow::as_select())
+            .into_boxed();
+        if let Some((chain, seq)) = after {
+            // Whole rows are compared, so that a page is a range of the index.
+            query = query.filter(
+                sql::<Bool>("(audit_entries.chain, audit_entries.seq) > (")
+                    .bind::<SqlUuid, _>(chain.as_uuid())
+                    .sql(", ")
+                    .bind::<BigInt, _>(seq.cast_signed())
+                    .sql(")"),
+            );
+        }
+        let page = query.load::<EntryRow>(&mut self.connection);
+        let page = in_time(self.patience, page).await?;
+        page.into_iter().map(rows::entry).collect()
+    }
+
+    async fn audit_heads(
+        &mut self,
+        after: Option<ChainId>,
+        limit: u32,
+    ) -> Result<Vec<ChainHead>, StoreError> {
+        if !self.has_trail {
+            return Ok(Vec::new());
+        }
+        let mut query = audit_heads::table
+            .order(audit_heads::chain)
+            .limit(i64::from(limit))
+            .select(HeadRow::as_select())
+            .into_boxed();
+        if let Some(after) = after {
+            query = query.filter(audit_heads::chain.gt(after.as_uuid()));
+        }
+        let page = query.load::<HeadRow>(&mut self.connection);
+        let page = in_time(self.patience, page).await?;
+        Ok(page.iter().map(rows::head).collect())
+    }
+
+    async fn audit_checkpoints(
+        &mut self,
+        after: Option<ChainId>,
+        limit: u32,
+    ) -> Result<Vec<Checkpoint>, StoreError> {
+        if !self.has_trail {
+            return Ok(Vec::new());
+        }
+        let mut query = audit_checkpoints::table
+            .order(audit_checkpoints::chain)
+            .limit(i64::from(limit))
+            .select(CheckpointRow::as_select())
+            .into_boxed();
+        if let Some(after) = after {
+            query = query.filter(audit_checkpoints::chain.gt(after.as_uuid()));
+        }
+        let page = query.load::<CheckpointRow>(&mut self.connection);
+        let page = in_time(self.patience, page).await?;
+        page.iter().map(rows::checkpoint).collect()
     }
 }

@@ -2,13 +2,14 @@
 
 use async_trait::async_trait;
 use diesel::{IntoSql as _, dsl::exists, prelude::*, sql_types::Bool, sqlite::SqliteConnection};
-use leadr_auth_domain::{Account, AccountId, ApiKey, Slug};
+use leadr_auth_domain::{Account, AccountId, ApiKey, AuditDraft, Slug};
 use leadr_auth_ports::{
-    AccountChangeFn, AccountRepository, CreateAccountError, CreateOperatorError, Rows, StoreError,
-    UpdateAccountError,
+    AccountChangeFn, AccountRepository, Audited, CreateAccountError, CreateOperatorError, Rows,
+    StoreError, UpdateAccountError,
 };
 
 use crate::{
+    audit,
     error::{Stop, Violation},
     keys::{self, Swap},
     pool::Pool,
@@ -76,12 +77,13 @@ fn name_first(
     }
 }
 
-/// Writes `now` where the account still is as it `was`, in all that is written.
+/// Writes `now` where the account still is as it `was`, in all that is written; and then, what there is to say of it.
 fn swap(
     connection: &mut SqliteConnection,
     id: AccountId,
     was: AccountChanges,
     now: &AccountChanges,
+    entry: Option<&AuditDraft>,
 ) -> Result<Swap<AccountRow>, Stop> {
     let unchanged = accounts::table
         .find(Id::from(id))
@@ -98,6 +100,9 @@ fn swap(
         .get_result(connection)
         .optional()
         .map_err(|error| name_first(error.into(), connection, id, &now.name, &now.slug))?;
+    if let (Some(_), Some(entry)) = (&stored, entry) {
+        audit::append(connection, entry)?;
+    }
     Ok(match stored {
         Some(row) => Swap::Done(row),
         None => find(connection, id)?.map_or(Swap::Gone, Swap::Moved),
@@ -106,9 +111,16 @@ fn swap(
 
 #[async_trait]
 impl AccountRepository for Accounts {
-    async fn create(&self, account: &Account) -> Result<(), CreateAccountError> {
-        let account = account.clone();
-        let created = self.0.write(move |connection| insert(connection, &account));
+    async fn create(
+        &self,
+        account: &Account,
+        entry: &AuditDraft,
+    ) -> Result<(), CreateAccountError> {
+        let (account, entry) = (account.clone(), entry.clone());
+        let created = self.0.write(move |connection| {
+            insert(connection, &account)?;
+            Ok::<_, Stop>(audit::append(connection, &entry)?)
+        });
         Ok(created.await??)
     }
 
@@ -116,14 +128,16 @@ impl AccountRepository for Accounts {
         &self,
         account: &Account,
         key: &ApiKey,
+        entry: &AuditDraft,
     ) -> Result<(), CreateOperatorError> {
-        let (account, key) = (account.clone(), key.clone());
+        let (account, key, entry) = (account.clone(), key.clone(), entry.clone());
         if key.account_id != account.id {
             return Err(Stop::Rule(Violation::Account).into());
         }
         let created = self.0.write(move |connection| {
             insert(connection, &account)?;
-            keys::insert(connection, &key)
+            keys::insert(connection, &key)?;
+            Ok::<_, Stop>(audit::append(connection, &entry)?)
         });
         Ok(created.await??)
     }
@@ -164,11 +178,12 @@ impl AccountRepository for Accounts {
             while let Some(row) = found {
                 let current = rows::account(row)?;
                 let was = rows::account_changes(&current);
-                let changed = change(current).map_err(UpdateAccountError::Refused)?;
-                let now = rows::account_changes(&changed);
+                let Audited { record, entry } =
+                    change(current).map_err(UpdateAccountError::Refused)?;
+                let now = rows::account_changes(&record);
                 let swapped = self
                     .0
-                    .write(move |connection| swap(connection, id, was, &now))
+                    .write(move |connection| swap(connection, id, was, &now, entry.as_ref()))
                     .await??;
                 found = match swapped {
                     Swap::Done(row) => return Ok(rows::account(row)?),

@@ -8,13 +8,14 @@ use diesel::{
     sql_types::Bool,
     sqlite::{Sqlite, SqliteConnection},
 };
-use leadr_auth_domain::{AccountId, ApiKey, ApiKeyStatus, KeyId, KeyPrefix, KeyRecord};
+use leadr_auth_domain::{AccountId, ApiKey, ApiKeyStatus, AuditDraft, KeyId, KeyPrefix, KeyRecord};
 use leadr_auth_ports::{
-    CreateKeyError, KeyChangeFn, KeyFilter, KeyLookup, KeyRepository, Rows, StoreError,
+    Audited, CreateKeyError, KeyChangeFn, KeyFilter, KeyLookup, KeyRepository, Rows, StoreError,
     UpdateKeyError,
 };
 
 use crate::{
+    audit,
     error::{self, Stop, Violation},
     pool::Pool,
     rows::{self, AccountRow, Id, KeyChanges, KeyRow},
@@ -95,12 +96,13 @@ pub(crate) enum Swap<R> {
     Gone,
 }
 
-/// Writes `now` where the key still is as it `was`, in all that is written.
+/// Writes `now` where the key still is as it `was`, in all that is written; and then, what there is to say of it.
 fn swap(
     connection: &mut SqliteConnection,
     id: KeyId,
     was: KeyChanges,
     now: KeyChanges,
+    entry: Option<&AuditDraft>,
 ) -> QueryResult<Swap<KeyRow>> {
     let unchanged = api_keys::table
         .find(Id::from(id))
@@ -115,6 +117,9 @@ fn swap(
         .returning(KeyRow::as_returning())
         .get_result(connection)
         .optional()?;
+    if let (Some(_), Some(entry)) = (&stored, entry) {
+        audit::append(connection, entry)?;
+    }
     Ok(match stored {
         Some(row) => Swap::Done(row),
         None => find(connection, id)?.map_or(Swap::Gone, Swap::Moved),
@@ -146,9 +151,12 @@ impl KeyLookup for Keys {
 
 #[async_trait]
 impl KeyRepository for Keys {
-    async fn create(&self, key: &ApiKey) -> Result<(), CreateKeyError> {
-        let key = key.clone();
-        let created = self.0.write(move |connection| insert(connection, &key));
+    async fn create(&self, key: &ApiKey, entry: &AuditDraft) -> Result<(), CreateKeyError> {
+        let (key, entry) = (key.clone(), entry.clone());
+        let created = self.0.write(move |connection| {
+            insert(connection, &key)?;
+            Ok::<_, Stop>(audit::append(connection, &entry)?)
+        });
         Ok(created.await??)
     }
 
@@ -176,10 +184,11 @@ impl KeyRepository for Keys {
             let mut found = self.0.read(move |connection| find(connection, id)).await?;
             while let Some(row) = found {
                 let (current, was) = rows::key_to_change(row)?;
-                let now = rows::key_changes(&change(current).map_err(UpdateKeyError::Refused)?);
+                let Audited { record, entry } = change(current).map_err(UpdateKeyError::Refused)?;
+                let now = rows::key_changes(&record);
                 let swapped = self
                     .0
-                    .write(move |connection| swap(connection, id, was, now))
+                    .write(move |connection| swap(connection, id, was, now, entry.as_ref()))
                     .await?
                     .map_err(error::of_query)?;
                 found = match swapped {

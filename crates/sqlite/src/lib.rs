@@ -8,7 +8,7 @@
 //! - `pool`: the configuration, the threads and their connections, and how writes are committed together
 //! - `schema`: the tables, generated from `migrations/sqlite`
 //! - `rows`: what a row looks like, and the plain functions between rows and domain types
-//! - `keys`, `accounts`, `usage`, `secrets`, `transfer`, `health`: the ports, a file each
+//! - `keys`, `accounts`, `usage`, `secrets`, `audit`, `transfer`, `health`: the ports, a file each
 //! - `error`: what each failure of the database means to a caller
 //! - [`migrate`]: brings a database up to date
 //!
@@ -31,7 +31,8 @@
 //! 3. Write the query in Diesel's language, in the file of its port. A read is one statement, run by `Pool::read`; a write is
 //!    a function of a connection, run as a unit by `Pool::write`. Both go to another thread, so they own what they need.
 //! 4. Where the caller decides in between, compare and swap, as `keys` does.
-//! 5. What the caller decides about is an `error::Violation`; the rest is `error::of_query`.
+//! 5. What it changes it writes down with `audit::append`, in the same unit, and only where it is changed.
+//! 6. What the caller decides about is an `error::Violation`; the rest is `error::of_query`.
 //!
 //! # Decisions, and their price
 //!
@@ -46,6 +47,7 @@
 //! - The log ahead is written into the file when the last connection closes, so dropping the last handle waits for the disk.
 
 mod accounts;
+mod audit;
 mod error;
 mod file;
 mod health;
@@ -129,6 +131,7 @@ impl Sqlite {
             accounts: Arc::new(accounts::Accounts(self.pool.clone())),
             usage: Arc::new(usage::Usage(self.pool.clone())),
             secrets: Arc::new(secrets::Secrets(self.pool.clone())),
+            audit: Arc::new(audit::Audit(self.pool.clone())),
             transfer: Arc::new(transfer::Transfer(self.pool.clone())),
             health: Arc::new(health::Health(self.pool.clone())),
         }

@@ -679,7 +679,7 @@ mod tests {
     use leadr_auth_domain::Account;
     use leadr_auth_ports::{
         AccountRepository as _, CreateAccountError, KeyLookup as _, Rows, StoreHealth as _,
-        contract::fixtures::account,
+        contract::fixtures::{account, entry},
     };
     use tempfile::TempDir;
     use tokio::task::JoinHandle;
@@ -742,7 +742,7 @@ mod tests {
 
     fn create(pool: &Pool, account: Account) -> JoinHandle<Result<(), CreateAccountError>> {
         let accounts = Accounts(pool.clone());
-        tokio::spawn(async move { accounts.create(&account).await })
+        tokio::spawn(async move { accounts.create(&account, &entry()).await })
     }
 
     async fn until(done: impl Fn() -> bool) {

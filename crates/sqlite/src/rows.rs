@@ -13,7 +13,7 @@ use diesel::{
 };
 use leadr_auth_domain::{
     Account, AccountId, AccountName, AccountRole, AccountStatus, ApiKey, ApiKeyStatus, KeyHash,
-    KeyId, KeyName, KeyPrefix, PepperCheck, PepperId, Scopes, Slug, Timestamp,
+    KeyId, KeyName, KeyPrefix, PepperCheck, PepperId, Scopes, SealedAuditKey, Slug, Timestamp,
 };
 use leadr_auth_ports::{StoreError, StoredPepper};
 use time::OffsetDateTime;
@@ -106,6 +106,7 @@ pub(crate) struct PepperRow {
     id: String,
     check_value: String,
     dropped_at: Option<i64>,
+    audit_key: Option<String>,
 }
 
 /// What a change of an account writes. `None` is written as null.
@@ -200,6 +201,7 @@ pub(crate) fn pepper_row(pepper: &StoredPepper) -> PepperRow {
         id: pepper.id.as_str().to_owned(),
         check_value: pepper.check.expose_hex().to_owned(),
         dropped_at: pepper.dropped_at.map(Timestamp::unix_micros),
+        audit_key: pepper.audit_key.as_ref().map(|key| key.as_str().to_owned()),
     }
 }
 
@@ -213,6 +215,7 @@ pub(crate) fn pepper(row: PepperRow) -> Result<StoredPepper, StoreError> {
     Ok(StoredPepper {
         id: PepperId::from_store(row.id),
         check: PepperCheck::from_store(row.check_value),
+        audit_key: row.audit_key.map(SealedAuditKey::from_store),
         dropped_at,
     })
 }

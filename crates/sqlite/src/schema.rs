@@ -36,15 +36,67 @@ diesel::table! {
 }
 
 diesel::table! {
+    use diesel::sql_types::{BigInt, Binary};
+
+    audit_checkpoints (chain) {
+        chain -> Binary,
+        seq -> BigInt,
+        hash -> Binary,
+        pruned_at -> BigInt,
+        code -> Binary,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::{BigInt, Binary, Nullable, Text};
+
+    audit_entries (chain, seq) {
+        chain -> Binary,
+        seq -> BigInt,
+        at -> BigInt,
+        action -> Text,
+        actor -> Text,
+        actor_key_id -> Nullable<Binary>,
+        actor_account_id -> Nullable<Binary>,
+        request_id -> Nullable<Text>,
+        client -> Nullable<Text>,
+        key_id -> Nullable<Binary>,
+        before -> Nullable<Text>,
+        after -> Nullable<Text>,
+        previous -> Binary,
+        hash -> Binary,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::{BigInt, Binary};
+
+    audit_heads (chain) {
+        chain -> Binary,
+        seq -> BigInt,
+        hash -> Binary,
+        code -> Binary,
+    }
+}
+
+diesel::table! {
     use diesel::sql_types::{BigInt, Nullable, Text};
 
     peppers (id) {
         id -> Text,
         check_value -> Text,
         dropped_at -> Nullable<BigInt>,
+        audit_key -> Nullable<Text>,
     }
 }
 
 diesel::joinable!(api_keys -> accounts (account_id));
 
-diesel::allow_tables_to_appear_in_same_query!(accounts, api_keys, peppers);
+diesel::allow_tables_to_appear_in_same_query!(
+    accounts,
+    api_keys,
+    audit_checkpoints,
+    audit_entries,
+    audit_heads,
+    peppers,
+);

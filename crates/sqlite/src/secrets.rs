@@ -8,13 +8,13 @@ use diesel::{
     prelude::*,
     sqlite::SqliteConnection,
 };
-use leadr_auth_domain::{PepperId, Timestamp};
+use leadr_auth_domain::{AuditDraft, PepperId, SealedAuditKey, Timestamp};
 use leadr_auth_ports::{
     DropPepperError, PepperUse, Rehash, SecretRegistry, StoreError, StoredPepper,
 };
 
 use crate::{
-    error,
+    audit, error,
     pool::Pool,
     rows::{self, Id, KeyRow, PepperRow},
     schema::{api_keys, peppers},
@@ -64,6 +64,7 @@ fn drop_where_unused(
     connection: &mut SqliteConnection,
     id: &PepperId,
     now: Timestamp,
+    entry: &AuditDraft,
 ) -> QueryResult<Outcome> {
     let (id, now) = (id.as_str(), now.unix_micros());
     let pepper = peppers::table.find(id);
@@ -80,10 +81,43 @@ fn drop_where_unused(
         let count = dependent.count().get_result(connection)?;
         return Ok(Outcome::InUse(count, first));
     }
-    diesel::update(pepper.filter(peppers::dropped_at.is_null()))
+    let dropped = diesel::update(pepper.filter(peppers::dropped_at.is_null()))
         .set(peppers::dropped_at.eq(now))
         .execute(connection)?;
+    if dropped > 0 {
+        audit::append(connection, entry)?;
+    }
     Ok(Outcome::Done)
+}
+
+/// Registers a secret, or gives the one that is there the trail's key. Answers whether either was done.
+fn register(
+    connection: &mut SqliteConnection,
+    given: &StoredPepper,
+    founding: bool,
+) -> QueryResult<bool> {
+    let with_key = peppers::table.filter(peppers::audit_key.is_not_null());
+    if founding && diesel::select(exists(with_key)).get_result(connection)? {
+        return Ok(false);
+    }
+    let inserted = diesel::insert_into(peppers::table)
+        .values(rows::pepper_row(given))
+        .on_conflict_do_nothing()
+        .execute(connection)?;
+    if inserted > 0 {
+        return Ok(true);
+    }
+    let Some(key) = &given.audit_key else {
+        return Ok(false);
+    };
+    let without_key = peppers::table
+        .find(given.id.as_str())
+        .filter(peppers::check_value.eq(given.check.expose_hex()))
+        .filter(peppers::audit_key.is_null());
+    let gained = diesel::update(without_key)
+        .set(peppers::audit_key.eq(SealedAuditKey::as_str(key)))
+        .execute(connection)?;
+    Ok(gained > 0)
 }
 
 #[async_trait]
@@ -93,19 +127,21 @@ impl SecretRegistry for Secrets {
         registered.into_iter().map(rows::pepper).collect()
     }
 
-    async fn register(&self, pepper: &StoredPepper) -> Result<StoredPepper, StoreError> {
-        let pepper = pepper.clone();
+    async fn register(
+        &self,
+        pepper: &StoredPepper,
+        founding: bool,
+        entry: &AuditDraft,
+    ) -> Result<Vec<StoredPepper>, StoreError> {
+        let (pepper, entry) = (pepper.clone(), entry.clone());
         let answered = self.0.write(move |connection| {
-            diesel::insert_into(peppers::table)
-                .values(rows::pepper_row(&pepper))
-                .on_conflict_do_nothing()
-                .execute(connection)?;
-            peppers::table
-                .find(pepper.id.as_str())
-                .select(PepperRow::as_select())
-                .get_result(connection)
+            if register(connection, &pepper, founding)? {
+                audit::append(connection, &entry)?;
+            }
+            registered(connection)
         });
-        rows::pepper(answered.await?.map_err(error::of_query)?)
+        let answered = answered.await?.map_err(error::of_query)?;
+        answered.into_iter().map(rows::pepper).collect()
     }
 
     async fn count_keys(&self, now: Timestamp) -> Result<Vec<PepperUse>, StoreError> {
@@ -125,12 +161,17 @@ impl SecretRegistry for Secrets {
         Ok(counted.into_iter().map(of_one).collect())
     }
 
-    async fn drop_pepper(&self, id: &PepperId, now: Timestamp) -> Result<(), DropPepperError> {
-        let id = id.clone();
+    async fn drop_pepper(
+        &self,
+        id: &PepperId,
+        now: Timestamp,
+        entry: &AuditDraft,
+    ) -> Result<(), DropPepperError> {
+        let (id, entry) = (id.clone(), entry.clone());
         // It looks at every key.
         let dropped = self
             .0
-            .write_much(move |connection| drop_where_unused(connection, &id, now))
+            .write_much(move |connection| drop_where_unused(connection, &id, now, &entry))
             .await?
             .map_err(error::of_query)?;
         match dropped {
@@ -147,11 +188,11 @@ impl SecretRegistry for Secrets {
     }
 
     /// Compares and swaps: a key that has got another hash since it was read keeps that.
-    async fn rehash(&self, keys: &[Rehash]) -> Result<u64, StoreError> {
+    async fn rehash(&self, keys: &[Rehash], entry: &AuditDraft) -> Result<u64, StoreError> {
         if keys.is_empty() {
             return Ok(0);
         }
-        let keys = keys.to_vec();
+        let (keys, entry) = (keys.to_vec(), entry.clone());
         let rehashed = self.0.write_much(move |connection| {
             let dropped: Vec<String> = peppers::table
                 .filter(peppers::dropped_at.is_not_null())
@@ -178,6 +219,9 @@ impl SecretRegistry for Secrets {
                     ))
                     .execute(connection)?;
                 done += updated;
+            }
+            if done > 0 {
+                audit::append(connection, &entry)?;
             }
             Ok(done)
         });

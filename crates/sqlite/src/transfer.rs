@@ -2,15 +2,17 @@
 
 use async_trait::async_trait;
 use diesel::{connection::SimpleConnection as _, prelude::*, sqlite::SqliteConnection};
-use leadr_auth_domain::{Account, AccountId, ApiKey, KeyId};
+use leadr_auth_domain::{
+    Account, AccountId, ApiKey, AuditEntry, ChainHead, ChainId, Checkpoint, KeyId,
+};
 use leadr_auth_ports::{
-    ImportConflict, ImportMode, ImportOutcome, Snapshot, StoreError, StoredPepper, Totals,
+    Audited, ImportConflict, ImportMode, ImportOutcome, Snapshot, StoreError, StoredPepper, Totals,
     TransferStore,
 };
 use uuid::Uuid;
 
 use crate::{
-    accounts,
+    accounts, audit,
     error::{Failure, Stop, Violation},
     keys,
     pool::{Crew, Pool, Read},
@@ -118,7 +120,7 @@ impl Transfer {
     /// Imports as one unit. A dry run does the same and is rolled back.
     async fn import<T: Clone + Send + 'static>(
         &self,
-        records: &[T],
+        records: &[Audited<T>],
         mode: ImportMode,
         one: fn(&mut SqliteConnection, &T) -> Result<ImportOutcome, Stop>,
     ) -> Result<Vec<ImportOutcome>, StoreError> {
@@ -126,7 +128,13 @@ impl Transfer {
         let imported = self.0.write_much(move |connection| {
             let outcomes: Result<Vec<_>, _> = records
                 .iter()
-                .map(|record| one(connection, record))
+                .map(|Audited { record, entry }| {
+                    let outcome = one(connection, record)?;
+                    if let (ImportOutcome::Stored, Some(entry)) = (outcome, entry) {
+                        audit::append(connection, entry)?;
+                    }
+                    Ok(outcome)
+                })
                 .collect();
             let outcomes = outcomes.map_err(Undo::Failed)?;
             match mode {
@@ -153,7 +161,7 @@ impl TransferStore for Transfer {
 
     async fn import_accounts(
         &self,
-        accounts: &[Account],
+        accounts: &[Audited<Account>],
         mode: ImportMode,
     ) -> Result<Vec<ImportOutcome>, StoreError> {
         self.import(accounts, mode, import_account).await
@@ -161,7 +169,7 @@ impl TransferStore for Transfer {
 
     async fn import_keys(
         &self,
-        keys: &[ApiKey],
+        keys: &[Audited<ApiKey>],
         mode: ImportMode,
     ) -> Result<Vec<ImportOutcome>, StoreError> {
         self.import(keys, mode, import_key).await
@@ -230,6 +238,33 @@ impl Snapshot for Held {
             .select(KeyRow::as_select());
         let page = self.read(move |connection| query.load(connection)).await?;
         page.into_iter().map(rows::key).collect()
+    }
+
+    async fn audit_entries(
+        &mut self,
+        after: Option<(ChainId, u64)>,
+        limit: u32,
+    ) -> Result<Vec<AuditEntry>, StoreError> {
+        self.read(move |connection| audit::entries_after(connection, after, limit))
+            .await
+    }
+
+    async fn audit_heads(
+        &mut self,
+        after: Option<ChainId>,
+        limit: u32,
+    ) -> Result<Vec<ChainHead>, StoreError> {
+        self.read(move |connection| audit::heads_after(connection, after, limit))
+            .await
+    }
+
+    async fn audit_checkpoints(
+        &mut self,
+        after: Option<ChainId>,
+        limit: u32,
+    ) -> Result<Vec<Checkpoint>, StoreError> {
+        self.read(move |connection| audit::checkpoints_after(connection, after, limit))
+            .await
     }
 }
 

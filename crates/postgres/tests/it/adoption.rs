@@ -5,7 +5,7 @@ use leadr_auth_domain::{
 };
 use leadr_auth_ports::{
     CreateAccountError, KeyFilter, Rows, StoreError,
-    contract::fixtures::{account, key},
+    contract::fixtures::{account, entry, key},
 };
 use leadr_auth_postgres::{
     migrate,
@@ -120,8 +120,8 @@ async fn both_can_write_after_adoption() {
     assert_eq!(stores.keys.count_active(new.id).await.unwrap(), 1);
 
     let ours = account(1);
-    stores.accounts.create(&ours).await.unwrap();
-    stores.keys.create(&key(1, &ours)).await.unwrap();
+    stores.accounts.create(&ours, &entry()).await.unwrap();
+    stores.keys.create(&key(1, &ours), &entry()).await.unwrap();
     let seen = client
         .query_one(
             "SELECT count(*) FROM accounts a JOIN api_keys k ON k.account_id = a.id
@@ -156,11 +156,11 @@ async fn a_deleted_accounts_name_can_be_used_again() {
         let mut again = account(1);
         again.name = leadr_auth_domain::AccountName::parse("Gone").unwrap();
         again.slug = leadr_auth_domain::Slug::parse("gone").unwrap();
-        stores.accounts.create(&again).await.unwrap();
+        stores.accounts.create(&again, &entry()).await.unwrap();
         let mut third = account(2);
         third.name = again.name;
         assert!(matches!(
-            stores.accounts.create(&third).await,
+            stores.accounts.create(&third, &entry()).await,
             Err(CreateAccountError::NameTaken)
         ));
     }

@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use leadr_auth_domain::{
-    AccountStatus, ApiKey, ApiKeyStatus, HashedKey, KeyHash, PepperCheck, PepperId,
+    AccountStatus, ApiKey, ApiKeyStatus, HashedKey, KeyHash, PepperCheck, PepperId, SealedAuditKey,
 };
 use leadr_auth_ports::{
     CreateKeyError, DropPepperError, ImportConflict, ImportMode, ImportOutcome, KeyFilter, KeyUse,
     Rehash, Rows, StoredPepper, Stores,
-    contract::fixtures::{account, at, key},
+    contract::fixtures::{account, at, entry, key, noted},
 };
 use leadr_auth_postgres::testing::TestDatabase;
 use tokio_postgres::Client;
@@ -20,7 +20,7 @@ async fn with_owner() -> TestDatabase {
     database
         .stores()
         .accounts
-        .create(&account(1))
+        .create(&account(1), &entry())
         .await
         .unwrap();
     database
@@ -65,7 +65,7 @@ async fn a_change_of_an_account_sees_the_one_before_it() {
         accounts
             .update(account(1).id, &mut |account| {
                 seen = Some(account.status);
-                Ok(account)
+                Ok(noted(account))
             })
             .await
             .unwrap();
@@ -81,7 +81,7 @@ async fn a_change_of_a_key_sees_the_one_before_it() {
     let database = with_owner().await;
     let stored = key(1, &account(1));
     let keys = database.stores().keys;
-    keys.create(&stored).await.unwrap();
+    keys.create(&stored, &entry()).await.unwrap();
     let (holder, watcher) = (database.client().await, database.client().await);
     holder
         .batch_execute("BEGIN; UPDATE api_keys SET status = 'revoked'")
@@ -91,7 +91,7 @@ async fn a_change_of_a_key_sees_the_one_before_it() {
         let mut seen = None;
         keys.update(stored.id, &mut |key| {
             seen = Some(key.status);
-            Ok(key)
+            Ok(noted(key))
         })
         .await
         .unwrap();
@@ -113,7 +113,7 @@ async fn issuing_a_key_does_not_wait_for_a_change_of_its_account() {
         .unwrap();
     let create = database.stores().keys;
     let created = tokio::time::timeout(Duration::from_secs(5), async move {
-        create.create(&key(1, &account(1))).await
+        create.create(&key(1, &account(1)), &entry()).await
     });
     created.await.unwrap().unwrap();
 }
@@ -127,7 +127,7 @@ async fn uses_are_recorded_from_the_lowest_id_upwards() {
     let stores = database.stores();
     let keys: Vec<_> = (1..=20).rev().map(|n| key(n, &owner)).collect();
     for key in &keys {
-        stores.keys.create(key).await.unwrap();
+        stores.keys.create(key, &entry()).await.unwrap();
     }
     let lowest = keys.iter().map(|key| key.id).min().unwrap();
     let (holder, watcher) = (database.client().await, database.client().await);
@@ -165,7 +165,7 @@ async fn a_use_that_had_to_wait_does_not_go_back_in_time() {
     let database = with_owner().await;
     let stores = database.stores();
     let first = key(1, &account(1));
-    stores.keys.create(&first).await.unwrap();
+    stores.keys.create(&first, &entry()).await.unwrap();
     let (holder, watcher) = (database.client().await, database.client().await);
     holder
         .batch_execute(&format!(
@@ -197,7 +197,11 @@ async fn a_use_that_had_to_wait_does_not_go_back_in_time() {
 /// A secret with a check value of no use.
 fn secret(id: &str) -> StoredPepper {
     let check = PepperCheck::from_store("a check value".to_owned());
-    StoredPepper::new(PepperId::parse(id).unwrap(), check)
+    StoredPepper::new(
+        PepperId::parse(id).unwrap(),
+        check,
+        SealedAuditKey::from_store("a sealed key".to_owned()),
+    )
 }
 
 /// A key of the one account, under this secret.
@@ -231,7 +235,11 @@ async fn a_drop_waits_for_keys_that_are_being_stored() {
     let database = with_owner().await;
     let stores = database.stores();
     let secret = secret("old");
-    stores.secrets.register(&secret).await.unwrap();
+    stores
+        .secrets
+        .register(&secret, false, &entry())
+        .await
+        .unwrap();
     let (holder, watcher) = (database.client().await, database.client().await);
     holder
         .batch_execute(
@@ -241,7 +249,7 @@ async fn a_drop_waits_for_keys_that_are_being_stored() {
         .await
         .unwrap();
     let (secrets, id) = (stores.secrets.clone(), secret.id.clone());
-    let dropped = tokio::spawn(async move { secrets.drop_pepper(&id, at(9)).await });
+    let dropped = tokio::spawn(async move { secrets.drop_pepper(&id, at(9), &entry()).await });
     somebody_waits(&watcher).await;
     holder.batch_execute("COMMIT").await.unwrap();
     assert!(matches!(
@@ -269,30 +277,34 @@ async fn what_is_stored_while_a_secret_is_dropped_waits_and_is_refused() {
     let stores = database.stores();
     let (old, new) = (secret("old"), secret("new"));
     for secret in [&old, &new] {
-        stores.secrets.register(secret).await.unwrap();
+        stores
+            .secrets
+            .register(secret, false, &entry())
+            .await
+            .unwrap();
     }
     let other = key_under(&new, 3);
-    stores.keys.create(&other).await.unwrap();
+    stores.keys.create(&other, &entry()).await.unwrap();
     let (holder, watcher) = (database.client().await, database.client().await);
     holder
         .batch_execute("BEGIN; SELECT FROM peppers FOR UPDATE")
         .await
         .unwrap();
     let (secrets, id) = (stores.secrets.clone(), old.id.clone());
-    let dropped = tokio::spawn(async move { secrets.drop_pepper(&id, at(9)).await });
+    let dropped = tokio::spawn(async move { secrets.drop_pepper(&id, at(9), &entry()).await });
     somebody_waits(&watcher).await;
 
     let (keys, key) = (stores.keys.clone(), key_under(&old, 1));
-    let created = tokio::spawn(async move { keys.create(&key).await });
+    let created = tokio::spawn(async move { keys.create(&key, &entry()).await });
     let (transfer, key) = (stores.transfer.clone(), key_under(&old, 2));
     let imported = tokio::spawn(async move {
         transfer
-            .import_keys(&[key], ImportMode::Commit)
+            .import_keys(&[noted(key)], ImportMode::Commit)
             .await
             .unwrap()
     });
     let (secrets, rehash) = (stores.secrets.clone(), another_hash(&other, &old));
-    let rehashed = tokio::spawn(async move { secrets.rehash(&[rehash]).await.unwrap() });
+    let rehashed = tokio::spawn(async move { secrets.rehash(&[rehash], &entry()).await.unwrap() });
     so_many_wait(&watcher, 4).await;
     // Verification and lists do not.
     assert_eq!(
@@ -323,14 +335,14 @@ async fn a_new_hash_that_had_to_wait_does_not_undo_another() {
     let database = with_owner().await;
     let stores = database.stores();
     let one = key(1, &account(1));
-    stores.keys.create(&one).await.unwrap();
+    stores.keys.create(&one, &entry()).await.unwrap();
     let (holder, watcher) = (database.client().await, database.client().await);
     holder
         .batch_execute("BEGIN; UPDATE api_keys SET key_hash = 'another', pepper_id = 'another'")
         .await
         .unwrap();
     let (secrets, rehash) = (stores.secrets.clone(), another_hash(&one, &secret("new")));
-    let rehashed = tokio::spawn(async move { secrets.rehash(&[rehash]).await });
+    let rehashed = tokio::spawn(async move { secrets.rehash(&[rehash], &entry()).await });
     somebody_waits(&watcher).await;
     holder.batch_execute("COMMIT").await.unwrap();
     assert_eq!(rehashed.await.unwrap().unwrap(), 0);
@@ -347,7 +359,7 @@ async fn a_new_hash_that_had_to_wait_keeps_what_else_was_changed() {
     let database = with_owner().await;
     let stores = database.stores();
     let one = key(1, &account(1));
-    stores.keys.create(&one).await.unwrap();
+    stores.keys.create(&one, &entry()).await.unwrap();
     let (holder, watcher) = (database.client().await, database.client().await);
     holder
         .batch_execute("BEGIN; UPDATE api_keys SET name = 'Renamed', scopes = 'docs:read'")
@@ -355,7 +367,7 @@ async fn a_new_hash_that_had_to_wait_keeps_what_else_was_changed() {
         .unwrap();
     let new = secret("new");
     let (secrets, rehash) = (stores.secrets.clone(), another_hash(&one, &new));
-    let rehashed = tokio::spawn(async move { secrets.rehash(&[rehash]).await });
+    let rehashed = tokio::spawn(async move { secrets.rehash(&[rehash], &entry()).await });
     somebody_waits(&watcher).await;
     holder.batch_execute("COMMIT").await.unwrap();
     assert_eq!(rehashed.await.unwrap().unwrap(), 1);
@@ -374,7 +386,7 @@ async fn keys_are_hashed_anew_from_the_lowest_id_upwards() {
     let stores = database.stores();
     let keys: Vec<_> = (1..=20).rev().map(|n| key(n, &account(1))).collect();
     for key in &keys {
-        stores.keys.create(key).await.unwrap();
+        stores.keys.create(key, &entry()).await.unwrap();
     }
     let lowest = keys.iter().map(|key| key.id).min().unwrap();
     let (holder, watcher) = (database.client().await, database.client().await);
@@ -387,7 +399,7 @@ async fn keys_are_hashed_anew_from_the_lowest_id_upwards() {
     let new = secret("new");
     let named: Vec<_> = keys.iter().map(|key| another_hash(key, &new)).collect();
     let secrets = stores.secrets.clone();
-    let rehashed = tokio::spawn(async move { secrets.rehash(&named).await });
+    let rehashed = tokio::spawn(async move { secrets.rehash(&named, &entry()).await });
     somebody_waits(&watcher).await;
     let free = watcher
         .query("SELECT FROM api_keys FOR UPDATE SKIP LOCKED", &[])

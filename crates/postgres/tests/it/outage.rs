@@ -5,10 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use leadr_auth_domain::{HashedKey, KeyName, KeyPrefix, PepperCheck, PepperId};
+use leadr_auth_domain::{HashedKey, KeyName, KeyPrefix, PepperCheck, PepperId, SealedAuditKey};
 use leadr_auth_ports::{
-    ImportMode, KeyUse, Rehash, Rows, StoreError, StoredPepper, Stores, UpdateKeyError,
-    contract::fixtures::{account, at, key},
+    AuditQuery, ImportMode, KeyUse, Rehash, Rows, StoreError, StoredPepper, Stores, UpdateKeyError,
+    contract::fixtures::{account, all_noted, at, audit_key, entry, key, noted},
 };
 use leadr_auth_postgres::{
     Postgres, PostgresConfig,
@@ -34,8 +34,8 @@ async fn proxied(change: impl FnOnce(&mut PostgresConfig)) -> (TestDatabase, Cha
     let database = TestDatabase::create().await;
     let direct = database.stores();
     let owner = account(1);
-    direct.accounts.create(&owner).await.unwrap();
-    direct.keys.create(&key(1, &owner)).await.unwrap();
+    direct.accounts.create(&owner, &entry()).await.unwrap();
+    direct.keys.create(&key(1, &owner), &entry()).await.unwrap();
     let proxy = ChaosProxy::start(database.url()).await;
     let mut config = PostgresConfig::new(proxy.url(database.url()));
     config.lookup_timeout = LOOKUP_TIMEOUT;
@@ -76,7 +76,10 @@ async fn a_server_that_is_gone_is_unavailable_at_once() {
             assert!(matches!(ping, Err(StoreError::Unavailable(_))), "{ping:?}");
             assert!(took < LOOKUP_TIMEOUT + SLACK, "{took:?}");
         }
-        let updated = stores.keys.update(key(1, &account(1)).id, &mut Ok).await;
+        let updated = stores
+            .keys
+            .update(key(1, &account(1)).id, &mut |record| Ok(noted(record)))
+            .await;
         assert!(matches!(
             updated,
             Err(UpdateKeyError::Store(StoreError::Unavailable(_)))
@@ -184,7 +187,7 @@ async fn nobody_waits_for_ever_for_a_connection() {
     let id = key(1, &account(1)).id;
     let busy = {
         let keys = stores.keys.clone();
-        tokio::spawn(async move { keys.update(id, &mut Ok).await })
+        tokio::spawn(async move { keys.update(id, &mut |record| Ok(noted(record))).await })
     };
     tokio::time::sleep(Duration::from_millis(50)).await;
     let load = stores.health.load();
@@ -223,7 +226,12 @@ async fn a_lock_that_is_never_released_is_unavailable() {
         .batch_execute("BEGIN; SELECT FROM api_keys FOR UPDATE")
         .await
         .unwrap();
-    let (updated, took) = timed(stores.keys.update(key(1, &account(1)).id, &mut Ok)).await;
+    let (updated, took) = timed(
+        stores
+            .keys
+            .update(key(1, &account(1)).id, &mut |record| Ok(noted(record))),
+    )
+    .await;
     assert!(matches!(
         updated,
         Err(UpdateKeyError::Store(StoreError::Unavailable(_)))
@@ -242,7 +250,7 @@ async fn a_dropped_change_leaves_nothing_behind() {
         async move {
             keys.update(id, &mut |mut key| {
                 key.rename(KeyName::parse(name).unwrap(), at(9));
-                Ok(key)
+                Ok(noted(key))
             })
             .await
         }
@@ -323,31 +331,43 @@ async fn every_operation_gives_its_connection_back() {
     let before = backend().await;
     let (owner, first) = (account(1), key(1, &account(1)));
     let other = account(2);
-    stores.accounts.create(&other).await.unwrap();
-    stores.accounts.create(&other).await.unwrap_err();
+    stores.accounts.create(&other, &entry()).await.unwrap();
+    stores.accounts.create(&other, &entry()).await.unwrap_err();
     stores
         .accounts
-        .create_with_key(&account(3), &key(3, &account(3)))
+        .create_with_key(&account(3), &key(3, &account(3)), &entry())
         .await
         .unwrap();
     stores
         .accounts
-        .create_with_key(&account(4), &key(3, &account(4)))
+        .create_with_key(&account(4), &key(3, &account(4)), &entry())
         .await
         .unwrap_err();
     stores.accounts.get(owner.id, Rows::Live).await.unwrap();
-    stores.accounts.update(owner.id, &mut Ok).await.unwrap();
+    stores
+        .accounts
+        .update(owner.id, &mut |record| Ok(noted(record)))
+        .await
+        .unwrap();
     stores.accounts.list().await.unwrap();
     stores.accounts.find_operator().await.unwrap();
     stores.accounts.find_by_slug(&owner.slug).await.unwrap();
     stores.accounts.is_empty().await.unwrap();
-    stores.keys.create(&key(5, &owner)).await.unwrap();
-    stores.keys.create(&key(5, &owner)).await.unwrap_err();
-    stores.keys.get(first.id, Rows::Live).await.unwrap();
-    stores.keys.update(first.id, &mut Ok).await.unwrap();
+    stores.keys.create(&key(5, &owner), &entry()).await.unwrap();
     stores
         .keys
-        .update(key(9, &owner).id, &mut Ok)
+        .create(&key(5, &owner), &entry())
+        .await
+        .unwrap_err();
+    stores.keys.get(first.id, Rows::Live).await.unwrap();
+    stores
+        .keys
+        .update(first.id, &mut |record| Ok(noted(record)))
+        .await
+        .unwrap();
+    stores
+        .keys
+        .update(key(9, &owner).id, &mut |record| Ok(noted(record)))
         .await
         .unwrap_err();
     stores
@@ -366,12 +386,20 @@ async fn every_operation_gives_its_connection_back() {
         .unwrap();
     stores.secrets.registered().await.unwrap();
     let check = PepperCheck::from_store("a check value".to_owned());
-    let pepper = StoredPepper::new(PepperId::default(), check);
-    stores.secrets.register(&pepper).await.unwrap();
+    let pepper = StoredPepper::new(
+        PepperId::default(),
+        check,
+        SealedAuditKey::from_store("a sealed key".to_owned()),
+    );
+    stores
+        .secrets
+        .register(&pepper, false, &entry())
+        .await
+        .unwrap();
     stores.secrets.count_keys(at(9)).await.unwrap();
     stores
         .secrets
-        .drop_pepper(&pepper.id, at(9))
+        .drop_pepper(&pepper.id, at(9), &entry())
         .await
         .unwrap_err();
     let rehash = Rehash {
@@ -382,17 +410,27 @@ async fn every_operation_gives_its_connection_back() {
             hash: first.key_hash.clone(),
         },
     };
-    stores.secrets.rehash(&[rehash]).await.unwrap();
+    stores.secrets.rehash(&[rehash], &entry()).await.unwrap();
     for mode in [ImportMode::DryRun, ImportMode::Commit] {
         let owners = [owner.clone(), account(6)];
         let keys = [first.clone(), key(6, &owner), key(7, &account(99))];
         stores
             .transfer
-            .import_accounts(&owners, mode)
+            .import_accounts(&all_noted(&owners), mode)
             .await
             .unwrap();
-        stores.transfer.import_keys(&keys, mode).await.unwrap();
+        stores
+            .transfer
+            .import_keys(&all_noted(&keys), mode)
+            .await
+            .unwrap();
     }
+    stores.audit.append(&entry()).await.unwrap();
+    let query = AuditQuery::of(None, 10);
+    stores.audit.list(&query).await.unwrap();
+    let key = audit_key();
+    let pruned = stores.audit.prune(at(9), &key, at(9), &entry()).await;
+    assert!(pruned.unwrap().entries > 0);
     stores.health.ping().await.unwrap();
     stores.lookup.find(&prefix()).await.unwrap();
     assert_eq!(backend().await, before);

@@ -3,7 +3,7 @@
 use leadr_auth_domain::{ApiKeyStatus, HashedKey, KeyHash, KeyId, PepperId};
 use leadr_auth_ports::{
     KeyFilter, KeyUse, Rehash,
-    contract::fixtures::{account, at},
+    contract::fixtures::{account, at, entry},
 };
 use leadr_auth_postgres::testing::TestDatabase;
 use uuid::Uuid;
@@ -12,7 +12,12 @@ use uuid::Uuid;
 async fn crowded() -> TestDatabase {
     let database = TestDatabase::create().await;
     let owner = account(1);
-    database.stores().accounts.create(&owner).await.unwrap();
+    database
+        .stores()
+        .accounts
+        .create(&owner, &entry())
+        .await
+        .unwrap();
     let client = database.client().await;
     client
         .batch_execute(&format!(

@@ -1,7 +1,14 @@
 //! What a role has to be allowed: to serve no more than `docs/configuration.md` says, and to ask nothing that changes
 //! anything.
 
-use leadr_auth_ports::Stores;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use leadr_auth_domain::{AuditDraft, AuditEntry, AuditKey, Timestamp};
+use leadr_auth_ports::{
+    AuditQuery, AuditStore, Pruned, StoreError, Stores,
+    contract::fixtures::{at, audit_key, entry},
+};
 use leadr_auth_postgres::{
     Postgres, PostgresConfig, migrate,
     testing::{TestDatabase, TestRole, reference},
@@ -42,15 +49,87 @@ async fn relations(database: &TestDatabase) -> Vec<String> {
     rows.iter().map(|row| row.get(0)).collect()
 }
 
-/// All that the stores promise, they do with the documented rights.
+/// The trail by the documented rights, and pruned by its owner: a server may not do that, on purpose.
+struct PrunedByItsOwner {
+    served: Arc<dyn AuditStore>,
+    owner: Arc<dyn AuditStore>,
+}
+
+#[async_trait]
+impl AuditStore for PrunedByItsOwner {
+    async fn append(&self, entry: &AuditDraft) -> Result<(), StoreError> {
+        self.served.append(entry).await
+    }
+
+    async fn list(&self, query: &AuditQuery) -> Result<Vec<AuditEntry>, StoreError> {
+        self.served.list(query).await
+    }
+
+    async fn prune(
+        &self,
+        before: Timestamp,
+        key: &AuditKey,
+        now: Timestamp,
+        entry: &AuditDraft,
+    ) -> Result<Pruned, StoreError> {
+        self.owner.prune(before, key, now, entry).await
+    }
+}
+
+/// All that the stores promise, they do with the documented rights, save pruning.
 mod contract {
     async fn served() -> (super::TestDatabase, super::Stores) {
         let (database, role) = super::granted().await;
         let postgres = super::Postgres::new(super::config(&database, &role)).unwrap();
-        (database, postgres.stores())
+        let mut stores = postgres.stores();
+        stores.audit = std::sync::Arc::new(super::PrunedByItsOwner {
+            served: stores.audit,
+            owner: database.stores().audit,
+        });
+        (database, stores)
     }
 
     leadr_auth_ports::store_contract!(served);
+}
+
+/// Whoever has taken over a server's connection cannot make undone what it wrote down.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_may_add_to_the_trail_and_not_change_it() {
+    let (database, role) = granted().await;
+    let stores = Postgres::new(config(&database, &role)).unwrap().stores();
+    stores.audit.append(&entry()).await.unwrap();
+    let (client, connection) = tokio_postgres::connect(&role.url, tokio_postgres::NoTls)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    for denied in [
+        "UPDATE audit_entries SET action = 'key.renamed'",
+        "DELETE FROM audit_entries",
+        "TRUNCATE audit_entries",
+        "DELETE FROM audit_heads",
+        "TRUNCATE audit_heads",
+        "INSERT INTO audit_checkpoints SELECT chain, seq, hash, now(), code FROM audit_heads",
+        "UPDATE audit_checkpoints SET seq = 1",
+        "DELETE FROM audit_checkpoints",
+        "TRUNCATE audit_checkpoints",
+        "ALTER TABLE audit_entries RENAME TO other",
+        "DROP TABLE audit_entries",
+    ] {
+        let error = client.batch_execute(denied).await.unwrap_err();
+        let code = error.code();
+        assert_eq!(
+            code,
+            Some(&tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE),
+            "{denied}: {error:?}"
+        );
+    }
+    let pruned = stores
+        .audit
+        .prune(at(9), &audit_key(), at(9), &entry())
+        .await;
+    assert!(pruned.is_err());
+    let listed = stores.audit.list(&AuditQuery::of(None, 10)).await.unwrap();
+    assert_eq!(listed.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,7 +2,7 @@
 
 use leadr_auth_ports::{
     StoreError, Totals,
-    contract::fixtures::{account, key},
+    contract::fixtures::{account, entry, key},
 };
 use leadr_auth_postgres::{
     Postgres, PostgresConfig,
@@ -75,8 +75,8 @@ async fn everything_goes_by_tls_where_it_is_demanded() {
         let stores = Postgres::new(config).unwrap().stores();
         let owner = account(1);
         let first = key(1, &owner);
-        stores.accounts.create(&owner).await.unwrap();
-        stores.keys.create(&first).await.unwrap();
+        stores.accounts.create(&owner, &entry()).await.unwrap();
+        stores.keys.create(&first, &entry()).await.unwrap();
         let found = stores.lookup.find(&first.key_prefix).await.unwrap();
         assert_eq!(found.unwrap().account, owner, "{mode}");
         let mut snapshot = stores.transfer.snapshot().await.unwrap();

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use leadr_auth_domain::{
-    AccountRole, AccountStatus, ApiKeyStatus, PepperCheck, PepperId, Scopes, Timestamp,
+    AccountRole, AccountStatus, ApiKeyStatus, PepperCheck, PepperId, Scopes, SealedAuditKey,
+    Timestamp,
 };
 use leadr_auth_ports::{
     ImportConflict, ImportMode, ImportOutcome, Rows, StoredPepper, Totals, TransferStore,
-    contract::fixtures::{account, at, fields, key},
+    contract::fixtures::{account, all_noted, at, entry, fields, key},
 };
 use leadr_auth_postgres::{
     migrate,
@@ -58,7 +59,11 @@ async fn everything(client: &Client) -> Vec<String> {
 /// A secret with a check value of no use.
 fn pepper(id: &str) -> StoredPepper {
     let check = PepperCheck::from_store("a check value".to_owned());
-    StoredPepper::new(PepperId::parse(id).unwrap(), check)
+    StoredPepper::new(
+        PepperId::parse(id).unwrap(),
+        check,
+        SealedAuditKey::from_store("a sealed key".to_owned()),
+    )
 }
 
 /// So can one of the version before this, whose keys knew of one secret and of no scopes.
@@ -67,12 +72,18 @@ async fn a_database_of_the_version_before_can_be_exported_as_it_is() {
     let database = TestDatabase::create().await;
     let stores = database.stores();
     let secret = pepper("default");
-    stores.secrets.register(&secret).await.unwrap();
-    stores.accounts.create(&account(1)).await.unwrap();
+    stores
+        .secrets
+        .register(&secret, false, &entry())
+        .await
+        .unwrap();
+    stores.accounts.create(&account(1), &entry()).await.unwrap();
     let held = key(1, &account(1));
-    stores.keys.create(&held).await.unwrap();
-    let reverted = migrate::revert_last(&database.config()).await.unwrap();
-    assert_eq!(reverted.as_deref(), Some("20261125000001"));
+    stores.keys.create(&held, &entry()).await.unwrap();
+    for version in ["20261125000002", "20261125000001"] {
+        let reverted = migrate::revert_last(&database.config()).await.unwrap();
+        assert_eq!(reverted.as_deref(), Some(version));
+    }
     let client = database.client().await;
     let before = everything(&client).await;
 
@@ -86,6 +97,9 @@ async fn a_database_of_the_version_before_can_be_exported_as_it_is() {
     let keys = snapshot.keys(None, 100).await.unwrap();
     let read: Vec<_> = keys.iter().map(fields).collect();
     assert_eq!(read, [fields(&held)]);
+    assert_eq!(snapshot.audit_entries(None, 100).await.unwrap(), []);
+    assert_eq!(snapshot.audit_heads(None, 100).await.unwrap(), []);
+    assert_eq!(snapshot.audit_checkpoints(None, 100).await.unwrap(), []);
     drop(snapshot);
 
     assert_eq!(everything(&client).await, before);
@@ -193,8 +207,12 @@ async fn a_snapshot_is_taken_at_once() {
     let database = TestDatabase::create().await;
     let stores = database.stores();
     let mut snapshot = stores.transfer.snapshot().await.unwrap();
-    stores.accounts.create(&account(1)).await.unwrap();
-    stores.secrets.register(&pepper("late")).await.unwrap();
+    stores.accounts.create(&account(1), &entry()).await.unwrap();
+    stores
+        .secrets
+        .register(&pepper("late"), false, &entry())
+        .await
+        .unwrap();
     assert_eq!(snapshot.totals().await.unwrap(), Totals::default());
     assert!(snapshot.secrets().await.unwrap().is_empty());
 }
@@ -220,7 +238,7 @@ async fn a_snapshot_has_a_connection_of_its_own() {
     let stores = leadr_auth_postgres::Postgres::new(config).unwrap().stores();
     let snapshot = stores.transfer.snapshot().await.unwrap();
     assert_eq!(snapshots(&client).await, 1);
-    stores.accounts.create(&account(1)).await.unwrap();
+    stores.accounts.create(&account(1), &entry()).await.unwrap();
     // Longer than a transaction of the pool may be idle: its reader may be slow.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let mut snapshot = snapshot;
@@ -256,7 +274,7 @@ async fn a_large_store_goes_out_and_in() {
     let transfer = to.stores().transfer;
     let accounts = snapshot.accounts(None, 1000).await.unwrap();
     let outcomes = transfer
-        .import_accounts(&accounts, ImportMode::Commit)
+        .import_accounts(&all_noted(&accounts), ImportMode::Commit)
         .await
         .unwrap();
     assert_eq!(outcomes, [ImportOutcome::Stored; 50]);
@@ -266,7 +284,7 @@ async fn a_large_store_goes_out_and_in() {
         let Some(last) = page.last() else { break };
         after = Some(last.id);
         let outcomes = transfer
-            .import_keys(&page, ImportMode::Commit)
+            .import_keys(&all_noted(&page), ImportMode::Commit)
             .await
             .unwrap();
         assert!(
@@ -284,7 +302,7 @@ async fn a_large_store_goes_out_and_in() {
     let all = snapshot.keys(None, MANY).await.unwrap();
     assert_eq!(all.len(), usize::try_from(MANY).unwrap());
     let again = transfer
-        .import_keys(&all, ImportMode::Commit)
+        .import_keys(&all_noted(&all), ImportMode::Commit)
         .await
         .unwrap();
     assert!(
@@ -307,7 +325,7 @@ async fn a_call_of_several_statements_is_one_import() {
     let database = TestDatabase::create().await;
     let stores = database.stores();
     let owner = account(1);
-    stores.accounts.create(&owner).await.unwrap();
+    stores.accounts.create(&owner, &entry()).await.unwrap();
     let mut keys = Vec::new();
     for n in 0..2500_u32 {
         let mut key = key(1, &owner);
@@ -316,7 +334,11 @@ async fn a_call_of_several_statements_is_one_import() {
         keys.push(key);
     }
     for mode in [ImportMode::DryRun, ImportMode::Commit] {
-        let outcomes = stores.transfer.import_keys(&keys, mode).await.unwrap();
+        let outcomes = stores
+            .transfer
+            .import_keys(&all_noted(&keys), mode)
+            .await
+            .unwrap();
         for (n, outcome) in outcomes.iter().enumerate() {
             let expected = if n < 2000 {
                 ImportOutcome::Stored
@@ -335,12 +357,20 @@ async fn keys_of_a_dropped_secret_are_left_out() {
     let database = TestDatabase::create().await;
     let stores = database.stores();
     let owner = account(1);
-    stores.accounts.create(&owner).await.unwrap();
+    stores.accounts.create(&owner, &entry()).await.unwrap();
     for id in ["dropped", "kept"] {
-        stores.secrets.register(&pepper(id)).await.unwrap();
+        stores
+            .secrets
+            .register(&pepper(id), false, &entry())
+            .await
+            .unwrap();
     }
     let dropped = pepper("dropped").id;
-    stores.secrets.drop_pepper(&dropped, at(1)).await.unwrap();
+    stores
+        .secrets
+        .drop_pepper(&dropped, at(1), &entry())
+        .await
+        .unwrap();
     let mut keys: Vec<_> = (1..=4).map(|n| key(n, &owner)).collect();
     let ids = ["dropped", "kept", "never registered", "dropped"];
     for (key, id) in keys.iter_mut().zip(ids) {
@@ -349,7 +379,11 @@ async fn keys_of_a_dropped_secret_are_left_out() {
     let refused = ImportOutcome::Conflict(ImportConflict::PepperDropped);
     for mode in [ImportMode::DryRun, ImportMode::Commit] {
         assert_eq!(
-            stores.transfer.import_keys(&keys, mode).await.unwrap(),
+            stores
+                .transfer
+                .import_keys(&all_noted(&keys), mode)
+                .await
+                .unwrap(),
             [
                 refused,
                 ImportOutcome::Stored,
@@ -369,14 +403,14 @@ async fn a_deleted_account_is_in_nobodys_way() {
     let mut gone = account(1);
     gone.soft_delete(at(9));
     for there in [&gone, &account(2)] {
-        stores.accounts.create(there).await.unwrap();
+        stores.accounts.create(there, &entry()).await.unwrap();
     }
     let mut heir = account(3);
     heir.name = gone.name.clone();
     heir.slug = account(2).slug;
     let outcomes = stores
         .transfer
-        .import_accounts(&[gone, heir], ImportMode::Commit)
+        .import_accounts(&all_noted(&[gone, heir]), ImportMode::Commit)
         .await
         .unwrap();
     assert_eq!(
@@ -398,7 +432,7 @@ async fn an_import_that_fails_leaves_nothing() {
     let all = [account(1), bad];
     stores
         .transfer
-        .import_accounts(&all, ImportMode::Commit)
+        .import_accounts(&all_noted(&all), ImportMode::Commit)
         .await
         .unwrap_err();
     assert!(stores.accounts.is_empty().await.unwrap());
@@ -414,7 +448,7 @@ async fn two_imports_at_once_store_each_record_once() {
         let accounts = accounts.clone();
         tokio::spawn(async move {
             transfer
-                .import_accounts(&accounts, ImportMode::Commit)
+                .import_accounts(&all_noted(&accounts), ImportMode::Commit)
                 .await
                 .unwrap()
         })
@@ -437,7 +471,7 @@ async fn two_imports_at_once_store_each_record_once() {
 async fn keys_of_an_account_that_goes_are_left_out() {
     let database = TestDatabase::create().await;
     let stores = database.stores();
-    stores.accounts.create(&account(1)).await.unwrap();
+    stores.accounts.create(&account(1), &entry()).await.unwrap();
     let (holder, watcher) = (database.client().await, database.client().await);
     holder
         .batch_execute("BEGIN; DELETE FROM accounts")
@@ -446,7 +480,9 @@ async fn keys_of_an_account_that_goes_are_left_out() {
     let transfer = stores.transfer.clone();
     let import = tokio::spawn(async move {
         let keys = [key(1, &account(1))];
-        transfer.import_keys(&keys, ImportMode::Commit).await
+        transfer
+            .import_keys(&all_noted(&keys), ImportMode::Commit)
+            .await
     });
     crate::locks::somebody_waits(&watcher).await;
     holder.batch_execute("COMMIT").await.unwrap();

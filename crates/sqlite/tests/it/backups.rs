@@ -14,7 +14,7 @@ use diesel::connection::SimpleConnection as _;
 
 use leadr_auth_ports::{
     KeyFilter, Rows,
-    contract::fixtures::{account, at, key},
+    contract::fixtures::{account, at, entry, key, noted},
 };
 use leadr_auth_sqlite::{BackupError, IfMissing, Sqlite, SqliteConfig};
 
@@ -26,14 +26,14 @@ async fn a_backup_holds_what_was_acknowledged_before_it_began() {
     let sqlite = scratch.open().await;
     let stores = sqlite.stores();
     let owner = account(1);
-    stores.accounts.create(&owner).await.unwrap();
+    stores.accounts.create(&owner, &entry()).await.unwrap();
     let (acknowledged, stop) = (Arc::new(AtomicU8::new(0)), Arc::new(AtomicBool::new(false)));
     let writing = {
         let (stores, owner) = (stores.clone(), owner.clone());
         let (acknowledged, stop) = (Arc::clone(&acknowledged), Arc::clone(&stop));
         tokio::spawn(async move {
             for n in 1..=u8::MAX {
-                stores.keys.create(&key(n, &owner)).await.unwrap();
+                stores.keys.create(&key(n, &owner), &entry()).await.unwrap();
                 acknowledged.store(n, Ordering::SeqCst);
                 if stop.load(Ordering::SeqCst) {
                     break;
@@ -154,14 +154,14 @@ async fn the_newest_write_is_of_any_record() {
     let stores = sqlite.stores();
     assert_eq!(sqlite.newest_write().await.unwrap(), None);
     let owner = account(1);
-    stores.accounts.create(&owner).await.unwrap();
+    stores.accounts.create(&owner, &entry()).await.unwrap();
     assert_eq!(sqlite.newest_write().await.unwrap(), Some(at(1)));
     let issued = key(5, &owner);
-    stores.keys.create(&issued).await.unwrap();
+    stores.keys.create(&issued, &entry()).await.unwrap();
     assert_eq!(sqlite.newest_write().await.unwrap(), Some(at(5)));
     let revoke = &mut |mut key: leadr_auth_domain::ApiKey| {
         key.revoke(at(9));
-        Ok(key)
+        Ok(noted(key))
     };
     stores.keys.update(issued.id, revoke).await.unwrap();
     assert_eq!(sqlite.newest_write().await.unwrap(), Some(at(9)));

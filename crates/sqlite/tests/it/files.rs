@@ -9,7 +9,10 @@ use std::{
 };
 
 use diesel::connection::SimpleConnection as _;
-use leadr_auth_ports::{KeyFilter, StoreError, contract::fixtures::account};
+use leadr_auth_ports::{
+    KeyFilter, StoreError,
+    contract::fixtures::{account, entry},
+};
 use leadr_auth_sqlite::{
     IfMissing, LockError, OpenError, OpenFault, ServerLock, Sqlite, SqliteConfig, migrate,
 };
@@ -31,7 +34,12 @@ async fn nobody_but_the_owner_reads_it() {
     let scratch = Scratch::new();
     let _lock = ServerLock::acquire(&scratch.path()).unwrap();
     let sqlite = scratch.open().await;
-    sqlite.stores().accounts.create(&account(1)).await.unwrap();
+    sqlite
+        .stores()
+        .accounts
+        .create(&account(1), &entry())
+        .await
+        .unwrap();
     let names = scratch.names();
     assert_eq!(
         names,
@@ -266,7 +274,12 @@ async fn a_file_that_was_cut_off_is_noticed_behind_its_log() {
     let scratch = filled().await;
     let other = Scratch::new();
     let sqlite = Sqlite::open(scratch.config(), IfMissing::Fail).unwrap();
-    sqlite.stores().accounts.create(&account(2)).await.unwrap();
+    sqlite
+        .stores()
+        .accounts
+        .create(&account(2), &entry())
+        .await
+        .unwrap();
     for name in ["keys.db", "keys.db-wal"] {
         fs::copy(scratch.folder().join(name), other.folder().join(name)).unwrap();
     }

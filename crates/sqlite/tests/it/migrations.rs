@@ -1,17 +1,17 @@
 //! Up, down, up; several that open a file at once; and rules that every table has to keep.
 
 use diesel::{connection::SimpleConnection as _, prelude::*};
-use leadr_auth_domain::{ApiKey, Pepper, PepperId, Scopes, Timestamp};
+use leadr_auth_domain::{Account, ApiKey, Pepper, PepperId, Scopes, Timestamp};
 use leadr_auth_ports::{
     Rows, StoreError, StoredPepper,
-    contract::fixtures::{SECRET, account, at, fields, key},
+    contract::fixtures::{SECRET, account, at, entry, fields, key},
 };
 use leadr_auth_sqlite::{
     IfMissing, Sqlite,
     migrate::{self, MigrateError},
 };
 
-use crate::support::Scratch;
+use crate::support::{Scratch, sealed};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn migrations_run_revert_and_run_again() {
@@ -84,30 +84,51 @@ async fn a_database_that_does_not_fit_needs_a_person() {
     migrate::run(&sqlite).await.unwrap();
 }
 
-/// A file as the program made it that knew the first migration only, with an account and these keys, and with its secret
-/// registered.
-fn made_before(scratch: &Scratch, keys: &[ApiKey]) {
+/// The migrations of the versions before, in order.
+const BEFORE: [(&str, &str); 2] = [
+    (
+        "20261122000001",
+        include_str!(
+            "../../../../migrations/sqlite/20261122000001_create_accounts_and_keys/up.sql"
+        ),
+    ),
+    (
+        "20261125000001",
+        include_str!(
+            "../../../../migrations/sqlite/20261125000001_add_scopes_and_secret_ids/up.sql"
+        ),
+    ),
+];
+
+/// What has run since those.
+const NOW: &str = "20261125000002";
+
+/// A file as the program made it that knew the first so many migrations only, with an account and these keys, and with its
+/// secret registered.
+fn made_before(scratch: &Scratch, known: usize, keys: &[ApiKey]) {
     drop(Sqlite::open(scratch.config(), IfMissing::Create).unwrap());
     let mut raw = scratch.raw();
-    raw.batch_execute(include_str!(
-        "../../../../migrations/sqlite/20261122000001_create_accounts_and_keys/up.sql"
-    ))
-    .unwrap();
     raw.batch_execute(
         "CREATE TABLE __diesel_schema_migrations (
              version VARCHAR(50) PRIMARY KEY NOT NULL,
              run_on TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP
-         );
-         INSERT INTO __diesel_schema_migrations (version) VALUES ('20261122000001')",
+         )",
     )
     .unwrap();
+    for (version, up) in &BEFORE[..known] {
+        raw.batch_execute(up).unwrap();
+        raw.batch_execute(&format!(
+            "INSERT INTO __diesel_schema_migrations (version) VALUES ('{version}')"
+        ))
+        .unwrap();
+    }
     let owner = account(1);
     let micros = Timestamp::unix_micros;
     let optional =
         |at: Option<Timestamp>| at.map_or("NULL".to_owned(), |at| micros(at).to_string());
     raw.batch_execute(&format!(
         "INSERT INTO accounts VALUES (x'{}', '{}', '{}', 'active', 0, {}, {}, NULL);
-         INSERT INTO peppers VALUES ('default', '{}')",
+         INSERT INTO peppers (id, check_value) VALUES ('default', '{}')",
         owner.id.as_uuid().simple(),
         owner.name,
         owner.slug,
@@ -118,7 +139,9 @@ fn made_before(scratch: &Scratch, keys: &[ApiKey]) {
     .unwrap();
     for key in keys {
         raw.batch_execute(&format!(
-            "INSERT INTO api_keys VALUES (x'{}', x'{}', '{}', '{}', '{}', '{}', {}, {}, {}, {}, {})",
+            "INSERT INTO api_keys (id, account_id, name, key_hash, key_prefix, status, last_used_at, expires_at,
+                 created_at, updated_at, deleted_at)
+             VALUES (x'{}', x'{}', '{}', '{}', '{}', '{}', {}, {}, {}, {}, {})",
             key.id.as_uuid().simple(),
             key.account_id.as_uuid().simple(),
             key.name,
@@ -135,62 +158,67 @@ fn made_before(scratch: &Scratch, keys: &[ApiKey]) {
     }
 }
 
-/// Every key of before may do all that it could, under the secret that there was; and the way back keeps the keys.
+/// Every key of before may do all that it could, under the secret that there was; the trail begins with nothing; and the way
+/// back keeps the keys.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_version_before_has_made_is_kept() {
-    let scratch = Scratch::new();
-    let owner = account(1);
-    let mut keys: Vec<_> = (1..=4).map(|n| key(n, &owner)).collect();
-    keys[1].revoke(at(20));
-    keys[1].record_usage(at(30));
-    keys[2].expires_at = Some(at(40));
-    keys[3].soft_delete(at(50));
-    made_before(&scratch, &keys);
+async fn what_the_versions_before_have_made_is_kept() {
+    for known in 1..=BEFORE.len() {
+        let scratch = Scratch::new();
+        let owner = account(1);
+        let mut keys: Vec<_> = (1..=4).map(|n| key(n, &owner)).collect();
+        keys[1].revoke(at(20));
+        keys[1].record_usage(at(30));
+        keys[2].expires_at = Some(at(40));
+        keys[3].soft_delete(at(50));
+        made_before(&scratch, known, &keys);
 
-    let sqlite = Sqlite::open(scratch.config(), IfMissing::Fail).unwrap();
-    let added = ["20261125000001"];
-    assert_eq!(migrate::pending(&sqlite).await.unwrap(), added);
-    for _ in 0..2 {
-        assert_eq!(migrate::run(&sqlite).await.unwrap(), added);
-        let stores = sqlite.stores();
-        let kept = stores.accounts.get(owner.id, Rows::Live).await.unwrap();
-        assert_eq!(kept.as_ref(), Some(&owner));
-        for key in &keys {
-            let read = stores
-                .keys
-                .get(key.id, Rows::WithDeleted)
-                .await
-                .unwrap()
-                .unwrap();
-            assert_eq!(fields(&read), fields(key));
-            assert_eq!(read.scopes, Scopes::All);
-            assert_eq!(read.pepper_id.as_str(), "default");
-            let found = stores.lookup.find(&key.key_prefix).await.unwrap().unwrap();
-            assert_eq!(fields(&found.key), fields(key));
+        let sqlite = Sqlite::open(scratch.config(), IfMissing::Fail).unwrap();
+        let later = BEFORE[known..].iter().map(|(version, _)| *version);
+        let added: Vec<_> = later.chain([NOW]).collect();
+        assert_eq!(migrate::pending(&sqlite).await.unwrap(), added);
+        for _ in 0..2 {
+            assert_eq!(migrate::run(&sqlite).await.unwrap(), added);
+            is_kept(&sqlite, &owner, &keys).await;
+            for version in added.iter().rev() {
+                let reverted = migrate::revert_last(&sqlite).await.unwrap();
+                assert_eq!(reverted.as_deref(), Some(*version));
+            }
         }
-        let registered = stores.secrets.registered().await.unwrap();
-        let registered: Vec<_> = registered
-            .iter()
-            .map(|pepper| {
-                (
-                    pepper.id.as_str(),
-                    pepper.check.expose_hex(),
-                    pepper.dropped_at,
-                )
-            })
-            .collect();
-        let check = Pepper::new(SECRET).unwrap().check();
-        assert_eq!(registered, [("default", check.expose_hex(), None)]);
-        let counts = stores.secrets.count_keys(at(39)).await.unwrap();
-        let counts: Vec<_> = counts
-            .iter()
-            .map(|count| (count.id.as_str(), count.keys))
-            .collect();
-        assert_eq!(counts, [("default", 3)]);
-        assert_eq!(sqlite.integrity().await.unwrap(), [""; 0]);
-        let reverted = migrate::revert_last(&sqlite).await.unwrap();
-        assert_eq!(reverted.as_deref(), Some("20261125000001"));
     }
+}
+
+async fn is_kept(sqlite: &Sqlite, owner: &Account, keys: &[ApiKey]) {
+    let stores = sqlite.stores();
+    let kept = stores.accounts.get(owner.id, Rows::Live).await.unwrap();
+    assert_eq!(kept.as_ref(), Some(owner));
+    for key in keys {
+        let read = stores.keys.get(key.id, Rows::WithDeleted).await.unwrap();
+        let read = read.unwrap();
+        assert_eq!(fields(&read), fields(key));
+        assert_eq!(read.scopes, Scopes::All);
+        assert_eq!(read.pepper_id.as_str(), "default");
+        let found = stores.lookup.find(&key.key_prefix).await.unwrap().unwrap();
+        assert_eq!(fields(&found.key), fields(key));
+    }
+    let registered = stores.secrets.registered().await.unwrap();
+    let [registered] = registered.as_slice() else {
+        panic!("{registered:?}");
+    };
+    assert_eq!(registered.id.as_str(), "default");
+    let check = Pepper::new(SECRET).unwrap().check();
+    assert_eq!(registered.check.expose_hex(), check.expose_hex());
+    assert_eq!(registered.dropped_at, None);
+    assert_eq!(registered.audit_key, None);
+    let counts = stores.secrets.count_keys(at(39)).await.unwrap();
+    let counts: Vec<_> = counts
+        .iter()
+        .map(|count| (count.id.as_str(), count.keys))
+        .collect();
+    assert_eq!(counts, [("default", 3)]);
+    assert_eq!(sqlite.integrity().await.unwrap(), [""; 0]);
+    let mut snapshot = stores.transfer.snapshot().await.unwrap();
+    assert_eq!(snapshot.audit_entries(None, 1).await.unwrap(), []);
+    assert_eq!(snapshot.audit_heads(None, 1).await.unwrap(), []);
 }
 
 #[derive(QueryableByName)]
@@ -224,8 +252,8 @@ async fn the_secret_has_the_id_that_it_has_elsewhere() {
     let scratch = Scratch::new();
     let secrets = scratch.open().await.stores().secrets;
     let secret = Pepper::new(SECRET).unwrap();
-    let secret = StoredPepper::new(PepperId::default(), secret.check());
-    secrets.register(&secret).await.unwrap();
+    let secret = StoredPepper::new(PepperId::default(), secret.check(), sealed(SECRET));
+    secrets.register(&secret, false, &entry()).await.unwrap();
     assert_eq!(
         texts(&scratch, "SELECT id AS text FROM peppers"),
         ["default"]
@@ -247,6 +275,11 @@ async fn every_table_is_strict() {
         "INSERT INTO accounts VALUES (zeroblob(16), 'n', 's', 'gone', 0, 1, 1, NULL)",
         "INSERT INTO accounts VALUES (zeroblob(16), 'n', 's', 'active', 2, 1, 1, NULL)",
         "INSERT INTO accounts VALUES (zeroblob(16), 'n', 's', 'active', 0, 'now', 1, NULL)",
+        "INSERT INTO audit_heads VALUES (x'00', 1, x'00', x'00')",
+        "INSERT INTO audit_heads VALUES (NULL, 1, x'00', x'00')",
+        "INSERT INTO audit_checkpoints VALUES (x'00', 1, x'00', 1, x'00')",
+        "INSERT INTO audit_entries (chain, seq, at, action, actor, previous, hash)
+             VALUES (zeroblob(16), 1, 1, 'a', 'nobody', x'00', x'00')",
     ] {
         assert!(scratch.raw().batch_execute(wrong).is_err(), "{wrong}");
     }

@@ -9,7 +9,7 @@ use diesel::connection::SimpleConnection as _;
 use leadr_auth_domain::{AccountName, ApiKeyStatus, KeyName};
 use leadr_auth_ports::{
     CreateKeyError, KeyFilter, KeyUse, Rows, StoreError,
-    contract::fixtures::{account, at, key},
+    contract::fixtures::{account, at, entry, key, noted},
 };
 use leadr_auth_sqlite::{IfMissing, Sqlite};
 
@@ -22,8 +22,8 @@ async fn a_change_of_a_key_starts_over_where_somebody_was_quicker() {
     let scratch = Scratch::new();
     let stores = scratch.open().await.stores();
     let owner = account(1);
-    stores.accounts.create(&owner).await.unwrap();
-    stores.keys.create(&key(1, &owner)).await.unwrap();
+    stores.accounts.create(&owner, &entry()).await.unwrap();
+    stores.keys.create(&key(1, &owner), &entry()).await.unwrap();
     let others = [
         "UPDATE api_keys SET status = 'revoked'",
         "UPDATE api_keys SET name = 'Theirs'",
@@ -51,7 +51,7 @@ async fn a_change_of_a_key_starts_over_where_somebody_was_quicker() {
                     key.deleted_at,
                 ));
                 key.last_used_at = None;
-                Ok(key)
+                Ok(noted(key))
             })
             .await
             .unwrap();
@@ -77,7 +77,7 @@ async fn a_change_of_a_key_starts_over_where_somebody_was_quicker() {
                 .batch_execute("UPDATE api_keys SET last_used_at = 7")
                 .unwrap();
             key.rename(KeyName::parse("Ours").unwrap(), at(900));
-            Ok(key)
+            Ok(noted(key))
         })
         .await
         .unwrap();
@@ -97,7 +97,7 @@ async fn a_change_of_an_account_starts_over_where_somebody_was_quicker() {
     let scratch = Scratch::new();
     let stores = scratch.open().await.stores();
     let owner = account(1);
-    stores.accounts.create(&owner).await.unwrap();
+    stores.accounts.create(&owner, &entry()).await.unwrap();
     let others = [
         "UPDATE accounts SET status = 'suspended'",
         "UPDATE accounts SET name = 'Theirs'",
@@ -116,7 +116,7 @@ async fn a_change_of_an_account_starts_over_where_somebody_was_quicker() {
                     scratch.raw().batch_execute(other).unwrap();
                 }
                 seen.push(account.clone());
-                Ok(account)
+                Ok(noted(account))
             })
             .await
             .unwrap();
@@ -128,7 +128,7 @@ async fn a_change_of_an_account_starts_over_where_somebody_was_quicker() {
         .accounts
         .update(owner.id, &mut |account| {
             scratch.raw().batch_execute("DELETE FROM accounts").unwrap();
-            Ok(account)
+            Ok(noted(account))
         })
         .await;
     assert!(gone.is_err(), "{gone:?}");
@@ -143,15 +143,15 @@ async fn two_that_write_at_once_lose_nothing() {
         .unwrap()
         .stores();
     let owner = account(1);
-    one.accounts.create(&owner).await.unwrap();
+    one.accounts.create(&owner, &entry()).await.unwrap();
     let shared = key(0, &owner);
-    one.keys.create(&shared).await.unwrap();
+    one.keys.create(&shared, &entry()).await.unwrap();
     let mut race = Vec::new();
     for n in 1..=100_u8 {
         let stores = if n % 2 == 0 { one.clone() } else { two.clone() };
         let (owner, id) = (owner.clone(), shared.id);
         race.push(tokio::spawn(async move {
-            stores.keys.create(&key(n, &owner)).await.unwrap();
+            stores.keys.create(&key(n, &owner), &entry()).await.unwrap();
             let used_at = at(u32::from(n));
             stores
                 .usage
@@ -165,7 +165,7 @@ async fn two_that_write_at_once_lose_nothing() {
                 let longer = &mut |mut key: leadr_auth_domain::ApiKey| {
                     let name = format!("{}+", key.name);
                     key.rename(KeyName::parse(&name).unwrap(), at(500));
-                    Ok(key)
+                    Ok(noted(key))
                 };
                 stores.keys.update(id, longer).await.unwrap();
             }
@@ -191,11 +191,11 @@ async fn a_writer_that_does_not_end_is_unavailable_and_reads_go_on() {
     config.statement_timeout = Duration::from_secs(2);
     let stores = Sqlite::open(config, IfMissing::Fail).unwrap().stores();
     let owner = account(1);
-    stores.accounts.create(&owner).await.unwrap();
+    stores.accounts.create(&owner, &entry()).await.unwrap();
     let mut holder = scratch.raw();
     holder.batch_execute("BEGIN IMMEDIATE").unwrap();
     let start = Instant::now();
-    let refused = stores.keys.create(&key(1, &owner)).await;
+    let refused = stores.keys.create(&key(1, &owner), &entry()).await;
     assert!(
         matches!(
             refused,
@@ -214,7 +214,7 @@ async fn a_writer_that_does_not_end_is_unavailable_and_reads_go_on() {
     );
     stores.health.ping().await.unwrap();
     holder.batch_execute("ROLLBACK").unwrap();
-    stores.keys.create(&key(1, &owner)).await.unwrap();
+    stores.keys.create(&key(1, &owner), &entry()).await.unwrap();
 }
 
 /// A snapshot is of when it was asked for, not of when it was first read.
@@ -223,7 +223,7 @@ async fn a_snapshot_is_taken_at_once() {
     let scratch = Scratch::new();
     let stores = scratch.open().await.stores();
     let mut snapshot = stores.transfer.snapshot().await.unwrap();
-    stores.accounts.create(&account(1)).await.unwrap();
+    stores.accounts.create(&account(1), &entry()).await.unwrap();
     assert!(snapshot.accounts(None, 10).await.unwrap().is_empty());
     let mut later = stores.transfer.snapshot().await.unwrap();
     assert_eq!(later.accounts(None, 10).await.unwrap(), [account(1)]);
@@ -235,8 +235,8 @@ async fn the_name_is_named_first_whatever_the_order_of_the_indexes() {
     let scratch = Scratch::new();
     let stores = scratch.open().await.stores();
     let (one, two) = (account(1), account(2));
-    stores.accounts.create(&one).await.unwrap();
-    stores.accounts.create(&two).await.unwrap();
+    stores.accounts.create(&one, &entry()).await.unwrap();
+    stores.accounts.create(&two, &entry()).await.unwrap();
     for (name, column) in [("name", "name"), ("slug", "slug")] {
         scratch
             .raw()
@@ -248,7 +248,7 @@ async fn the_name_is_named_first_whatever_the_order_of_the_indexes() {
         let mut both = account(3);
         both.name = one.name.clone();
         both.slug = one.slug.clone();
-        let created = stores.accounts.create(&both).await;
+        let created = stores.accounts.create(&both, &entry()).await;
         assert!(
             matches!(
                 created,
@@ -261,7 +261,7 @@ async fn the_name_is_named_first_whatever_the_order_of_the_indexes() {
             .update(two.id, &mut |mut account| {
                 account.name = one.name.clone();
                 account.slug = one.slug.clone();
-                Ok(account)
+                Ok(noted(account))
             })
             .await;
         assert!(
@@ -282,7 +282,7 @@ async fn the_last_handle_leaves_one_file() {
     let accounts = Arc::clone(&stores.accounts);
     let mut named = account(1);
     named.name = AccountName::parse("Kept").unwrap();
-    accounts.create(&named).await.unwrap();
+    accounts.create(&named, &entry()).await.unwrap();
     drop(stores);
     assert_eq!(
         scratch.names().len(),

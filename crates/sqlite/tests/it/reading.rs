@@ -6,11 +6,11 @@ use diesel::connection::SimpleConnection as _;
 use leadr_auth_domain::{Pepper, PepperId};
 use leadr_auth_ports::{
     CreateAccountError, ImportMode, StoreError, StoredPepper, Totals,
-    contract::fixtures::{SECRET, account, key},
+    contract::fixtures::{SECRET, account, all_noted, entry, key},
 };
 use leadr_auth_sqlite::{IfMissing, OpenError, OpenFault, Sqlite, SqliteConfig, migrate};
 
-use crate::support::{Scratch, filled, passed_as_nobody, raw};
+use crate::support::{Scratch, filled, passed_as_nobody, raw, sealed};
 
 /// The names and contents of what is in the folder.
 fn everything(scratch: &Scratch) -> Vec<(String, Vec<u8>)> {
@@ -56,7 +56,11 @@ async fn what_is_only_read_stays_as_it_is() {
         .await
         .stores()
         .secrets
-        .register(&StoredPepper::new(PepperId::default(), check.clone()))
+        .register(
+            &StoredPepper::new(PepperId::default(), check.clone(), sealed(SECRET)),
+            false,
+            &entry(),
+        )
         .await
         .unwrap();
     for journal in ["WAL", "DELETE"] {
@@ -88,7 +92,7 @@ async fn what_is_only_read_is_not_written_to() {
     let before = everything(&scratch);
     let sqlite = open(&scratch.path()).unwrap();
     let stores = sqlite.stores();
-    let created = stores.accounts.create(&account(2)).await;
+    let created = stores.accounts.create(&account(2), &entry()).await;
     assert!(
         matches!(
             created,
@@ -98,7 +102,7 @@ async fn what_is_only_read_is_not_written_to() {
     );
     let keys = [key(200, &account(1))];
     for mode in [ImportMode::DryRun, ImportMode::Commit] {
-        let imported = stores.transfer.import_keys(&keys, mode).await;
+        let imported = stores.transfer.import_keys(&all_noted(&keys), mode).await;
         assert!(
             matches!(imported, Err(StoreError::Internal(_))),
             "{imported:?}"
@@ -133,17 +137,17 @@ async fn nothing_is_made_to_be_read() {
 async fn what_a_server_has_open_can_be_read() {
     let scratch = filled().await;
     let server = scratch.open().await.stores();
-    server.accounts.create(&account(2)).await.unwrap();
+    server.accounts.create(&account(2), &entry()).await.unwrap();
     let content =
         || ["keys.db", "keys.db-wal"].map(|name| fs::read(scratch.folder().join(name)).unwrap());
     let before = content();
     let sqlite = open(&scratch.path()).unwrap();
     assert_eq!(totals(&sqlite).await.unwrap().accounts, 2);
     assert!(before == content(), "the file or its log has changed");
-    server.accounts.create(&account(3)).await.unwrap();
+    server.accounts.create(&account(3), &entry()).await.unwrap();
     assert_eq!(totals(&sqlite).await.unwrap().accounts, 3);
     drop(sqlite);
-    server.accounts.create(&account(4)).await.unwrap();
+    server.accounts.create(&account(4), &entry()).await.unwrap();
 }
 
 /// A log ahead that a process left which was killed is read, and stays.
@@ -151,7 +155,7 @@ async fn what_a_server_has_open_can_be_read() {
 async fn what_was_left_in_a_log_can_be_read() {
     let (source, scratch) = (filled().await, Scratch::new());
     let server = source.open().await.stores();
-    server.accounts.create(&account(2)).await.unwrap();
+    server.accounts.create(&account(2), &entry()).await.unwrap();
     let names = ["keys.db", "keys.db-wal"];
     for name in names {
         fs::copy(source.folder().join(name), scratch.folder().join(name)).unwrap();
@@ -174,7 +178,12 @@ async fn a_server_that_begins_meanwhile_is_noticed() {
     let server = Sqlite::open(scratch.config(), IfMissing::Fail).unwrap();
     let read = snapshot.totals().await;
     assert!(matches!(read, Err(StoreError::Unavailable(_))), "{read:?}");
-    server.stores().accounts.create(&account(2)).await.unwrap();
+    server
+        .stores()
+        .accounts
+        .create(&account(2), &entry())
+        .await
+        .unwrap();
     drop(server);
     // It is gone, and the file is another.
     let read = totals(&sqlite).await;

@@ -5,15 +5,20 @@ use leadr_auth_domain::{ApiKey, HashedKey, KeyHash, KeyId, KeyPrefix, Pepper, Pe
 use leadr_auth_ports::{
     CreateKeyError, DropPepperError, ImportConflict, ImportMode, ImportOutcome, Rehash, Rows,
     StoredPepper, Stores,
-    contract::fixtures::{account, at, fields, key},
+    contract::fixtures::{account, all_noted, at, entry, fields, key, noted},
 };
 use leadr_auth_sqlite::{IfMissing, Sqlite};
 
-use crate::support::{Scratch, fresh};
+use crate::support::{Scratch, fresh, sealed};
 
 fn secret(id: &str) -> StoredPepper {
-    let pepper = Pepper::new(&format!("the secret of {id}, long enough to be one")).unwrap();
-    StoredPepper::new(PepperId::parse(id).unwrap(), pepper.check())
+    let secret = format!("the secret of {id}, long enough to be one");
+    let pepper = Pepper::new(&secret).unwrap();
+    StoredPepper::new(
+        PepperId::parse(id).unwrap(),
+        pepper.check(),
+        sealed(&secret),
+    )
 }
 
 /// The key is hashed anew, to a hash that is as good as any other here.
@@ -38,9 +43,13 @@ async fn read(stores: &Stores, id: KeyId) -> ApiKey {
 async fn of_many_keys_the_first_are_listed() {
     let (_scratch, stores) = fresh().await;
     let owner = account(1);
-    stores.accounts.create(&owner).await.unwrap();
+    stores.accounts.create(&owner, &entry()).await.unwrap();
     let given = secret("default");
-    stores.secrets.register(&given).await.unwrap();
+    stores
+        .secrets
+        .register(&given, false, &entry())
+        .await
+        .unwrap();
     let listed = usize::try_from(DropPepperError::LISTED).unwrap();
     let mut keys: Vec<_> = (0..=listed)
         .map(|n| {
@@ -53,9 +62,12 @@ async fn of_many_keys_the_first_are_listed() {
         })
         .collect();
     keys.reverse();
-    let imported = stores.transfer.import_keys(&keys, ImportMode::Commit).await;
+    let imported = stores
+        .transfer
+        .import_keys(&all_noted(&keys), ImportMode::Commit)
+        .await;
     assert_eq!(imported.unwrap(), vec![ImportOutcome::Stored; listed + 1]);
-    let dropped = stores.secrets.drop_pepper(&given.id, at(9)).await;
+    let dropped = stores.secrets.drop_pepper(&given.id, at(9), &entry()).await;
     let Err(DropPepperError::InUse { count, first }) = dropped else {
         panic!("{dropped:?}");
     };
@@ -74,17 +86,17 @@ async fn two_processes_leave_no_key_under_a_dropped_secret() {
         .unwrap()
         .stores();
     let owner = account(1);
-    one.accounts.create(&owner).await.unwrap();
+    one.accounts.create(&owner, &entry()).await.unwrap();
     for n in 1..=50 {
         let given = secret(&format!("s{n}"));
-        one.secrets.register(&given).await.unwrap();
+        one.secrets.register(&given, false, &entry()).await.unwrap();
         let mut key = key(n, &owner);
         key.pepper_id = given.id.clone();
         let issue = tokio::spawn({
             let (keys, key) = (one.keys.clone(), key.clone());
-            async move { keys.create(&key).await }
+            async move { keys.create(&key, &entry()).await }
         });
-        let dropped = two.secrets.drop_pepper(&given.id, at(99)).await;
+        let dropped = two.secrets.drop_pepper(&given.id, at(99), &entry()).await;
         match (issue.await.unwrap(), dropped) {
             (Ok(()), Err(DropPepperError::InUse { count: 1, .. }))
             | (Err(CreateKeyError::PepperDropped), Ok(())) => {}
@@ -99,16 +111,29 @@ async fn two_processes_leave_no_key_under_a_dropped_secret() {
 async fn an_import_tells_what_is_there_from_what_comes_too_late() {
     let (_scratch, stores) = fresh().await;
     let owner = account(1);
-    stores.accounts.create(&owner).await.unwrap();
+    stores.accounts.create(&owner, &entry()).await.unwrap();
     let given = secret("default");
-    stores.secrets.register(&given).await.unwrap();
+    stores
+        .secrets
+        .register(&given, false, &entry())
+        .await
+        .unwrap();
     let mut there = key(1, &owner);
     there.soft_delete(at(5));
-    let import =
-        async |keys: &[ApiKey], mode| stores.transfer.import_keys(keys, mode).await.unwrap();
+    let import = async |keys: &[ApiKey], mode| {
+        stores
+            .transfer
+            .import_keys(&all_noted(keys), mode)
+            .await
+            .unwrap()
+    };
     let first = import(std::slice::from_ref(&there), ImportMode::Commit).await;
     assert_eq!(first, [ImportOutcome::Stored]);
-    stores.secrets.drop_pepper(&given.id, at(9)).await.unwrap();
+    stores
+        .secrets
+        .drop_pepper(&given.id, at(9), &entry())
+        .await
+        .unwrap();
     let (late, orphan) = (key(2, &owner), key(3, &account(99)));
     let mut same_prefix = key(4, &owner);
     same_prefix.key_prefix = there.key_prefix.clone();
@@ -149,10 +174,10 @@ async fn an_import_tells_what_is_there_from_what_comes_too_late() {
 async fn keys_are_hashed_anew_all_or_none() {
     let (scratch, stores) = fresh().await;
     let owner = account(1);
-    stores.accounts.create(&owner).await.unwrap();
+    stores.accounts.create(&owner, &entry()).await.unwrap();
     let keys: Vec<_> = (1..=3).map(|n| key(n, &owner)).collect();
     for key in &keys {
-        stores.keys.create(key).await.unwrap();
+        stores.keys.create(key, &entry()).await.unwrap();
     }
     let trigger = format!(
         "CREATE TRIGGER one_fails BEFORE UPDATE ON api_keys WHEN NEW.id = x'{}'
@@ -162,13 +187,13 @@ async fn keys_are_hashed_anew_all_or_none() {
     scratch.raw().batch_execute(&trigger).unwrap();
     let new = PepperId::parse("new").unwrap();
     let batch: Vec<_> = keys.iter().map(|key| anew(key, &new)).collect();
-    assert!(stores.secrets.rehash(&batch).await.is_err());
+    assert!(stores.secrets.rehash(&batch, &entry()).await.is_err());
     for key in &keys {
         assert_eq!(fields(&read(&stores, key.id).await), fields(key));
     }
     let end = "DROP TRIGGER one_fails";
     scratch.raw().batch_execute(end).unwrap();
-    assert_eq!(stores.secrets.rehash(&batch).await.unwrap(), 3);
+    assert_eq!(stores.secrets.rehash(&batch, &entry()).await.unwrap(), 3);
 }
 
 /// A change that was decided before the key got its new hash does not take that back.
@@ -176,16 +201,16 @@ async fn keys_are_hashed_anew_all_or_none() {
 async fn a_change_leaves_a_new_hash_as_it_is() {
     let (scratch, stores) = fresh().await;
     let owner = account(1);
-    stores.accounts.create(&owner).await.unwrap();
+    stores.accounts.create(&owner, &entry()).await.unwrap();
     let was = key(1, &owner);
-    stores.keys.create(&was).await.unwrap();
+    stores.keys.create(&was, &entry()).await.unwrap();
     let mut runs = 0;
     let change = &mut |mut key: ApiKey| {
         runs += 1;
         let theirs = "UPDATE api_keys SET key_hash = 'theirs', pepper_id = 'new'";
         scratch.raw().batch_execute(theirs).unwrap();
         key.revoke(at(9));
-        Ok(key)
+        Ok(noted(key))
     };
     let changed = stores.keys.update(was.id, change).await.unwrap();
     assert_eq!(runs, 1, "a new hash is no change");

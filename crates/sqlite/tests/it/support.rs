@@ -11,9 +11,10 @@ use std::{
 };
 
 use diesel::{Connection as _, SqliteConnection, connection::SimpleConnection as _};
+use leadr_auth_domain::{Pepper, SealedAuditKey};
 use leadr_auth_ports::{
     ImportMode, Stores,
-    contract::fixtures::{account, key},
+    contract::fixtures::{account, all_noted, audit_key, entry, key},
 };
 use leadr_auth_sqlite::{IfMissing, Sqlite, SqliteConfig, migrate};
 use tempfile::TempDir;
@@ -66,6 +67,14 @@ impl Scratch {
     }
 }
 
+/// The key of the audit trail, encrypted under a secret.
+pub(crate) fn sealed(secret: &str) -> SealedAuditKey {
+    let pepper = Pepper::new(secret).unwrap();
+    pepper
+        .seal_audit_key(&audit_key(), [3; SealedAuditKey::NONCE_BYTES])
+        .unwrap()
+}
+
 pub(crate) fn raw(path: &Path) -> SqliteConnection {
     let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
     connection
@@ -85,11 +94,11 @@ pub(crate) async fn filled() -> Scratch {
     let scratch = Scratch::new();
     let stores = scratch.open().await.stores();
     let owner = account(1);
-    stores.accounts.create(&owner).await.unwrap();
+    stores.accounts.create(&owner, &entry()).await.unwrap();
     let keys: Vec<_> = (0..100).map(|n| key(n, &owner)).collect();
     stores
         .transfer
-        .import_keys(&keys, ImportMode::Commit)
+        .import_keys(&all_noted(&keys), ImportMode::Commit)
         .await
         .unwrap();
     scratch

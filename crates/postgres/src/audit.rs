@@ -1,0 +1,694 @@
+//! The audit trail: how an entry gets its place in its chain, and how the trail is read and pruned.
+//!
+//! # Who waits for whom
+//!
+//! Changes of one chain wait for one another at the row of its head; those of different chains do not. So that nobody ever
+//! waits in a circle, all take their locks in this order: the records that they change first, then heads, and of several
+//! heads those of lower UUIDs first. [`Quick`] with a key is the exception: it is one statement, which moves the head and
+//! then inserts the key. A key that it inserts waits for nobody but another key of the same id or prefix, which are random,
+//! and its foreign key for nobody but who deletes an account's row, which nothing here does.
+//!
+//! # Quick and slow
+//!
+//! What an entry says of its place (its number, the hash before it) is computed here and not by the server, since the
+//! server does not have the key. So the head has to be known before the entry can be sent. It is, as a rule: each process
+//! keeps the heads that it last saw ([`Heads`]), and sends an entry on the condition that the head is still that one,
+//! which is one statement. Where it is not (another node has written meanwhile, or somebody tampered with it), the head is
+//! locked and read.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use async_trait::async_trait;
+use diesel::{
+    dsl::sql,
+    pg::{Pg, data_types::PgTimestamp},
+    prelude::*,
+    query_builder::{AstPass, QueryFragment, QueryId},
+    sql_types::{
+        Array, BigInt, Bool, Bytea, Nullable, Text, Timestamptz, Uuid as SqlUuid, Varchar,
+    },
+};
+use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl};
+use leadr_auth_domain::{
+    AuditDraft, AuditEntry, AuditHash, AuditKey, ChainHead, ChainId, Checkpoint, LastPlace,
+    Timestamp,
+};
+use leadr_auth_ports::{ActorFilter, AuditQuery, AuditStore, Pruned, StoreError};
+use uuid::Uuid;
+
+use crate::{
+    error::{self, Stop},
+    pool::{self, Pool},
+    rows::{self, EntryRow, HeadRow, KeyRow},
+    schema::{audit_entries, audit_heads, sql_types},
+};
+
+#[derive(Clone)]
+pub(crate) struct Audit(pub(crate) Pool, pub(crate) Heads);
+
+/// The heads that this process saw last: where most chains still end. Clones share them.
+///
+/// None is kept before its commit is known. One that is not true any more costs a statement that does nothing.
+#[derive(Clone, Default)]
+pub(crate) struct Heads(Arc<Mutex<HashMap<ChainId, ChainHead>>>);
+
+impl fmt::Debug for Heads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Heads").finish_non_exhaustive()
+    }
+}
+
+impl Heads {
+    /// How many are kept: some two megabytes of them.
+    const MOST: usize = 10_000;
+
+    fn with<R>(&self, work: impl FnOnce(&mut HashMap<ChainId, ChainHead>) -> R) -> R {
+        // What the lock guards is whole at any time, so a thread that panicked with it does no harm.
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn get(&self, chain: ChainId) -> Option<ChainHead> {
+        self.with(|heads| heads.get(&chain).copied())
+    }
+
+    /// Keeps heads that were committed. Of two commits of this process the later may be told first.
+    pub(crate) fn keep(&self, committed: impl IntoIterator<Item = ChainHead>) {
+        self.with(|heads| {
+            for head in committed {
+                if heads.len() >= Self::MOST && !heads.contains_key(&head.chain) {
+                    heads.clear();
+                }
+                let kept = heads.entry(head.chain).or_insert(head);
+                if kept.seq < head.seq {
+                    *kept = head;
+                }
+            }
+        });
+    }
+
+    /// Forgets a head that is not the chain's any more, so that one with a lower number can take its place: the database
+    /// may be one that was restored from a backup.
+    fn forget(&self, stale: &ChainHead) {
+        self.with(|heads| {
+            if heads.get(&stale.chain) == Some(stale) {
+                heads.remove(&stale.chain);
+            }
+        });
+    }
+}
+
+/// One statement that writes an entry, and a key with it, where the chain's head is still as it is known, and does nothing
+/// elsewhere.
+///
+/// That no entry is there already with the number, or beyond, sees to it that a head which somebody put back to an earlier
+/// one is noticed, instead of making the entry collide with the one that was written then.
+///
+/// It is not a text for `sql_query`, which Diesel never prepares once for all: that costs a round trip with each use.
+pub(crate) struct Quick<'a> {
+    known: HeadRow,
+    entry: EntryRow,
+    head: HeadRow,
+    key: Option<&'a KeyRow>,
+}
+
+impl QueryId for Quick<'_> {
+    type QueryId = ();
+    const HAS_STATIC_QUERY_ID: bool = false;
+}
+
+impl diesel::RunQueryDsl<AsyncPgConnection> for Quick<'_> {}
+
+/// Writes values into a statement, with commas before all but the first.
+macro_rules! values {
+    ($out:ident, $first_type:ty: $first:expr $(, $type:ty: $value:expr)* $(,)?) => {
+        $out.push_bind_param::<$first_type, _>($first)?;
+        $(
+            $out.push_sql(", ");
+            $out.push_bind_param::<$type, _>($value)?;
+        )*
+    };
+}
+
+impl QueryFragment<Pg> for Quick<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        let Self {
+            known,
+            entry,
+            head,
+            key,
+        } = self;
+        out.push_sql("WITH moved AS (UPDATE audit_heads SET (seq, hash, code) = (");
+        values!(out, BigInt: &head.seq, Bytea: &head.hash, Bytea: &head.code);
+        out.push_sql(") WHERE (chain, seq, hash, code) = (");
+        values!(out, SqlUuid: &known.chain, BigInt: &known.seq, Bytea: &known.hash, Bytea: &known.code);
+        out.push_sql(") AND NOT EXISTS (SELECT FROM audit_entries WHERE chain = ");
+        out.push_bind_param::<SqlUuid, _>(&known.chain)?;
+        out.push_sql(" AND seq > ");
+        out.push_bind_param::<BigInt, _>(&known.seq)?;
+        out.push_sql(")");
+        if let Some(key) = key {
+            // As `keys::insert` has it.
+            out.push_sql(" AND EXISTS (SELECT FROM accounts WHERE deleted_at IS NULL AND id = ");
+            out.push_bind_param::<SqlUuid, _>(&key.account_id)?;
+            out.push_sql(
+                ") AND NOT EXISTS (SELECT FROM peppers WHERE dropped_at IS NOT NULL AND id = ",
+            );
+            out.push_bind_param::<Varchar, _>(&key.pepper_id)?;
+            out.push_sql(")");
+        }
+        out.push_sql(" RETURNING chain)");
+        out.push_sql(if key.is_some() { ", entry AS (" } else { " " });
+        out.push_sql(
+            "INSERT INTO audit_entries (chain, seq, at, action, actor, actor_key_id, actor_account_id, request_id, client, \
+             key_id, before, after, previous, hash) SELECT chain, ",
+        );
+        values!(
+            out,
+            BigInt: &entry.seq,
+            Timestamptz: &entry.at,
+            Varchar: &entry.action,
+            Varchar: &entry.actor,
+            Nullable<SqlUuid>: &entry.actor_key_id,
+            Nullable<SqlUuid>: &entry.actor_account_id,
+            Nullable<Varchar>: &entry.request_id,
+            Nullable<Varchar>: &entry.client,
+            Nullable<SqlUuid>: &entry.key_id,
+            Nullable<Text>: &entry.before,
+            Nullable<Text>: &entry.after,
+            Bytea: &entry.previous,
+            Bytea: &entry.hash,
+        );
+        out.push_sql(" FROM moved");
+        if let Some(key) = key {
+            out.push_sql(
+                ") INSERT INTO api_keys (id, account_id, name, key_hash, key_prefix, status, last_used_at, expires_at, \
+                 created_at, updated_at, deleted_at, scopes, pepper_id) SELECT ",
+            );
+            values!(
+                out,
+                SqlUuid: &key.id,
+                SqlUuid: &key.account_id,
+                Varchar: &key.name,
+                Varchar: &key.key_hash,
+                Varchar: &key.key_prefix,
+                sql_types::ApiKeyStatus: &key.status,
+                Nullable<Timestamptz>: &key.last_used_at,
+                Nullable<Timestamptz>: &key.expires_at,
+                Timestamptz: &key.created_at,
+                Timestamptz: &key.updated_at,
+                Nullable<Timestamptz>: &key.deleted_at,
+                Nullable<Varchar>: &key.scopes,
+                Varchar: &key.pepper_id,
+            );
+            out.push_sql(" FROM moved");
+        }
+        Ok(())
+    }
+}
+
+/// The head of a chain as it is now, for a [`Quick`] where none is known.
+async fn peek(
+    connection: &mut AsyncPgConnection,
+    chain: ChainId,
+) -> QueryResult<Option<ChainHead>> {
+    let head: Option<HeadRow> = audit_heads::table
+        .find(chain.as_uuid())
+        .select(HeadRow::as_select())
+        .get_result(connection)
+        .await
+        .optional()?;
+    Ok(head.as_ref().map(rows::head))
+}
+
+/// Tries to write an entry, and a key with it, by one statement. Answers the chain's new head, which is not to be kept
+/// before its commit is known; or `None` where that cannot be done, and nothing was.
+pub(crate) async fn quickly(
+    connection: &mut AsyncPgConnection,
+    heads: &Heads,
+    draft: &AuditDraft,
+    key: Option<&KeyRow>,
+) -> Result<Option<ChainHead>, Stop<std::convert::Infallible>> {
+    let known = match heads.get(draft.chain) {
+        Some(known) => known,
+        None => match peek(connection, draft.chain).await? {
+            Some(there) => there,
+            None => return Ok(None),
+        },
+    };
+    if !draft.can_follow(&known) {
+        return Ok(None);
+    }
+    let (entry, head) = draft.clone().seal(&known);
+    let quick = Quick {
+        known: rows::head_row(&known)?,
+        entry: rows::entry_row(entry)?,
+        head: rows::head_row(&head)?,
+        key,
+    };
+    if quick.execute(connection).await? == 0 {
+        heads.forget(&known);
+        return Ok(None);
+    }
+    Ok(Some(head))
+}
+
+/// Writes an entry, in the transaction of the change that it is of, after the change. Answers the chain's new head, to be
+/// kept when the transaction is committed.
+pub(crate) async fn append<R>(
+    connection: &mut AsyncPgConnection,
+    heads: &Heads,
+    draft: &AuditDraft,
+) -> Result<ChainHead, Stop<R>> {
+    match quickly(connection, heads, draft, None).await {
+        Ok(Some(head)) => return Ok(head),
+        Ok(None) => {}
+        Err(stop) => return Err(stop.of_no_refusal()),
+    }
+    let mut ends = append_all(connection, &[draft]).await?;
+    ends.pop()
+        .ok_or_else(|| StoreError::internal("an entry has no chain").into())
+}
+
+/// Makes heads for chains that have none, each of which nobody takes for one: with no number and no code. Who makes the same
+/// at the same time is waited for. In the transaction that made them they are written over.
+const MAKE_HEADS: &str = "\
+INSERT INTO audit_heads (chain, seq, hash, code)
+SELECT chain, 0, '', ''
+FROM unnest($1) AS named (chain)
+WHERE NOT EXISTS (SELECT FROM audit_heads WHERE audit_heads.chain = named.chain)
+ORDER BY chain
+ON CONFLICT DO NOTHING";
+
+async fn make_heads(connection: &mut AsyncPgConnection, chains: &[Uuid]) -> QueryResult<()> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "Diesel has no words for unnest, and none for a condition on rows of values"
+    )]
+    let query = diesel::sql_query(MAKE_HEADS);
+    query
+        .bind::<Array<SqlUuid>, _>(chains)
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
+async fn lock_heads(
+    connection: &mut AsyncPgConnection,
+    chains: &[Uuid],
+) -> QueryResult<Vec<HeadRow>> {
+    audit_heads::table
+        .filter(audit_heads::chain.eq_any(chains))
+        .order(audit_heads::chain)
+        .select(HeadRow::as_select())
+        .for_update()
+        .load(connection)
+        .await
+}
+
+/// What else there is a trace of in chains: of each the newest entry, and the checkpoint.
+///
+/// Numbers beyond half of those that there are were never given: somebody wrote them who would like to see them run out.
+const TRACES: &str = "\
+SELECT newest.chain, newest.seq, newest.hash
+FROM unnest($1) AS named (chain) CROSS JOIN LATERAL (
+    SELECT chain, seq, hash FROM audit_entries
+    WHERE audit_entries.chain = named.chain AND seq BETWEEN 1 AND 4611686018427387904
+    ORDER BY seq DESC LIMIT 1
+) AS newest
+UNION ALL
+SELECT chain, seq, hash FROM audit_checkpoints
+WHERE chain = ANY ($1) AND seq BETWEEN 1 AND 4611686018427387904";
+
+/// The greatest number that is taken for one that was given.
+const LAST_SEQ: u64 = 4_611_686_018_427_387_904;
+
+#[derive(QueryableByName)]
+struct Trace {
+    #[diesel(sql_type = SqlUuid)]
+    chain: Uuid,
+    #[diesel(sql_type = BigInt)]
+    seq: i64,
+    #[diesel(sql_type = Bytea)]
+    hash: Vec<u8>,
+}
+
+impl Trace {
+    fn place(&self) -> LastPlace {
+        LastPlace {
+            seq: self.seq.cast_unsigned(),
+            hash: AuditHash::from_store(&self.hash),
+        }
+    }
+}
+
+async fn traces(connection: &mut AsyncPgConnection, chains: &[Uuid]) -> QueryResult<Vec<Trace>> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "Diesel has no words for unnest or for a lateral join"
+    )]
+    let query = diesel::sql_query(TRACES);
+    query
+        .bind::<Array<SqlUuid>, _>(chains)
+        .load(connection)
+        .await
+}
+
+/// How a chain ends, as far as can be seen.
+#[derive(Default)]
+struct End {
+    head: Option<ChainHead>,
+    last: Option<LastPlace>,
+}
+
+impl End {
+    fn trace(&mut self, place: LastPlace) {
+        if self.last.is_none_or(|last| last.seq < place.seq) {
+            self.last = Some(place);
+        }
+    }
+
+    /// Gives an entry its place. A genuine head behind which there is more was put back by somebody to what it was earlier.
+    fn seal(&mut self, draft: AuditDraft) -> AuditEntry {
+        let last = self.last;
+        let goes_on = |head: &ChainHead| {
+            draft.can_follow(head) && last.is_none_or(|last| last.seq <= head.seq)
+        };
+        let (entry, head) = match self.head.filter(goes_on) {
+            Some(head) => draft.seal(&head),
+            None => draft.seal_after(last),
+        };
+        self.head = Some(head);
+        self.trace(LastPlace {
+            seq: head.seq,
+            hash: head.hash,
+        });
+        entry
+    }
+}
+
+/// Entries, and the heads of their chains. All heads are there and locked.
+const WRITE: &str = "\
+WITH entry AS (
+    INSERT INTO audit_entries (
+        chain, seq, at, action, actor, actor_key_id, actor_account_id, request_id, client, key_id, before, after, previous,
+        hash
+    )
+    SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+)
+UPDATE audit_heads SET seq = named.seq, hash = named.hash, code = named.code
+FROM unnest($15, $16, $17, $18) AS named (chain, seq, hash, code)
+WHERE audit_heads.chain = named.chain";
+
+async fn write(
+    connection: &mut AsyncPgConnection,
+    entries: &[EntryRow],
+    heads: &[HeadRow],
+) -> QueryResult<usize> {
+    fn column<'a, R, T>(rows: &'a [R], value: impl Fn(&'a R) -> T) -> Vec<T> {
+        rows.iter().map(value).collect()
+    }
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "Diesel has no words for unnest, or for an insert beside an update"
+    )]
+    let query = diesel::sql_query(WRITE);
+    query
+        .bind::<Array<SqlUuid>, _>(column(entries, |entry| entry.chain))
+        .bind::<Array<BigInt>, _>(column(entries, |entry| entry.seq))
+        .bind::<Array<Timestamptz>, _>(column(entries, |entry| entry.at))
+        .bind::<Array<Varchar>, _>(column(entries, |entry| entry.action.as_str()))
+        .bind::<Array<Varchar>, _>(column(entries, |entry| entry.actor.as_str()))
+        .bind::<Array<Nullable<SqlUuid>>, _>(column(entries, |entry| entry.actor_key_id))
+        .bind::<Array<Nullable<SqlUuid>>, _>(column(entries, |entry| entry.actor_account_id))
+        .bind::<Array<Nullable<Varchar>>, _>(column(entries, |entry| entry.request_id.as_deref()))
+        .bind::<Array<Nullable<Varchar>>, _>(column(entries, |entry| entry.client.as_deref()))
+        .bind::<Array<Nullable<SqlUuid>>, _>(column(entries, |entry| entry.key_id))
+        .bind::<Array<Nullable<Text>>, _>(column(entries, |entry| entry.before.as_deref()))
+        .bind::<Array<Nullable<Text>>, _>(column(entries, |entry| entry.after.as_deref()))
+        .bind::<Array<Bytea>, _>(column(entries, |entry| entry.previous.as_slice()))
+        .bind::<Array<Bytea>, _>(column(entries, |entry| entry.hash.as_slice()))
+        .bind::<Array<SqlUuid>, _>(column(heads, |head| head.chain))
+        .bind::<Array<BigInt>, _>(column(heads, |head| head.seq))
+        .bind::<Array<Bytea>, _>(column(heads, |head| head.hash.as_slice()))
+        .bind::<Array<Bytea>, _>(column(heads, |head| head.code.as_slice()))
+        .execute(connection)
+        .await
+}
+
+/// Writes entries, in their order, in the transaction of the changes that they are of, after the changes. Answers their
+/// chains' new heads, to be kept when the transaction is committed.
+pub(crate) async fn append_all<R>(
+    connection: &mut AsyncPgConnection,
+    drafts: &[&AuditDraft],
+) -> Result<Vec<ChainHead>, Stop<R>> {
+    let mut chains: Vec<_> = drafts.iter().map(|draft| draft.chain.as_uuid()).collect();
+    chains.sort_unstable();
+    chains.dedup();
+    if chains.is_empty() {
+        return Ok(Vec::new());
+    }
+    // Of one chain the head is there, as a rule. Of several, those that are not are made before any is locked: that too is
+    // a wait for others, and the lower UUIDs come first in it.
+    let mut locked = Vec::new();
+    if chains.len() == 1 {
+        locked = lock_heads(connection, &chains).await?;
+    }
+    if locked.is_empty() {
+        make_heads(connection, &chains).await?;
+        locked = lock_heads(connection, &chains).await?;
+    }
+    if locked.len() != chains.len() {
+        let gone = "somebody takes away the ends of chains of the audit trail meanwhile";
+        return Err(StoreError::unavailable(gone).into());
+    }
+    let mut ends: HashMap<Uuid, End> = HashMap::new();
+    for trace in traces(connection, &chains).await? {
+        ends.entry(trace.chain).or_default().trace(trace.place());
+    }
+    for row in &locked {
+        let head = rows::head(row);
+        let end = ends.entry(row.chain).or_default();
+        end.head = Some(head);
+        if (1..=LAST_SEQ).contains(&head.seq) {
+            end.trace(LastPlace {
+                seq: head.seq,
+                hash: head.hash,
+            });
+        }
+    }
+    let mut entries = Vec::with_capacity(drafts.len());
+    for draft in drafts {
+        let end = ends.entry(draft.chain.as_uuid()).or_default();
+        entries.push(rows::entry_row(end.seal((*draft).clone()))?);
+    }
+    let heads: Vec<_> = ends.into_values().filter_map(|end| end.head).collect();
+    let head_rows = heads.iter().map(rows::head_row);
+    let head_rows = head_rows.collect::<Result<Vec<_>, _>>()?;
+    write(connection, &entries, &head_rows).await?;
+    Ok(heads)
+}
+
+type ListQuery = audit_entries::BoxedQuery<
+    'static,
+    Pg,
+    diesel::dsl::SqlTypeOf<diesel::dsl::AsSelect<EntryRow, Pg>>,
+>;
+
+/// The entries that pass a query, in its order. Where a list goes on is told by comparing whole rows, which is a range of the
+/// index.
+pub(crate) fn list_query(wanted: &AuditQuery) -> ListQuery {
+    let mut query = audit_entries::table
+        .select(EntryRow::as_select())
+        .limit(i64::from(wanted.limit))
+        .into_boxed();
+    query = match wanted.chain {
+        Some(chain) => query
+            .filter(audit_entries::chain.eq(chain.as_uuid()))
+            .order(audit_entries::seq.desc()),
+        None => query.order((
+            audit_entries::at.desc(),
+            audit_entries::chain.desc(),
+            audit_entries::seq.desc(),
+        )),
+    };
+    if let Some(after) = wanted.after {
+        let seq = after.seq.cast_signed();
+        query = match wanted.chain {
+            Some(_) => query.filter(audit_entries::seq.lt(seq)),
+            None => query.filter(
+                sql::<Bool>("(audit_entries.at, audit_entries.chain, audit_entries.seq) < (")
+                    .bind::<Timestamptz, _>(rows::instant(after.at))
+                    .sql(", ")
+                    .bind::<SqlUuid, _>(after.chain.as_uuid())
+                    .sql(", ")
+                    .bind::<BigInt, _>(seq)
+                    .sql(")"),
+            ),
+        };
+    }
+    if let Some(key) = wanted.key_id {
+        query = query.filter(audit_entries::key_id.eq(key.as_uuid()));
+    }
+    query = match wanted.actor {
+        None => query,
+        Some(ActorFilter::Key(key)) => query
+            .filter(audit_entries::actor.eq("key"))
+            .filter(audit_entries::actor_key_id.eq(key.as_uuid())),
+        Some(ActorFilter::Tool) => query.filter(audit_entries::actor.eq("tool")),
+        Some(ActorFilter::Server) => query.filter(audit_entries::actor.eq("server")),
+    };
+    if let Some(action) = wanted.action {
+        query = query.filter(audit_entries::action.eq(action.as_str()));
+    }
+    if let Some(since) = wanted.since {
+        query = query.filter(audit_entries::at.ge(rows::instant(since)));
+    }
+    if let Some(until) = wanted.until {
+        query = query.filter(audit_entries::at.lt(rows::instant(until)));
+    }
+    query
+}
+
+/// One prunes at a time, so that what was looked for is what is then taken away. Nobody else writes checkpoints.
+const HOLD_OFF_PRUNERS: &str = "LOCK TABLE audit_checkpoints IN SHARE ROW EXCLUSIVE MODE";
+
+/// Of each chain with a beginning that is to go, the last entry of that: the one before the first that stays.
+const LAST_TO_GO: &str = "\
+SELECT gone.chain, gone.seq, gone.hash
+FROM (SELECT DISTINCT chain FROM audit_entries WHERE at < $1) AS old
+    LEFT JOIN LATERAL (
+        SELECT seq FROM audit_entries
+        WHERE audit_entries.chain = old.chain AND at >= $1
+        ORDER BY seq LIMIT 1
+    ) AS kept ON true
+    CROSS JOIN LATERAL (
+        SELECT chain, seq, hash FROM audit_entries
+        WHERE audit_entries.chain = old.chain AND (kept.seq IS NULL OR audit_entries.seq < kept.seq)
+        ORDER BY seq DESC LIMIT 1
+    ) AS gone
+ORDER BY gone.chain";
+
+const TAKE_AWAY: &str = "\
+DELETE FROM audit_entries USING unnest($1, $2) AS gone (chain, seq)
+WHERE audit_entries.chain = gone.chain AND audit_entries.seq <= gone.seq";
+
+const LEAVE_CHECKPOINTS: &str = "\
+INSERT INTO audit_checkpoints (chain, seq, hash, pruned_at, code)
+SELECT chain, seq, hash, $4, code FROM unnest($1, $2, $3, $5) AS gone (chain, seq, hash, code)
+ON CONFLICT (chain) DO UPDATE SET
+    seq = excluded.seq, hash = excluded.hash, pruned_at = excluded.pruned_at, code = excluded.code";
+
+/// What is pruned from chains, and its last entry, is seen by one statement. Who adds entries meanwhile adds them behind it,
+/// and need not wait.
+async fn prune(
+    connection: &mut AsyncPgConnection,
+    before: PgTimestamp,
+    key: &AuditKey,
+    now: Timestamp,
+    entry: &AuditDraft,
+) -> Result<Pruned, Stop<std::convert::Infallible>> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "Diesel has no words for locking a table, for unnest or for a lateral join"
+    )]
+    let (lock, last_to_go, take_away, leave_checkpoints) = (
+        diesel::sql_query(HOLD_OFF_PRUNERS),
+        diesel::sql_query(LAST_TO_GO),
+        diesel::sql_query(TAKE_AWAY),
+        diesel::sql_query(LEAVE_CHECKPOINTS),
+    );
+    lock.execute(connection).await?;
+    let gone: Vec<Trace> = last_to_go
+        .bind::<Timestamptz, _>(before)
+        .load(connection)
+        .await?;
+    if gone.is_empty() {
+        return Ok(Pruned::default());
+    }
+    let chains: Vec<_> = gone.iter().map(|last| last.chain).collect();
+    let numbers: Vec<_> = gone.iter().map(|last| last.seq).collect();
+    let hashes: Vec<_> = gone.iter().map(|last| last.hash.as_slice()).collect();
+    let codes = gone.iter().map(|last| {
+        let LastPlace { seq, hash } = last.place();
+        let chain = ChainId::from_uuid(last.chain);
+        Checkpoint::new(key, chain, seq, hash, now).code
+    });
+    let codes: Vec<_> = codes.collect();
+    let codes: Vec<_> = codes
+        .iter()
+        .map(|code| code.as_bytes().as_slice())
+        .collect();
+    let entries = take_away
+        .bind::<Array<SqlUuid>, _>(chains.as_slice())
+        .bind::<Array<BigInt>, _>(numbers.as_slice())
+        .execute(connection)
+        .await?;
+    leave_checkpoints
+        .bind::<Array<SqlUuid>, _>(chains.as_slice())
+        .bind::<Array<BigInt>, _>(numbers.as_slice())
+        .bind::<Array<Bytea>, _>(hashes)
+        .bind::<Timestamptz, _>(rows::instant(now))
+        .bind::<Array<Bytea>, _>(codes)
+        .execute(connection)
+        .await?;
+    append_all(connection, &[entry]).await?;
+    Ok(Pruned {
+        chains: u64::try_from(chains.len()).map_err(StoreError::internal)?,
+        entries: u64::try_from(entries).map_err(StoreError::internal)?,
+    })
+}
+
+#[async_trait]
+impl AuditStore for Audit {
+    async fn append(&self, entry: &AuditDraft) -> Result<(), StoreError> {
+        let Self(pool, heads) = self;
+        let quick = pool
+            .statement(async |connection| quickly(connection, heads, entry, None).await)
+            .await?;
+        let ends = match quick.map_err(StoreError::from)? {
+            Some(head) => vec![head],
+            None => pool
+                .transaction(async |connection| {
+                    connection
+                        .transaction(async |connection| append_all(connection, &[entry]).await)
+                        .await
+                })
+                .await?
+                .map_err(|stop: Stop<std::convert::Infallible>| StoreError::from(stop))?,
+        };
+        heads.keep(ends);
+        Ok(())
+    }
+
+    async fn list(&self, query: &AuditQuery) -> Result<Vec<AuditEntry>, StoreError> {
+        let query = list_query(query);
+        let listed = self
+            .0
+            .statement(async |connection| query.load::<EntryRow>(connection).await)
+            .await?
+            .map_err(error::of_query)?;
+        listed.into_iter().map(rows::entry).collect()
+    }
+
+    async fn prune(
+        &self,
+        before: Timestamp,
+        key: &AuditKey,
+        now: Timestamp,
+        entry: &AuditDraft,
+    ) -> Result<Pruned, StoreError> {
+        // It may take away millions, for which the pool's connections have no patience.
+        let mut connection = self.0.dedicated().await?;
+        let before = rows::instant(before);
+        let pruning = connection
+            .transaction(async |connection| prune(connection, before, key, now, entry).await);
+        let pruned = tokio::time::timeout(8 * self.0.reading_patience(), pruning)
+            .await
+            .map_err(|_| StoreError::unavailable(pool::TOO_SLOW))?;
+        Ok(pruned?)
+    }
+}
