@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use diesel::connection::SimpleConnection as _;
 use diesel::{Connection as _, SqliteConnection};
 use leadr_auth_app::system::{OsEntropy, SystemClock};
-use leadr_auth_domain::{Access, Pepper, PlainKey};
+use leadr_auth_domain::{Origin, Pepper, PlainKey, Principal};
 use leadr_auth_service::{Authentication, Service};
 use leadr_auth_sqlite::{IfMissing, Sqlite, SqliteConfig};
 use serde_json::json;
@@ -37,15 +37,13 @@ async fn what_somebody_else_commits_counts_at_once() {
     let Authentication::Accepted(caller) = tools.authenticate(&plain).await.unwrap() else {
         panic!("the server has committed the key");
     };
+    let by = Principal::deployment(Origin::TOOL);
     for _ in 0..10 {
         system.get(&path, Some(&key)).await.expect(200);
-        tools
-            .revoke_key(Access::All, caller.record.key.id)
-            .await
-            .unwrap();
+        tools.revoke_key(&by, caller.record.key.id).await.unwrap();
         system.get(&path, Some(&key)).await.expect(401);
         tools
-            .reactivate_key(Access::All, caller.record.key.id)
+            .reactivate_key(&by, caller.record.key.id)
             .await
             .unwrap();
     }

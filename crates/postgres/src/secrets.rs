@@ -13,7 +13,7 @@ use diesel::{
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl};
 use leadr_auth_domain::{ApiKey, AuditDraft, ChainHead, PepperId, Timestamp};
 use leadr_auth_ports::{
-    DropPepperError, PepperUse, Rehash, SecretRegistry, StoreError, StoredPepper,
+    Audited, DropPepperError, PepperUse, Rehash, SecretRegistry, StoreError, StoredPepper,
 };
 
 use crate::{
@@ -150,6 +150,27 @@ async fn register(
     let heads = audit::append_all(connection, &[entry]).await?;
     let there = rows::peppers(registered(connection).await?)?;
     Ok((there, heads))
+}
+
+/// Takes secrets as they are, each where none has its id. Answers all secrets.
+pub(crate) async fn import(
+    connection: &mut AsyncPgConnection,
+    secrets: &[Audited<StoredPepper>],
+) -> Result<(Vec<StoredPepper>, Vec<ChainHead>), Stop<Infallible>> {
+    let mut entries = Vec::new();
+    for Audited { record, entry } in secrets {
+        let taken = diesel::insert_into(peppers::table)
+            .values(rows::pepper_row(record))
+            .on_conflict_do_nothing()
+            .execute(connection)
+            .await?;
+        if taken > 0 {
+            entries.extend(entry);
+        }
+    }
+    let heads = audit::append_all(connection, &entries).await?;
+    let all = rows::peppers(registered(connection).await?)?;
+    Ok((all, heads))
 }
 
 fn of_drop(stop: Stop<Dependent>) -> DropPepperError {

@@ -33,6 +33,7 @@ use crate::{
     schema::{
         accounts, api_keys, audit_checkpoints, audit_entries, audit_heads, peppers, sql_types,
     },
+    secrets,
 };
 
 /// How many records go into one statement: it may have 65535 parameters, and an account has eight.
@@ -352,6 +353,23 @@ async fn dropped_peppers(
 impl TransferStore for Transfer {
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError> {
         Ok(Box::new(View::open(&self.0).await?))
+    }
+
+    async fn import_secrets(
+        &self,
+        secrets: &[Audited<StoredPepper>],
+    ) -> Result<Vec<StoredPepper>, StoreError> {
+        let Self(pool, heads) = self;
+        let imported = pool
+            .transaction(async |connection| {
+                connection
+                    .transaction(async |connection| secrets::import(connection, secrets).await)
+                    .await
+            })
+            .await?;
+        let (all, ends) = imported?;
+        heads.keep(ends);
+        Ok(all)
     }
 
     async fn import_accounts(

@@ -10,7 +10,7 @@ use diesel::{
 };
 use leadr_auth_domain::{AuditDraft, PepperId, SealedAuditKey, Timestamp};
 use leadr_auth_ports::{
-    DropPepperError, PepperUse, Rehash, SecretRegistry, StoreError, StoredPepper,
+    Audited, DropPepperError, PepperUse, Rehash, SecretRegistry, StoreError, StoredPepper,
 };
 
 use crate::{
@@ -118,6 +118,23 @@ fn register(
         .set(peppers::audit_key.eq(SealedAuditKey::as_str(key)))
         .execute(connection)?;
     Ok(gained > 0)
+}
+
+/// Takes secrets as they are, each where none has its id. Answers all secrets.
+pub(crate) fn import(
+    connection: &mut SqliteConnection,
+    secrets: &[Audited<StoredPepper>],
+) -> QueryResult<Vec<PepperRow>> {
+    for Audited { record, entry } in secrets {
+        let taken = diesel::insert_into(peppers::table)
+            .values(rows::pepper_row(record))
+            .on_conflict_do_nothing()
+            .execute(connection)?;
+        if let (1, Some(entry)) = (taken, entry) {
+            audit::append(connection, entry)?;
+        }
+    }
+    registered(connection)
 }
 
 #[async_trait]

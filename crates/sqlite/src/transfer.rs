@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::{
     accounts, audit,
-    error::{Failure, Stop, Violation},
+    error::{self, Failure, Stop, Violation},
     keys,
     pool::{Crew, Pool, Read},
     rows::{self, AccountRow, Id, KeyRow},
@@ -157,6 +157,18 @@ impl TransferStore for Transfer {
             reader,
             pool: self.0.clone(),
         }))
+    }
+
+    async fn import_secrets(
+        &self,
+        secrets: &[Audited<StoredPepper>],
+    ) -> Result<Vec<StoredPepper>, StoreError> {
+        let taken = secrets.to_vec();
+        let taken = self
+            .0
+            .write(move |connection| secrets::import(connection, &taken));
+        let all = taken.await?.map_err(error::of_query)?;
+        all.into_iter().map(rows::pepper).collect()
     }
 
     async fn import_accounts(
