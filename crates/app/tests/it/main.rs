@@ -17,6 +17,7 @@ mod operations;
 mod otlp;
 mod peppers;
 mod refusals;
+mod rotation;
 mod secrets;
 mod service_manager;
 mod support;

@@ -10,8 +10,11 @@ use crate::support::{ANYWHERE, Place, Running, call, has_postgres, status};
 const OLD: &str = "the old secret, of 32 bytes and some more";
 const NEW: &str = "the new secret, of 32 bytes and some more";
 
+/// How it stands with a secret: its id, its role, its keys, and whether it was dropped.
+pub(crate) type Pepper = (String, String, u64, bool);
+
 /// A keyring file's content.
-fn ring(current: &str, secrets: &[(&str, &str)]) -> String {
+pub(crate) fn ring(current: &str, secrets: &[(&str, &str)]) -> String {
     let secrets: Vec<_> = secrets
         .iter()
         .map(|(id, secret)| json!({"id": id, "secret": secret}))
@@ -19,8 +22,8 @@ fn ring(current: &str, secrets: &[(&str, &str)]) -> String {
     json!({"current": current, "secrets": secrets}).to_string()
 }
 
-/// How it stands with the secrets, each by its id: its role, its keys, and whether it was dropped.
-fn peppers(place: &Place, environment: &[(&str, &str)]) -> Vec<(String, String, u64, bool)> {
+/// How it stands with the secrets, in the order of their ids.
+pub(crate) fn peppers(place: &Place, environment: &[(&str, &str)]) -> Vec<Pepper> {
     let told = place
         .run(&["pepper", "status", "--json"], environment)
         .with(0);
@@ -37,12 +40,12 @@ fn peppers(place: &Place, environment: &[(&str, &str)]) -> Vec<(String, String, 
     told.json().as_array().unwrap().iter().map(one).collect()
 }
 
-fn status_of(id: &str, role: &str, keys: u64, dropped: bool) -> (String, String, u64, bool) {
+pub(crate) fn status_of(id: &str, role: &str, keys: u64, dropped: bool) -> Pepper {
     (id.to_owned(), role.to_owned(), keys, dropped)
 }
 
 /// Waits until something that happens in the background has.
-async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     for _ in 0..300 {
         if is_so().await {
             return;

@@ -18,6 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A free port of this machine's.
 pub(crate) const ANYWHERE: (&str, &str) = ("LISTEN", "127.0.0.1:0");
 
+/// Time for the database's answers on such a machine, where it is not time that is being tested.
+pub(crate) const PATIENT: (&str, &str) = ("DATABASE_TIMEOUT_MS", "20000");
+
 /// A directory to start processes in, so that what they make by default is nobody else's.
 pub(crate) struct Place {
     folder: tempfile::TempDir,
@@ -369,6 +372,21 @@ pub(crate) async fn status(base: &str, key: &str) -> u16 {
     call("GET", &format!("{base}/v1/accounts"), key, None)
         .await
         .0
+}
+
+/// The entries of the audit trail that a query asks for, newest first, page by page.
+pub(crate) async fn listed_audit(base: &str, key: &str, query: &str) -> Vec<Value> {
+    let (mut entries, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let url = format!("{base}/v1/audit?{query}{cursor}");
+        let (status, mut page) = call("GET", &url, key, None).await;
+        assert_eq!(status, 200, "{page}");
+        entries.append(page["entries"].as_array_mut().unwrap());
+        let Some(next) = page["next_cursor"].as_str() else {
+            return entries;
+        };
+        cursor = format!("&cursor={next}");
+    }
 }
 
 /// The server for tests, if there is one. Where there is none this says so, and the test has nothing to do.
