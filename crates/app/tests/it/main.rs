@@ -10,6 +10,7 @@
 )]
 
 mod binary;
+mod canaries;
 mod doctor;
 mod first_start;
 mod operations;
