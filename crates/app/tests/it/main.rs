@@ -9,6 +9,7 @@
     reason = "these are tests, helpers included: what does not hold ends them"
 )]
 
+mod audit;
 mod binary;
 mod canaries;
 mod doctor;

@@ -158,6 +158,8 @@ fn every_command_speaks_to_people_and_to_scripts() {
         &["key", "revoke", prefix],
         &["key", "reactivate", prefix],
         &["pepper", "status"],
+        &["audit", "verify"],
+        &["audit", "prune", "--before", "2026-01-31T00:00:00Z"],
         &["generate-key"],
         &["doctor"],
     ];
@@ -611,6 +613,9 @@ fn every_command_has_help() {
         &["pepper", "status"],
         &["pepper", "rotate"],
         &["pepper", "drop"],
+        &["audit"],
+        &["audit", "verify"],
+        &["audit", "prune"],
         &["operator"],
         &["operator", "new-key"],
         &["generate-key"],
