@@ -163,6 +163,7 @@ async fn what_is_done_to_a_head_shows_and_stops_nothing() {
 }
 
 /// A change of which nothing can be written down is not made, whichever it is.
+#[expect(clippy::too_many_lines, reason = "a list of all that can be done")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_written_down_is_not_done() {
     let (database, stores) = with_trail().await;
