@@ -188,11 +188,12 @@ fn list_query(query: &AuditQuery) -> ListQuery {
         }
     };
     if let Some(after) = query.after {
-        let (time, of, number) = (
-            after.at.unix_micros(),
-            Id::from(after.chain),
-            bound(after.seq),
-        );
+        let (of, number) = (Id::from(after.chain), bound(after.seq));
+        // As the first of all times is read whatever is before it; after any of that comes only what is before all of it.
+        let time = match after.at.unix_micros() {
+            rows::FIRST_TIME => i64::MIN,
+            micros => micros,
+        };
         list = match query.chain {
             Some(_) => list.filter(seq.lt(number)),
             None => {
