@@ -189,14 +189,13 @@ fn list_query(query: &AuditQuery) -> ListQuery {
             rows::FIRST_TIME => i64::MIN,
             micros => micros,
         };
-        list = match query.chain {
-            Some(_) => list.filter(seq.lt(number)),
-            None => {
-                let in_chain = chain.eq(of).and(seq.lt(number));
-                let then = at.eq(time).and(chain.lt(of).or(in_chain));
-                // The first says no more than the second, and is what the index begins by.
-                list.filter(at.le(time)).filter(at.lt(time).or(then))
-            }
+        list = if query.chain.is_some() {
+            list.filter(seq.lt(number))
+        } else {
+            let in_chain = chain.eq(of).and(seq.lt(number));
+            let then = at.eq(time).and(chain.lt(of).or(in_chain));
+            // The first says no more than the second, and is what the index begins by.
+            list.filter(at.le(time)).filter(at.lt(time).or(then))
         };
     }
     if let Some(id) = query.key_id {

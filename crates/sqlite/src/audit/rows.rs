@@ -4,6 +4,11 @@
 //! be read, however little sense it makes: what cannot be used is read as something near it, and the entry says so in a way
 //! in which no genuine one does, so that its hash does not fit.
 
+#![expect(
+    clippy::ref_option_ref,
+    reason = "what Diesel derives for rows that borrow texts"
+)]
+
 use std::net::IpAddr;
 
 use diesel::{
