@@ -182,6 +182,16 @@ impl Keyring {
         self.retired.keys()
     }
 
+    /// The ring without the retired secrets of these ids.
+    #[must_use]
+    pub fn without<'a>(&self, ids: impl IntoIterator<Item = &'a PepperId>) -> Self {
+        let mut ring = self.clone();
+        for id in ids {
+            ring.retired.remove(id);
+        }
+        ring
+    }
+
     /// All secrets with their ids, the current one first.
     pub fn iter(&self) -> impl Iterator<Item = (&PepperId, &Pepper)> {
         std::iter::once((&self.current_id, &self.current)).chain(&self.retired)
@@ -240,6 +250,8 @@ mod tests {
         record.pepper_id = id("new");
         assert_eq!(both.verify(&key, &record), Some(false));
         assert_eq!(both.hash(&key).pepper_id, id("new"));
+        let without = both.without([&id("old"), &id("new")]);
+        assert!(without.get(&id("old")).is_none() && without.get(&id("new")).is_some());
     }
 
     #[test]

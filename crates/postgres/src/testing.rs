@@ -21,6 +21,7 @@ use std::{
     time::Duration,
 };
 
+use leadr_auth_domain::ApiKey;
 use leadr_auth_ports::Stores;
 use tokio_postgres::{Client, NoTls};
 
@@ -29,7 +30,7 @@ pub use self::{
     reference::{REFERENCE_KEY, REFERENCE_SECRET, reference},
     tls::TlsProxy,
 };
-use crate::{Postgres, PostgresConfig, connect, migrate};
+use crate::{Postgres, PostgresConfig, connect, keys, migrate};
 
 /// The variable that names the server.
 const SERVER: &str = "TEST_DATABASE_URL";
@@ -155,6 +156,21 @@ impl Drop for TestDatabase {
                 .expect("a database of our own can be dropped");
         }
     }
+}
+
+/// Issues a key as it was done before there was an audit trail, to be measured against. Nothing else may: what it stores is
+/// in no trail.
+pub async fn create_unaudited(postgres: &Postgres, key: &ApiKey) {
+    let inserted = postgres
+        .pool
+        .statement(async |connection| keys::insert(connection, key).await)
+        .await
+        .expect("a connection")
+        .expect("a key that can be inserted");
+    assert!(
+        matches!(inserted, keys::Inserted::Stored),
+        "its account is live and its secret was not given up"
+    );
 }
 
 /// The server for tests, from the environment.

@@ -12,6 +12,7 @@ use leadr_auth_domain::{
 use leadr_auth_ports::{ActorFilter, AuditPlace, AuditQuery, Audited, Pruned, Snapshot};
 use serde_json::{Map, Value};
 
+use crate::secret::sealed_audit_key;
 use crate::{SecretError, Service, StoreError};
 
 /// How many records are read at a time.
@@ -191,15 +192,7 @@ impl Service {
         at: Timestamp,
     ) -> Result<Auditor, StoreError> {
         if self.known_audit_key().is_none() {
-            if self.stores.secrets.registered().await?.is_empty() {
-                return Err(StoreError::unavailable(
-                    "no server has started on this store yet, so there is no audit trail to write to",
-                ));
-            }
-            self.ensure_secret().await.map_err(|error| match error {
-                SecretError::Store(error) => error,
-                other => StoreError::unavailable(other),
-            })?;
+            self.find_audit_key().await?;
         }
         match self.known_audit_key() {
             Some(key) => Ok(Auditor {
@@ -211,6 +204,24 @@ impl Service {
                 "the key of the audit trail is not known yet",
             )),
         }
+    }
+
+    async fn find_audit_key(&self) -> Result<(), StoreError> {
+        let registered = self.stores.secrets.registered().await?;
+        if registered.is_empty() {
+            return Err(StoreError::unavailable(
+                "no server has started on this store yet, so there is no audit trail to write to",
+            ));
+        }
+        // A secret that decrypts it is one of the store's, whatever else may be wrong with the keyring.
+        if let Some(key) = sealed_audit_key(&self.keyring(), &registered)? {
+            self.set_audit_key(key);
+            return Ok(());
+        }
+        self.ensure_secret().await.map_err(|error| match error {
+            SecretError::Store(error) => error,
+            other => StoreError::unavailable(other),
+        })
     }
 
     /// What an import writes down, see [`Importer`](crate::Importer). The secrets have to be settled before, by

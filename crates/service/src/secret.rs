@@ -228,7 +228,7 @@ impl Service {
     /// Registers what is not registered yet, each with the key of the audit trail; where there is none, makes it.
     async fn register(&self, ring: &Keyring) -> Result<(), SecretError> {
         let mut registered = self.stores.secrets.registered().await?;
-        let known = audit_key(ring, &registered)?;
+        let known = sealed_audit_key(ring, &registered)?;
         let key = if let Some(key) = known {
             key
         } else {
@@ -236,7 +236,7 @@ impl Service {
             let (id, pepper) = (ring.current_id(), ring.current());
             registered = self.register_one(&key, id, pepper, true).await?;
             // Somebody else may have been first.
-            audit_key(ring, &registered)?
+            sealed_audit_key(ring, &registered)?
                 .ok_or_else(|| StoreError::internal("the key of the audit trail was not stored"))?
         };
         for (id, pepper) in ring.iter() {
@@ -360,7 +360,10 @@ impl Service {
 }
 
 /// The key of the audit trail, if the store has one: read by any secret of the ring that it is encrypted under.
-fn audit_key(ring: &Keyring, registered: &[StoredPepper]) -> Result<Option<AuditKey>, StoreError> {
+pub(crate) fn sealed_audit_key(
+    ring: &Keyring,
+    registered: &[StoredPepper],
+) -> Result<Option<AuditKey>, StoreError> {
     let sealed = || {
         let sealed = registered.iter();
         sealed.filter_map(|stored| Some((&stored.id, stored.audit_key.as_ref()?)))

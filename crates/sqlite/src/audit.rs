@@ -8,10 +8,9 @@ mod rows;
 use async_trait::async_trait;
 use diesel::{
     prelude::*,
-    result::Error,
+    result::{DatabaseErrorKind, Error},
     sql_types::Binary,
     sqlite::{Sqlite, SqliteConnection},
-    upsert::excluded,
 };
 use leadr_auth_domain::{
     AuditDraft, AuditEntry, AuditHash, AuditKey, ChainHead, ChainId, Checkpoint, LastPlace,
@@ -88,20 +87,16 @@ fn insert(
     let client = entry.origin.client.map(|client| client.to_string());
     let written = diesel::insert_into(audit_entries::table)
         .values(rows::entry_row(entry, seq, client.as_deref()))
-        .on_conflict_do_nothing()
-        .execute(connection)?;
-    if written == 0 {
-        return Ok(false);
+        .execute(connection);
+    match written {
+        Ok(_) => {}
+        // It has undone itself, and nothing else of the transaction.
+        Err(Error::DatabaseError(DatabaseErrorKind::UniqueViolation, _)) => return Ok(false),
+        Err(error) => return Err(error),
     }
-    diesel::insert_into(audit_heads::table)
+    // Diesel prepares an upsert anew each time, and this one once. It replaces all there is of the row.
+    diesel::replace_into(audit_heads::table)
         .values(rows::head_row(head, seq))
-        .on_conflict(audit_heads::chain)
-        .do_update()
-        .set((
-            audit_heads::seq.eq(excluded(audit_heads::seq)),
-            audit_heads::hash.eq(excluded(audit_heads::hash)),
-            audit_heads::code.eq(excluded(audit_heads::code)),
-        ))
         .execute(connection)?;
     Ok(true)
 }
@@ -188,19 +183,19 @@ fn list_query(query: &AuditQuery) -> ListQuery {
         }
     };
     if let Some(after) = query.after {
-        let (time, of, number) = (
-            after.at.unix_micros(),
-            Id::from(after.chain),
-            bound(after.seq),
-        );
-        list = match query.chain {
-            Some(_) => list.filter(seq.lt(number)),
-            None => {
-                let in_chain = chain.eq(of).and(seq.lt(number));
-                let then = at.eq(time).and(chain.lt(of).or(in_chain));
-                // The first says no more than the second, and is what the index begins by.
-                list.filter(at.le(time)).filter(at.lt(time).or(then))
-            }
+        let (of, number) = (Id::from(after.chain), bound(after.seq));
+        // As the first of all times is read whatever is before it; after any of that comes only what is before all of it.
+        let time = match after.at.unix_micros() {
+            rows::FIRST_TIME => i64::MIN,
+            micros => micros,
+        };
+        list = if query.chain.is_some() {
+            list.filter(seq.lt(number))
+        } else {
+            let in_chain = chain.eq(of).and(seq.lt(number));
+            let then = at.eq(time).and(chain.lt(of).or(in_chain));
+            // The first says no more than the second, and is what the index begins by.
+            list.filter(at.le(time)).filter(at.lt(time).or(then))
         };
     }
     if let Some(id) = query.key_id {
@@ -284,16 +279,8 @@ fn prune_chain(
     let gone =
         diesel::delete(table.filter(chain.eq(id)).filter(seq.le(last_old))).execute(connection)?;
     let checkpoint = Checkpoint::new(key, ChainId::from_uuid(id.0), last.seq, last.hash, now);
-    diesel::insert_into(audit_checkpoints::table)
+    diesel::replace_into(audit_checkpoints::table)
         .values(rows::checkpoint_row(&checkpoint, to_store(last.seq)?))
-        .on_conflict(audit_checkpoints::chain)
-        .do_update()
-        .set((
-            audit_checkpoints::seq.eq(excluded(audit_checkpoints::seq)),
-            audit_checkpoints::hash.eq(excluded(audit_checkpoints::hash)),
-            audit_checkpoints::pruned_at.eq(excluded(audit_checkpoints::pruned_at)),
-            audit_checkpoints::code.eq(excluded(audit_checkpoints::code)),
-        ))
         .execute(connection)?;
     u64::try_from(gone).map_err(|error| Error::DeserializationError(error.into()))
 }

@@ -467,6 +467,14 @@ async fn agree_on_secrets(
     stores: &Stores,
     theirs: &[StoredPepper],
 ) -> anyhow::Result<Agreed> {
+    // The key of their audit trail stays with that.
+    let theirs: Vec<_> = theirs
+        .iter()
+        .map(|pepper| StoredPepper {
+            audit_key: None,
+            ..pepper.clone()
+        })
+        .collect();
     let ring = match &storage.secret {
         Some(SecretConfig::Kept(kept)) if !kept.are_there()? => None,
         Some(_) => Some(storage.keyring(stores, None).await?),
@@ -557,9 +565,11 @@ async fn agree_on_secrets(
 /// hand, and the audit trail begins when a server first starts.
 async fn begin(stores: &Stores, agreed: &Agreed) -> anyhow::Result<Option<Auditor>> {
     if let Some(ring) = &agreed.ring {
+        // What was dropped where the keys come from is not to be registered as a live one here.
+        let ring = ring.without(agreed.dropped.iter().map(|pepper| &pepper.id));
         let entropy = Arc::new(OsEntropy::new());
         let clock = Arc::new(SystemClock);
-        let service = Service::new(stores.clone(), clock, entropy, ring.clone());
+        let service = Service::new(stores.clone(), clock, entropy, ring);
         service.ensure_secret().await?;
         return Ok(Some(service.import_auditor().await?));
     }

@@ -7,6 +7,7 @@
 )]
 
 mod adoption;
+mod audit;
 mod diagnosis;
 mod locks;
 mod migrations;

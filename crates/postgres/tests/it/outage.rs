@@ -308,6 +308,7 @@ async fn a_change_that_panics_releases_its_lock() {
 }
 
 /// Whatever is asked, the connection goes back to the pool: a lease that is not given back closes it.
+#[expect(clippy::too_many_lines, reason = "a list of all that can be done")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_operation_gives_its_connection_back() {
     let (database, _proxy, stores) = proxied(|config| {

@@ -18,7 +18,7 @@ use tokio_postgres::Client;
 use uuid::Uuid;
 
 /// All that is said about a database: its catalogue, and every row.
-async fn everything(client: &Client) -> Vec<String> {
+pub(crate) async fn everything(client: &Client) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     let tables = client
         .query(

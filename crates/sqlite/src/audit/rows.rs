@@ -4,6 +4,11 @@
 //! be read, however little sense it makes: what cannot be used is read as something near it, and the entry says so in a way
 //! in which no genuine one does, so that its hash does not fit.
 
+#![expect(
+    clippy::ref_option_ref,
+    reason = "what Diesel derives for rows that borrow texts"
+)]
+
 use std::net::IpAddr;
 
 use diesel::{
@@ -29,6 +34,11 @@ pub(super) const KEY: &str = "key";
 pub(super) const TOOL: &str = "tool";
 /// The label of the server.
 pub(super) const SERVER: &str = "server";
+
+/// The first that a timestamp can hold, in microseconds.
+pub(super) const FIRST_TIME: i64 = -62_135_596_800_000_000;
+/// The last.
+const LAST_TIME: i64 = 253_402_300_799_999_999;
 
 /// Stands behind the action of an entry that could not be read as it is written. No action has it in its text, so no such
 /// entry is genuine.
@@ -204,9 +214,8 @@ impl Reading {
 
     /// One that no timestamp can hold is the first or the last that one can, so that it keeps its place in a list.
     fn at(&mut self, micros: i64) -> Timestamp {
-        const FIRST: i64 = -62_135_596_800_000_000;
-        const LAST: i64 = 253_402_300_799_999_999;
-        let nearest = rows::timestamp(micros.clamp(FIRST, LAST)).unwrap_or(Timestamp::MAX);
+        let nearest = rows::timestamp(micros.clamp(FIRST_TIME, LAST_TIME));
+        let nearest = nearest.unwrap_or(Timestamp::MAX);
         self.or(rows::timestamp(micros), nearest)
     }
 

@@ -5,6 +5,7 @@
     reason = "the helpers of tests are tests, which the lints do not see"
 )]
 
+mod audit;
 mod backups;
 mod files;
 mod migrations;
