@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -30,12 +30,14 @@ struct Shared {
     /// How many times all keys of some client were asked for.
     rounds: AtomicU64,
     answers: AtomicU64,
+    /// What was answered but should not have been.
+    wrong: Mutex<Vec<String>>,
 }
 
 /// Clients that ask with every key, over and over, until they are told to stop or one is answered anything but 200.
 struct Load {
     shared: Arc<Shared>,
-    clients: Vec<JoinHandle<Vec<String>>>,
+    clients: Vec<JoinHandle<()>>,
 }
 
 impl Load {
@@ -59,47 +61,47 @@ impl Load {
         // A round that is underway may have begun long ago, so that two have to end.
         let enough = self.shared.rounds.load(Ordering::Relaxed) + 2 * CLIENTS as u64;
         until("the clients ask with every key", async || {
-            self.shared.rounds.load(Ordering::Relaxed) >= enough || self.has_ended()
+            self.is_well();
+            self.shared.rounds.load(Ordering::Relaxed) >= enough
         })
         .await;
     }
 
-    fn has_ended(&self) -> bool {
-        self.clients.iter().any(JoinHandle::is_finished)
+    /// Sees that nothing went wrong so far.
+    fn is_well(&self) {
+        assert_eq!(*self.shared.wrong.lock().unwrap(), Vec::<String>::new());
     }
 
     /// Ends it. Answers how many answers were given.
-    fn end(self) -> u64 {
+    fn end(mut self) -> u64 {
         self.shared.stop.store(true, Ordering::Relaxed);
-        let wrong = self.clients.into_iter().flat_map(|it| it.join().unwrap());
-        assert_eq!(wrong.collect::<Vec<_>>(), Vec::<String>::new());
+        for client in self.clients.drain(..) {
+            client.join().unwrap();
+        }
+        self.is_well();
         self.shared.answers.load(Ordering::Relaxed)
     }
 }
 
-/// Answers what went wrong.
-fn client(shared: &Shared, keys: &[String]) -> Vec<String> {
+fn client(shared: &Shared, keys: &[String]) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
     let client = reqwest::Client::new();
-    let mut wrong = Vec::new();
-    while wrong.is_empty() {
+    loop {
         for key in keys {
             if shared.stop.load(Ordering::Relaxed) {
-                return wrong;
+                return;
             }
-            match runtime.block_on(ask(shared, &client, key)) {
-                Ok(()) => {
-                    shared.answers.fetch_add(1, Ordering::Relaxed);
-                }
-                Err(what) => wrong.push(what),
+            if let Err(what) = runtime.block_on(ask(shared, &client, key)) {
+                shared.wrong.lock().unwrap().push(what);
+                return;
             }
+            shared.answers.fetch_add(1, Ordering::Relaxed);
         }
         shared.rounds.fetch_add(1, Ordering::Relaxed);
     }
-    wrong
 }
 
 /// Asks until there is an answer, and sees that it is the right one.
@@ -171,7 +173,7 @@ async fn replace_under_load(place: &Place, database: &str) {
     tool(4, &["pepper", "drop", "old"]).says(&["keys depend on the secret old"]);
     running.signal("-HUP");
     until("all keys that are used were moved", async || {
-        assert!(!load.has_ended(), "{:?}", load.shared.answers);
+        load.is_well();
         is([
             status_of("new", "current", all - 1, false),
             status_of("old", "retired", 1, false),
