@@ -650,7 +650,7 @@ pub enum AuditFault {
     HeadAltered,
     /// The record of what was pruned is not as it was written.
     CheckpointAltered,
-    /// The account was made after the trail began, and the trail says nothing of it.
+    /// What was made after the trail began has no entry of its making: its chain was taken away, or its beginning.
     TrailMissing,
 }
 
@@ -664,9 +664,7 @@ impl fmt::Display for AuditFault {
             Self::HeadMissing => f.write_str("the record of the chain's end is missing"),
             Self::HeadAltered => f.write_str("the record of the chain's end was altered"),
             Self::CheckpointAltered => f.write_str("the record of what was pruned was altered"),
-            Self::TrailMissing => {
-                f.write_str("there is no entry, not even of the account's making")
-            }
+            Self::TrailMissing => f.write_str("there is no entry of its making"),
         }
     }
 }

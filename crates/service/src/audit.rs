@@ -319,12 +319,29 @@ impl Service {
     }
 }
 
+/// Is it with such an entry that a chain begins? Another one comes first only in the chain of an account that is older than
+/// the trail; or where somebody took a chain away as a whole, and it was begun anew.
+fn begins(entry: &AuditEntry) -> bool {
+    let beginnings: &[AuditAction] = match entry.chain {
+        ChainId::System => &[AuditAction::PepperRegistered],
+        ChainId::Account(_) => &[
+            AuditAction::AccountCreated,
+            AuditAction::AccountImported,
+            AuditAction::OperatorCreated,
+        ],
+    };
+    let action = AuditAction::parse(&entry.action);
+    action.is_some_and(|action| beginnings.contains(&action))
+}
+
 /// A look at the whole trail.
 struct Verification<'a> {
     key: &'a AuditKey,
     heads: HashMap<ChainId, ChainHead>,
     checkpoints: HashMap<ChainId, Checkpoint>,
     seen: HashSet<ChainId>,
+    /// Chains of which nothing was pruned, and that begin with something else than what begins one.
+    beheaded: HashSet<ChainId>,
     /// The chain that is being gone along.
     current: Option<(ChainId, ChainCheck<'a>)>,
     /// When the trail began, as far as there is a trace of it.
@@ -356,6 +373,7 @@ impl<'a> Verification<'a> {
             heads,
             checkpoints,
             seen: HashSet::new(),
+            beheaded: HashSet::new(),
             current: None,
             began: None,
             report: AuditReport::default(),
@@ -390,6 +408,10 @@ impl<'a> Verification<'a> {
             Some((chain, check)) if *chain == entry.chain => check.entry(entry),
             _ => {
                 self.end_chain();
+                let is_pruned = self.checkpoints.contains_key(&entry.chain);
+                if !is_pruned && entry.seq == 1 && !begins(entry) {
+                    self.beheaded.insert(entry.chain);
+                }
                 let mut check = self.begin(entry.chain);
                 check.entry(entry);
                 self.current = Some((entry.chain, check));
@@ -422,9 +444,11 @@ impl<'a> Verification<'a> {
         }
     }
 
-    /// Whatever was made since the trail began is in it.
+    /// Whatever was made since the trail began is in it, from its making on.
     async fn accounts(&mut self, snapshot: &mut dyn Snapshot) -> Result<(), StoreError> {
-        if !self.seen.contains(&ChainId::System) {
+        let is_whole =
+            |chain: &ChainId| self.seen.contains(chain) && !self.beheaded.contains(chain);
+        if !is_whole(&ChainId::System) {
             let fault = (ChainId::System, AuditFault::TrailMissing);
             self.report.faults.push(fault);
         }
@@ -440,7 +464,7 @@ impl<'a> Verification<'a> {
             after = Some(last.id);
             for account in &page {
                 let chain = ChainId::Account(account.id);
-                if account.created_at > began && !self.seen.contains(&chain) {
+                if account.created_at > began && !is_whole(&chain) {
                     self.report.faults.push((chain, AuditFault::TrailMissing));
                 }
             }
@@ -601,6 +625,40 @@ mod tests {
         assert!(pruned.entries > 0);
         let report = restarted.verify_audit(&operator).await.unwrap();
         assert_eq!((report.faults, report.entries), (Vec::new(), 1));
+    }
+
+    /// Who takes away a whole chain, its end included, leaves nothing that could be compared; but no account begins with
+    /// being suspended.
+    #[tokio::test]
+    async fn a_chain_that_was_begun_anew_is_told() {
+        let bench = Bench::new().await;
+        let service = &bench.service;
+        bench.clock.set(Bench::later(1));
+        let operator = Bench::operator();
+        let new = crate::NewAccount {
+            name: leadr_auth_domain::AccountName::parse("Vanished").unwrap(),
+            slug: leadr_auth_domain::Slug::parse("vanished").unwrap(),
+        };
+        let account = service.create_account(&operator, new).await.unwrap();
+        let before = service.verify_audit(&operator).await.unwrap();
+        assert_eq!(before.faults, []);
+        // As if the chain had been taken away: the account is in another store, without its trail.
+        let other = Bench::unprepared();
+        other.prepare(None).await.unwrap();
+        let audited = [Audited::unchanged(account.clone())];
+        let mode = leadr_auth_ports::ImportMode::Commit;
+        other
+            .stores
+            .transfer
+            .import_accounts(&audited, mode)
+            .await
+            .unwrap();
+        let missing = [(ChainId::Account(account.id), AuditFault::TrailMissing)];
+        let report = other.verify_audit(&operator).await.unwrap();
+        assert_eq!(report.faults, missing);
+        other.suspend_account(&operator, account.id).await.unwrap();
+        let report = other.verify_audit(&operator).await.unwrap();
+        assert_eq!(report.faults, missing);
     }
 
     #[tokio::test]
