@@ -195,39 +195,31 @@ impl Service {
 
     /// Compares the secrets with those that are registered, if any are. Changes nothing.
     pub async fn check_secret(&self) -> Result<(), SecretError> {
-        self.compare(&self.keyring()).await
+        let registered = self.stores.secrets.registered().await?;
+        all_fit(&self.keyring(), &registered)
     }
 
     /// Registers the secrets that are not registered yet, and compares them with those that are. Whoever stores a key's hash
     /// without having called [`Service::prepare`] calls this first.
     pub async fn ensure_secret(&self) -> Result<(), SecretError> {
-        let ring = self.keyring();
-        self.compare(&ring).await?;
-        self.register(&ring).await?;
+        self.register(&self.keyring()).await?;
         self.secrets_are_proven.store(true, Ordering::Release);
         Ok(())
     }
 
     /// Takes other secrets from now on, once they are known to be right; else those so far stay.
     pub async fn replace_keyring(&self, ring: Keyring) -> Result<(), SecretError> {
-        self.compare(&ring).await?;
         self.register(&ring).await?;
         let mut place = self.keyring.write().unwrap_or_else(PoisonError::into_inner);
         *place = Arc::new(ring);
         Ok(())
     }
 
-    /// Is each secret that keys may be hashed under in the ring, and the same?
-    async fn compare(&self, ring: &Keyring) -> Result<(), SecretError> {
-        for registered in self.stores.secrets.registered().await? {
-            fits(ring, &registered)?;
-        }
-        Ok(())
-    }
-
-    /// Registers what is not registered yet, each with the key of the audit trail; where there is none, makes it.
+    /// Compares, and registers what is not registered yet, each with the key of the audit trail; where there is none, makes
+    /// it. Compares again, since somebody else may have registered others meanwhile.
     async fn register(&self, ring: &Keyring) -> Result<(), SecretError> {
         let mut registered = self.stores.secrets.registered().await?;
+        all_fit(ring, &registered)?;
         let known = sealed_audit_key(ring, &registered)?;
         let key = if let Some(key) = known {
             key
@@ -246,9 +238,7 @@ impl Service {
                 registered = self.register_one(&key, id, pepper, false).await?;
             }
         }
-        for stored in &registered {
-            fits(ring, stored)?;
-        }
+        all_fit(ring, &registered)?;
         self.set_audit_key(key);
         Ok(())
     }
@@ -378,6 +368,11 @@ pub(crate) fn sealed_audit_key(
             "the key of the audit trail cannot be read with any secret of the keyring",
         )),
     }
+}
+
+/// Is each secret that keys may be hashed under in the ring, and the same?
+fn all_fit(ring: &Keyring, registered: &[StoredPepper]) -> Result<(), SecretError> {
+    registered.iter().try_for_each(|stored| fits(ring, stored))
 }
 
 /// Is what is registered the same as in the ring, where it has to be there?
