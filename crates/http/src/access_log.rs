@@ -19,7 +19,7 @@ use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
 use uuid::Uuid;
 
-use crate::credential::{AuthenticatedBy, RequestId};
+use crate::credential::{RequestId, authenticated_by};
 use crate::error::ApiError;
 use crate::routes::pattern;
 use crate::trace_context::{Parent, TRACERESPONSE, TraceContext, trace_state};
@@ -102,9 +102,8 @@ async fn note_refusal(
         return Ok(());
     };
     let request = response.request();
-    let by = request.extensions().get::<AuthenticatedBy>().copied();
     let principal = request.extensions().get::<Principal>().cloned();
-    let (Some(by), Some(principal)) = (by, principal) else {
+    let (Some((_, account_id)), Some(principal)) = (authenticated_by(request), principal) else {
         return Err(ApiError::internal("a request was refused without a key"));
     };
     let mut ids = request.match_info().iter();
@@ -116,7 +115,7 @@ async fn note_refusal(
     };
     let service = state.service.clone();
     run_to_end(async move {
-        let recorded = service.record_refusal(&principal, by.account_id, refusal);
+        let recorded = service.record_refusal(&principal, account_id, refusal);
         recorded.await
     })
     .await??;
@@ -211,7 +210,7 @@ fn log(
         .get(USER_AGENT)
         .and_then(|value| value.to_str().ok());
     let user_agent = redact_keys(user_agent.unwrap_or_default());
-    let by = request.extensions().get::<AuthenticatedBy>().copied();
+    let (key_id, account_id) = authenticated_by(request).unzip();
     tracing::info!(
         target: "leadr_auth::access",
         request_id,
@@ -223,8 +222,8 @@ fn log(
         duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
         client = request.peer_addr().map(|peer| peer.ip().to_string()),
         user_agent = &*user_agent,
-        key_id = by.map(|by| by.key_id.to_string()),
-        account_id = by.map(|by| by.account_id.to_string()),
+        key_id = key_id.map(|id| id.to_string()),
+        account_id = account_id.map(|id| id.to_string()),
         "request"
     );
 }

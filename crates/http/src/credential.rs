@@ -7,7 +7,7 @@ use actix_web::dev::Payload;
 use actix_web::http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use actix_web::{FromRequest, HttpMessage as _, HttpRequest, web};
 use leadr_auth_domain::{
-    Access, AccountId, KeyId, KeyRecord, OperatorAccess, PlainKey, Principal, Right,
+    Access, AccountId, Actor, KeyId, KeyRecord, OperatorAccess, PlainKey, Principal, Right,
 };
 use leadr_auth_service::{Authentication, Caller};
 
@@ -42,11 +42,12 @@ impl RequireApiKey {
 /// Needs a valid key of an operator.
 pub(crate) struct RequireOperator(pub(crate) OperatorAccess);
 
-/// Which key authenticated the request: for the log.
-#[derive(Clone, Copy)]
-pub(crate) struct AuthenticatedBy {
-    pub(crate) key_id: KeyId,
-    pub(crate) account_id: AccountId,
+/// Which key authenticated the request, if one did.
+pub(crate) fn authenticated_by(request: &HttpRequest) -> Option<(KeyId, AccountId)> {
+    match request.extensions().get::<Principal>()?.origin.actor {
+        Actor::Key { key_id, account_id } => Some((key_id, account_id)),
+        Actor::Tool | Actor::Server => None,
+    }
 }
 
 /// By which a request is found again: for the audit trail.
@@ -99,15 +100,7 @@ async fn authenticate(request: &HttpRequest) -> Result<Box<Caller>, ApiError> {
         }
     })?;
     match state.service.authenticate(&key).await? {
-        Authentication::Accepted(caller) => {
-            let key = &caller.record.key;
-            let by = AuthenticatedBy {
-                key_id: key.id,
-                account_id: key.account_id,
-            };
-            request.extensions_mut().insert(by);
-            Ok(caller)
-        }
+        Authentication::Accepted(caller) => Ok(caller),
         Authentication::Refused(_) => Err(ApiError::InvalidKey),
     }
 }
