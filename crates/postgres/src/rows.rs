@@ -18,7 +18,6 @@ use leadr_auth_domain::{
     KeyPrefix, Origin, PepperCheck, PepperId, Scopes, SealedAuditKey, Slug, Timestamp,
 };
 use leadr_auth_ports::{StoreError, StoredPepper};
-use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
@@ -77,9 +76,7 @@ pub(crate) fn instant(timestamp: Timestamp) -> PgTimestamp {
 
 /// `None` outside of the years that a timestamp can hold; `infinity` is one of those.
 pub(crate) fn timestamp(PgTimestamp(micros): PgTimestamp) -> Option<Timestamp> {
-    let unix_micros = micros.checked_add(PG_EPOCH_MICROS)?;
-    let instant = OffsetDateTime::from_unix_timestamp_nanos(i128::from(unix_micros) * 1000).ok()?;
-    Timestamp::new(instant).ok()
+    Timestamp::from_unix_micros(micros.checked_add(PG_EPOCH_MICROS)?)
 }
 
 /// A row of `accounts`.

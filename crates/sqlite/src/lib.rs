@@ -181,7 +181,7 @@ impl Sqlite {
         newest
             .await?
             .map(|micros| {
-                rows::timestamp(micros).ok_or_else(|| {
+                Timestamp::from_unix_micros(micros).ok_or_else(|| {
                     StoreError::internal("a record has an unusable value in updated_at")
                 })
             })

@@ -16,7 +16,6 @@ use leadr_auth_domain::{
     KeyId, KeyName, KeyPrefix, PepperCheck, PepperId, Scopes, SealedAuditKey, Slug, Timestamp,
 };
 use leadr_auth_ports::{StoreError, StoredPepper};
-use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
@@ -58,12 +57,6 @@ fn account_label(status: AccountStatus) -> &'static str {
         AccountStatus::Active => "active",
         AccountStatus::Suspended => "suspended",
     }
-}
-
-/// `None` outside of the years that a timestamp can hold.
-pub(crate) fn timestamp(unix_micros: i64) -> Option<Timestamp> {
-    let instant = OffsetDateTime::from_unix_timestamp_nanos(i128::from(unix_micros) * 1000).ok()?;
-    Timestamp::new(instant).ok()
 }
 
 /// A row of `accounts`.
@@ -207,9 +200,10 @@ pub(crate) fn pepper_row(pepper: &StoredPepper) -> PepperRow {
 
 pub(crate) fn pepper(row: PepperRow) -> Result<StoredPepper, StoreError> {
     let dropped_at = match row.dropped_at {
-        Some(at) => {
-            Some(timestamp(at).ok_or_else(|| error::corrupt("peppers", &row.id, "dropped_at"))?)
-        }
+        Some(at) => Some(
+            Timestamp::from_unix_micros(at)
+                .ok_or_else(|| error::corrupt("peppers", &row.id, "dropped_at"))?,
+        ),
         None => None,
     };
     Ok(StoredPepper {
@@ -222,7 +216,8 @@ pub(crate) fn pepper(row: PepperRow) -> Result<StoredPepper, StoreError> {
 
 pub(crate) fn account(row: AccountRow) -> Result<Account, StoreError> {
     let corrupt = |column| error::corrupt("accounts", row.id.0, column);
-    let required = |value, column| timestamp(value).ok_or_else(|| corrupt(column));
+    let required =
+        |value, column| Timestamp::from_unix_micros(value).ok_or_else(|| corrupt(column));
     Ok(Account {
         id: AccountId::new(row.id.0),
         name: AccountName::from_store(row.name),
@@ -248,7 +243,8 @@ pub(crate) fn account(row: AccountRow) -> Result<Account, StoreError> {
 
 pub(crate) fn key(row: KeyRow) -> Result<ApiKey, StoreError> {
     let corrupt = |column| error::corrupt("api_keys", row.id.0, column);
-    let required = |value, column| timestamp(value).ok_or_else(|| corrupt(column));
+    let required =
+        |value, column| Timestamp::from_unix_micros(value).ok_or_else(|| corrupt(column));
     let optional = |value: Option<_>, column| value.map(|at| required(at, column)).transpose();
     Ok(ApiKey {
         id: KeyId::new(row.id.0),
@@ -284,9 +280,9 @@ mod tests {
             "9999-12-31T23:59:59.999999Z",
         ] {
             let at = Timestamp::parse(text).unwrap();
-            assert_eq!(timestamp(at.unix_micros()), Some(at));
+            assert_eq!(Timestamp::from_unix_micros(at.unix_micros()), Some(at));
         }
-        assert_eq!(timestamp(i64::MAX), None);
-        assert_eq!(timestamp(i64::MIN), None);
+        assert_eq!(Timestamp::from_unix_micros(i64::MAX), None);
+        assert_eq!(Timestamp::from_unix_micros(i64::MIN), None);
     }
 }

@@ -24,7 +24,7 @@ use leadr_auth_domain::{
 use uuid::Uuid;
 
 use crate::{
-    rows::{self, Id},
+    rows::Id,
     schema::{audit_checkpoints, audit_entries, audit_heads},
 };
 
@@ -214,9 +214,9 @@ impl Reading {
 
     /// One that no timestamp can hold is the first or the last that one can, so that it keeps its place in a list.
     fn at(&mut self, micros: i64) -> Timestamp {
-        let nearest = rows::timestamp(micros.clamp(FIRST_TIME, LAST_TIME));
+        let nearest = Timestamp::from_unix_micros(micros.clamp(FIRST_TIME, LAST_TIME));
         let nearest = nearest.unwrap_or(Timestamp::MAX);
-        self.or(rows::timestamp(micros), nearest)
+        self.or(Timestamp::from_unix_micros(micros), nearest)
     }
 
     fn text(&mut self, Bytes(bytes): Bytes) -> String {
