@@ -1,7 +1,10 @@
 //! What an audit entry with each key costs: rounds of keys that are issued with one, and without, by turns, so that whatever
 //! else the machine does is in both.
 //!
-//! `cargo xtask database -- cargo run --release -p leadr-auth-postgres --features testing --example audited_writes`
+//! `cargo xtask database -- cargo run --release -p leadr-auth-postgres --features testing --example audited_writes [accounts]`
+//!
+//! 16 write at once, each to an account of its own; or to fewer accounts, where that is said: to a single one, all of them
+//! wait for the end of one chain.
 //!
 //! The database is a scratch one on the server of `TEST_DATABASE_URL`. How durable that server is is printed, because it
 //! decides what is measured: the throwaway server of `cargo xtask database` does not wait for the disk, so that all of the
@@ -73,14 +76,14 @@ fn draft(owner: &Account, action: AuditAction) -> AuditDraft {
     AuditDraft::new(AuditKey::new([1; 32]), chain, now(), action, Origin::TOOL)
 }
 
-/// Keys a second of one round, in which all writers write at once, each to an account of its own.
-async fn round(postgres: &Postgres, round: u32, audited: bool) -> f64 {
+/// Keys a second of one round, in which all writers write at once, and the accounts are shared out among them.
+async fn round(postgres: &Postgres, accounts: u32, round: u32, audited: bool) -> f64 {
     let ring = Keyring::from(Pepper::new("a secret for measurements, long enough").expect("one"));
     let stores = Arc::new(postgres.stores());
     // Made before the clock runs: hashing is the same for both.
     let work: Vec<Vec<_>> = (0..WRITERS)
         .map(|writer| {
-            let owner = account(writer);
+            let owner = account(writer % accounts);
             let first = u64::from(round * WRITERS + writer) * u64::from(KEYS) + 1000;
             let numbers = first..first + u64::from(KEYS);
             numbers.map(|number| key(&ring, &owner, number)).collect()
@@ -110,6 +113,9 @@ async fn round(postgres: &Postgres, round: u32, audited: bool) -> f64 {
 
 #[tokio::main(flavor = "multi_thread")]
 async fn main() {
+    let accounts: u32 = std::env::args().nth(1).map_or(WRITERS, |accounts| {
+        accounts.parse().expect("how many accounts")
+    });
     let database = TestDatabase::create().await;
     let postgres = database.postgres();
     let settings = postgres.settings().await.expect("a server that answers");
@@ -125,14 +131,14 @@ async fn main() {
     }
     // Opens the connections and prepares the statements.
     for (n, audited) in [false, true].into_iter().enumerate() {
-        round(&postgres, u32::try_from(n).expect("0 or 1"), audited).await;
+        round(&postgres, accounts, u32::try_from(n).expect("0 or 1"), audited).await;
     }
     let mut ratios = Vec::new();
     for n in 1..=ROUNDS {
         // Who goes first takes turns too.
         let audited_first = n % 2 == 0;
-        let first = round(&postgres, 2 * n, audited_first).await;
-        let second = round(&postgres, 2 * n + 1, !audited_first).await;
+        let first = round(&postgres, accounts, 2 * n, audited_first).await;
+        let second = round(&postgres, accounts, 2 * n + 1, !audited_first).await;
         let (audited, plain) = if audited_first {
             (first, second)
         } else {

@@ -5,7 +5,7 @@
 //! Without an entry they are imported one by one, which looks up a little less than issuing does; so the ratio is, if
 //! anything, too low. The other one, of importing with an entry, compares like with like.
 //!
-//! `cargo run --release -p leadr-auth-sqlite --example audited_writes [rounds] [folder]`
+//! `cargo run --release -p leadr-auth-sqlite --all-features --example audited_writes [rounds] [folder]`
 
 #![expect(
     clippy::print_stdout,
@@ -14,6 +14,7 @@
 
 use std::{
     error::Error,
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -30,6 +31,9 @@ use tempfile::TempDir;
 type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
 const WRITERS: u8 = 16;
+
+/// The time, in microseconds: a tick for each key, so that keys and entries have the order in which they come.
+static CLOCK: AtomicU32 = AtomicU32::new(1);
 
 /// How many keys each of them issues in a round.
 const KEYS: u32 = 60;
@@ -123,7 +127,9 @@ async fn round(
     Ok(start.elapsed())
 }
 
-async fn bring(stores: &Stores, key: ApiKey, way: Way) -> Result<()> {
+async fn bring(stores: &Stores, mut key: ApiKey, way: Way) -> Result<()> {
+    let now = at(CLOCK.fetch_add(1, Ordering::Relaxed));
+    (key.created_at, key.updated_at) = (now, now);
     let entry = draft(ChainId::Account(key.account_id), &key);
     let record = match way {
         Way::IssuedAudited => return Ok(stores.keys.create(&key, &entry).await?),
@@ -153,13 +159,14 @@ fn draft(chain: ChainId, key: &ApiKey) -> AuditDraft {
     .after(Facts::of_key(key))
 }
 
-/// A key that there is only once; its id is as scattered as a random one.
+/// A key that there is only once; its id and its prefix are as scattered as random ones.
 fn numbered(serial: u32, account: &Account) -> Result<ApiKey> {
     let mut key = key(1, account);
     let scattered = u128::from(serial).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
     key.id = KeyId::from_random_bytes(scattered.to_be_bytes());
-    (key.created_at, key.updated_at) = (at(serial), at(serial));
-    key.key_prefix = KeyPrefix::parse(&format!("ldr_{serial:08}"))
+    // Odd, so that no two serials come to the same.
+    let prefix = serial.wrapping_mul(0x9e37_79b9);
+    key.key_prefix = KeyPrefix::parse(&format!("ldr_{prefix:08x}"))
         .map_err(|fault| format!("no prefix: {fault:?}"))?;
     Ok(key)
 }

@@ -298,7 +298,8 @@ fn uri(path: &Path, mode: &str) -> String {
 fn establish(path: &Path, mode: &str, busy: Duration) -> ConnectionResult<SqliteConnection> {
     let mut connection = SqliteConnection::establish(&uri(path, mode))?;
     // `FULL`, because the default for a log ahead may lose what was acknowledged when the power fails. What a schema says is
-    // not trusted, and pages are looked at before they are believed: the file may have been in other hands.
+    // not trusted, and pages are looked at before they are believed: the file may have been in other hands. The
+    // log is moved into the file every 16 MiB, four times the default: pages that many commits change are so moved once.
     let settings = format!(
         "PRAGMA busy_timeout = {}; \
          PRAGMA synchronous = FULL; \
@@ -306,6 +307,7 @@ fn establish(path: &Path, mode: &str, busy: Duration) -> ConnectionResult<Sqlite
          PRAGMA trusted_schema = OFF; \
          PRAGMA cell_size_check = ON; \
          PRAGMA temp_store = MEMORY; \
+         PRAGMA wal_autocheckpoint = 4000; \
          PRAGMA journal_size_limit = 67108864",
         busy.as_millis()
     );

@@ -1,7 +1,9 @@
 -- What was changed, by whom, and by what it shows whether that was tampered with: each account has a chain of entries, and
 -- the deployment has one, whose id is 16 bytes of zero. None of it refers to what it is about, which may be gone before it.
 
--- `before` and `after` are texts, not JSON: their bytes are what the hash is of.
+-- `before` and `after` are texts, not JSON: their bytes are what the hash is of. The rows lie in the order in which they were
+-- written, so that those of a commit are side by side, whatever chains they belong to: a table that lay in the order of its
+-- chains would have a page written anew for each. For the same reason time goes upwards in the index.
 CREATE TABLE audit_entries (
     chain BLOB NOT NULL CHECK (length(chain) = 16),
     seq INTEGER NOT NULL,
@@ -18,10 +20,10 @@ CREATE TABLE audit_entries (
     previous BLOB NOT NULL,
     hash BLOB NOT NULL,
     PRIMARY KEY (chain, seq)
-) STRICT, WITHOUT ROWID;
+) STRICT;
 
--- The list of all chains, newest first, straight from the index.
-CREATE INDEX audit_entries_by_time ON audit_entries (at DESC, chain DESC, seq DESC);
+-- The list of all chains, newest first, straight from the index, which is read backwards.
+CREATE INDEX audit_entries_by_time ON audit_entries (at, chain, seq);
 
 -- The end of each chain, by which it is noticed that its last entries are missing.
 CREATE TABLE audit_heads (
