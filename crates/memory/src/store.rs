@@ -312,13 +312,20 @@ impl KeyRepository for Memory {
         change: &'a mut KeyChangeFn<'a>,
     ) -> Result<ApiKey, UpdateKeyError> {
         let mut state = self.write();
-        let Some(stored) = state.keys.get_mut(&id) else {
+        let Some(stored) = state.keys.get(&id) else {
             return Err(UpdateKeyError::NotFound);
         };
         let Audited {
             record: changed,
             entry,
         } = change(stored.clone()).map_err(UpdateKeyError::Refused)?;
+        let is_restored = stored.is_deleted() && !changed.is_deleted();
+        if is_restored && state.is_dropped(&stored.pepper_id) {
+            return Err(UpdateKeyError::PepperDropped);
+        }
+        let Some(stored) = state.keys.get_mut(&id) else {
+            return Err(UpdateKeyError::NotFound);
+        };
         stored.name = changed.name;
         stored.status = changed.status;
         stored.scopes = changed.scopes;

@@ -32,9 +32,9 @@ pub(crate) fn registered(connection: &mut SqliteConnection) -> QueryResult<Vec<P
 }
 
 /// Was this secret dropped? Of use in a write only, where nobody else can drop it before what follows is written.
-pub(crate) fn is_dropped(connection: &mut SqliteConnection, id: &PepperId) -> QueryResult<bool> {
+pub(crate) fn is_dropped(connection: &mut SqliteConnection, id: &str) -> QueryResult<bool> {
     let dropped = peppers::table
-        .find(id.as_str())
+        .find(id)
         .filter(peppers::dropped_at.is_not_null());
     diesel::select(exists(dropped)).get_result(connection)
 }
