@@ -570,7 +570,7 @@ impl SecretRegistry for Memory {
 
     async fn rehash(&self, keys: &[Rehash], entry: &AuditDraft) -> Result<u64, StoreError> {
         let mut state = self.write();
-        let mut done = 0;
+        let mut moved = Vec::new();
         for rehash in keys {
             if state.is_dropped(&rehash.becomes.pepper_id) {
                 continue;
@@ -580,11 +580,12 @@ impl SecretRegistry for Memory {
             if let Some(key) = stored.filter(|key| key.key_hash.expose_hex() == known) {
                 key.key_hash = rehash.becomes.hash.clone();
                 key.pepper_id = rehash.becomes.pepper_id.clone();
-                done += 1;
+                moved.push((rehash.key_id, &rehash.becomes.pepper_id));
             }
         }
-        if done > 0 {
-            state.append(entry);
+        let done = u64::try_from(moved.len()).map_err(StoreError::internal)?;
+        for entry in entry.rehashed(moved) {
+            state.append(&entry);
         }
         Ok(done)
     }

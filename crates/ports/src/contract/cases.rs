@@ -1146,6 +1146,42 @@ cases! { $
         }
     }
 
+    /// The trail names the keys that were given a new hash, each with its secret, and none that was to be and was not.
+    async fn an_entry_names_the_keys_that_were_hashed_anew(stores) {
+        let owner = account(1);
+        stores.accounts.create(&owner, &entry()).await.unwrap();
+        let ((_, old), (_, new), (_, newer)) = (pepper("old"), pepper("new"), pepper("newer"));
+        let (stored, dropped) = pepper("dropped");
+        register(&stores, &stored).await;
+        stores.secrets.drop_pepper(&stored.id, at(9), &entry()).await.unwrap();
+        let keys: Vec<_> = (1..=5).map(|n| key_under(&old, n, &owner)).collect();
+        for key in &keys {
+            stores.keys.create(key, &entry()).await.unwrap();
+        }
+        let anew = |n: u8, ring: &Keyring| {
+            let key = &keys[usize::from(n) - 1];
+            Rehash { key_id: key.id, was: key.key_hash.clone(), becomes: ring.hash(&plain_key(n)) }
+        };
+        let said = async |batch: &[Rehash]| {
+            let before = entries(&stores).await;
+            let moved = stores.secrets.rehash(batch, &entry()).await.unwrap();
+            let said: Vec<_> = trail(&stores).await.split_off(before);
+            let said = said.iter().map(|entry| entry.after.as_ref().unwrap().as_str().to_owned());
+            (moved, said.collect::<Vec<_>>())
+        };
+        let named = |secret: &str, keys: &[u8]| {
+            let ids: Vec<_> = keys.iter().map(|n| format!("\"{}\"", key(*n, &owner).id)).collect();
+            format!(r#"{{"key_ids":[{}],"secret_id":"{secret}"}}"#, ids.join(","))
+        };
+        // One of two has got another hash meanwhile.
+        assert_eq!(said(&[anew(1, &newer)]).await, (1, vec![named("newer", &[1])]));
+        assert_eq!(said(&[anew(1, &new), anew(2, &new)]).await, (1, vec![named("new", &[2])]));
+        let batch = [anew(5, &newer), anew(4, &new), anew(3, &newer), anew(2, &newer)];
+        assert_eq!(said(&batch).await, (3, vec![named("new", &[4]), named("newer", &[3, 5])]));
+        let nobody = Rehash { key_id: key(9, &owner).id, ..anew(1, &new) };
+        assert_eq!(said(&[anew(2, &dropped), nobody]).await, (0, vec![]));
+    }
+
     /// Everything comes out, in the order of ids, page by page, deleted records too.
     async fn a_snapshot_holds_everything_in_the_order_of_ids(stores) {
         let mut owners: Vec<_> = (1..=5).map(account).collect();

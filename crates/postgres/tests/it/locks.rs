@@ -8,8 +8,8 @@ use leadr_auth_domain::{
     SealedAuditKey,
 };
 use leadr_auth_ports::{
-    Audited, CreateKeyError, DropPepperError, ImportConflict, ImportMode, ImportOutcome, KeyFilter,
-    KeyUse, Rehash, Rows, StoredPepper, Stores, UpdateKeyError,
+    AuditQuery, Audited, CreateKeyError, DropPepperError, ImportConflict, ImportMode,
+    ImportOutcome, KeyFilter, KeyUse, Rehash, Rows, StoredPepper, Stores, UpdateKeyError,
     contract::fixtures::{account, at, entry, entry_in, key, noted},
 };
 use leadr_auth_postgres::testing::TestDatabase;
@@ -390,23 +390,36 @@ async fn what_is_stored_while_a_secret_is_dropped_waits_and_is_refused() {
     assert_eq!(uses, ["new"]);
 }
 
-/// A hash that somebody else gave a key meanwhile is not written over.
+/// A hash that somebody else gave a key meanwhile is not written over, and the trail does not say so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_hash_that_had_to_wait_does_not_undo_another() {
     let database = with_owner().await;
     let stores = database.stores();
-    let one = key(1, &account(1));
-    stores.keys.create(&one, &entry()).await.unwrap();
+    let (one, two) = (key(1, &account(1)), key(2, &account(1)));
+    for key in [&one, &two] {
+        stores.keys.create(key, &entry()).await.unwrap();
+    }
     let (holder, watcher) = (database.client().await, database.client().await);
+    let id = one.id;
     holder
-        .batch_execute("BEGIN; UPDATE api_keys SET key_hash = 'another', pepper_id = 'another'")
+        .batch_execute(&format!(
+            "BEGIN; UPDATE api_keys SET key_hash = 'another', pepper_id = 'another' WHERE id = '{id}'"
+        ))
         .await
         .unwrap();
-    let (secrets, rehash) = (stores.secrets.clone(), another_hash(&one, &secret("new")));
-    let rehashed = tokio::spawn(async move { secrets.rehash(&[rehash], &entry()).await });
+    let new = secret("new");
+    let batch = [another_hash(&one, &new), another_hash(&two, &new)];
+    let secrets = stores.secrets.clone();
+    let rehashed = tokio::spawn(async move { secrets.rehash(&batch, &entry()).await });
     somebody_waits(&watcher).await;
     holder.batch_execute("COMMIT").await.unwrap();
-    assert_eq!(rehashed.await.unwrap().unwrap(), 0);
+    assert_eq!(rehashed.await.unwrap().unwrap(), 1);
+    let newest = AuditQuery::of(Some(ChainId::System), 1);
+    let listed = stores.audit.list(&newest).await.unwrap();
+    assert_eq!(
+        listed[0].after.as_ref().unwrap().as_str(),
+        format!(r#"{{"key_ids":["{}"],"secret_id":"new"}}"#, two.id)
+    );
     let another = PepperId::parse("another").unwrap();
     assert_eq!(
         hash_of(&stores, &one).await,
