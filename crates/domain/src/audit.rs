@@ -11,6 +11,7 @@
 //! An entry that cannot find a genuine head leaves a number out. So a trail that was tampered with never blocks a change
 //! (somebody may be revoking a leaked key), and never looks whole again.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use ring::hmac;
@@ -18,7 +19,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     Account, AccountId, AccountRole, AccountStatus, Actor, ApiKey, AuditKey, KeyId, Origin,
-    Timestamp,
+    PepperId, Timestamp,
 };
 
 /// Which chain an entry belongs to.
@@ -566,6 +567,28 @@ impl AuditDraft {
         self
     }
 
+    /// Says which keys were hashed anew, as it turned out: `moved` has each with the secret that it is under now. Answers an
+    /// entry for each such secret, in the order of their ids, that names it and its keys, in the order of theirs; and none
+    /// where no key was moved.
+    pub fn rehashed<'a>(
+        &self,
+        moved: impl IntoIterator<Item = (KeyId, &'a PepperId)>,
+    ) -> Vec<Self> {
+        let mut by_secret = BTreeMap::<_, Vec<_>>::new();
+        for (key_id, secret_id) in moved {
+            by_secret.entry(secret_id).or_default().push(key_id);
+        }
+        let of_secret = |(secret_id, mut key_ids): (&PepperId, Vec<KeyId>)| {
+            key_ids.sort_unstable();
+            let key_ids = key_ids.iter().map(|id| id.to_string().into());
+            self.clone().after(facts([
+                ("secret_id", secret_id.as_str().into()),
+                ("key_ids", Value::Array(key_ids.collect())),
+            ]))
+        };
+        by_secret.into_iter().map(of_secret).collect()
+    }
+
     /// Is this head one that the entry can follow? Where it is not, or where there is none, [`AuditDraft::seal_after`] needs
     /// to know what else there is of the chain.
     pub fn can_follow(&self, head: &ChainHead) -> bool {
@@ -1002,6 +1025,35 @@ mod tests {
         );
         let shown = format!("{:?}", Facts::of_key(&after));
         assert!(!shown.contains(after.key_hash.expose_hex()), "{shown}");
+    }
+
+    #[test]
+    fn keys_that_were_hashed_anew_are_named_with_their_secret() {
+        let draft = AuditDraft::new(
+            audit_key(),
+            ChainId::System,
+            at(1),
+            AuditAction::PepperRehashed,
+            Origin::SERVER,
+        );
+        assert!(draft.rehashed([]).is_empty(), "nothing was done");
+        let [one, two, three] = [1, 2, 3].map(|n| KeyId::from_random_bytes([n; 16]));
+        let [new, newer] = ["new", "newer"].map(|id| PepperId::parse(id).unwrap());
+        let said = draft.rehashed([(three, &newer), (two, &new), (one, &newer)]);
+        let facts: Vec<_> = said
+            .iter()
+            .map(|draft| draft.after.as_ref().unwrap().as_str().to_owned())
+            .collect();
+        assert_eq!(
+            facts,
+            [
+                format!(r#"{{"key_ids":["{two}"],"secret_id":"new"}}"#),
+                format!(r#"{{"key_ids":["{one}","{three}"],"secret_id":"newer"}}"#),
+            ]
+        );
+        assert!(said.iter().all(|said| {
+            (said.chain, said.at, said.action) == (draft.chain, draft.at, draft.action)
+        }));
     }
 
     #[test]

@@ -313,6 +313,7 @@ pub(crate) async fn get_api_key(
     responses(
         (status = 200, description = "The key", body = KeyResponse),
         (status = 404, description = "APIKey not found", body = crate::error::ErrorBody),
+        (status = 409, description = "The key cannot be restored: its secret was dropped", body = crate::error::ErrorBody),
     ),
 )]
 pub(crate) async fn update_api_key(

@@ -304,6 +304,10 @@ impl From<KeyError> for ApiError {
             KeyError::NotFound => NO_KEY,
             KeyError::ForeignAccount => FOREIGN_ACCOUNT,
             KeyError::ScopeNotHeld(missing) => Self::ScopeNotHeld(missing),
+            KeyError::PepperDropped => Self::Conflict {
+                code: "secret_dropped",
+                detail: "This key cannot be restored: the server secret that it is hashed under was dropped",
+            },
             KeyError::Store(error) => error.into(),
         }
     }

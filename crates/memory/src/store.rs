@@ -312,13 +312,20 @@ impl KeyRepository for Memory {
         change: &'a mut KeyChangeFn<'a>,
     ) -> Result<ApiKey, UpdateKeyError> {
         let mut state = self.write();
-        let Some(stored) = state.keys.get_mut(&id) else {
+        let Some(stored) = state.keys.get(&id) else {
             return Err(UpdateKeyError::NotFound);
         };
         let Audited {
             record: changed,
             entry,
         } = change(stored.clone()).map_err(UpdateKeyError::Refused)?;
+        let is_restored = stored.is_deleted() && !changed.is_deleted();
+        if is_restored && state.is_dropped(&stored.pepper_id) {
+            return Err(UpdateKeyError::PepperDropped);
+        }
+        let Some(stored) = state.keys.get_mut(&id) else {
+            return Err(UpdateKeyError::NotFound);
+        };
         stored.name = changed.name;
         stored.status = changed.status;
         stored.scopes = changed.scopes;
@@ -563,7 +570,7 @@ impl SecretRegistry for Memory {
 
     async fn rehash(&self, keys: &[Rehash], entry: &AuditDraft) -> Result<u64, StoreError> {
         let mut state = self.write();
-        let mut done = 0;
+        let mut moved = Vec::new();
         for rehash in keys {
             if state.is_dropped(&rehash.becomes.pepper_id) {
                 continue;
@@ -573,11 +580,12 @@ impl SecretRegistry for Memory {
             if let Some(key) = stored.filter(|key| key.key_hash.expose_hex() == known) {
                 key.key_hash = rehash.becomes.hash.clone();
                 key.pepper_id = rehash.becomes.pepper_id.clone();
-                done += 1;
+                moved.push((rehash.key_id, &rehash.becomes.pepper_id));
             }
         }
-        if done > 0 {
-            state.append(entry);
+        let done = u64::try_from(moved.len()).map_err(StoreError::internal)?;
+        for entry in entry.rehashed(moved) {
+            state.append(&entry);
         }
         Ok(done)
     }

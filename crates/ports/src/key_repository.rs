@@ -56,6 +56,9 @@ pub trait KeyRepository: Send + Sync {
     /// Replaces the key with this id, deleted or not, by what `change` makes of it. Atomic: no other change comes
     /// between the read and the write, and the audit entry is written with it; a refusal leaves the key as it was.
     ///
+    /// A deleted key is not made live again where the secret that it is hashed under was dropped, also while that is being
+    /// done. Every other change of such a key is.
+    ///
     /// Written are `name`, `status`, `scopes`, `updated_at` and `deleted_at`; the other fields of the result are ignored, so that a
     /// change, the recording of a use and a new hash never undo one another.
     async fn update<'a>(
@@ -92,6 +95,8 @@ pub enum UpdateKeyError {
     NotFound,
     /// The change refused the key as it is.
     Refused(KeyRefusal),
+    /// The key is deleted, the change restores it, and the secret that it is hashed under was dropped.
+    PepperDropped,
     /// The store did not do it.
     Store(StoreError),
 }
@@ -121,6 +126,7 @@ impl fmt::Display for UpdateKeyError {
         f.write_str(match self {
             Self::NotFound => "there is no such key",
             Self::Refused(_) => "the key does not allow the change",
+            Self::PepperDropped => "the secret that the key is hashed under was dropped",
             Self::Store(_) => "the key could not be changed",
         })
     }
@@ -129,7 +135,7 @@ impl fmt::Display for UpdateKeyError {
 impl std::error::Error for UpdateKeyError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::NotFound | Self::Refused(_) => None,
+            Self::NotFound | Self::Refused(_) | Self::PepperDropped => None,
             Self::Store(source) => Some(source),
         }
     }

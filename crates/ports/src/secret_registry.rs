@@ -91,7 +91,8 @@ pub trait SecretRegistry: Send + Sync {
 
     /// Gives each key its new hash, where it still has the one that it is known to have. `updated_at` stays. Atomic. Answers
     /// how many keys that were. Keys that do not exist are passed over; a key is named once. A new hash under a secret
-    /// that was dropped is not taken. The audit entry is written where any key was given one.
+    /// that was dropped is not taken. The audit trail names the keys that were given one, and no others: what is written are
+    /// the entries that [`AuditDraft::rehashed`] makes of them.
     async fn rehash(&self, keys: &[Rehash], entry: &AuditDraft) -> Result<u64, StoreError>;
 }
 

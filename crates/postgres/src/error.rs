@@ -176,13 +176,22 @@ impl From<Stop<PepperDropped>> for CreateOperatorError {
     }
 }
 
-impl From<Stop<leadr_auth_domain::KeyRefusal>> for UpdateKeyError {
-    fn from(stop: Stop<leadr_auth_domain::KeyRefusal>) -> Self {
+/// Why a key stays as it is.
+pub(crate) enum KeyStays {
+    /// The change refused.
+    Refused(leadr_auth_domain::KeyRefusal),
+    /// It would come back under a secret that was given up.
+    PepperDropped,
+}
+
+impl From<Stop<KeyStays>> for UpdateKeyError {
+    fn from(stop: Stop<KeyStays>) -> Self {
         match stop {
             Stop::Query(error) => Self::Store(of_query(error)),
             Stop::Store(error) => Self::Store(error),
             Stop::NotFound => Self::NotFound,
-            Stop::Refused(refusal) => Self::Refused(refusal),
+            Stop::Refused(KeyStays::Refused(refusal)) => Self::Refused(refusal),
+            Stop::Refused(KeyStays::PepperDropped) => Self::PepperDropped,
         }
     }
 }

@@ -5,11 +5,11 @@ use diesel::{
     IntoSql as _,
     dsl::{exists, not},
     prelude::*,
-    sql_types::{Nullable, Timestamptz, Uuid as SqlUuid, Varchar},
+    sql_types::{Bool, Nullable, Timestamptz, Uuid as SqlUuid, Varchar},
 };
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl};
 use leadr_auth_domain::{
-    AccountId, ApiKey, ApiKeyStatus, AuditDraft, ChainHead, KeyId, KeyPrefix, KeyRecord, KeyRefusal,
+    AccountId, ApiKey, ApiKeyStatus, AuditDraft, ChainHead, KeyId, KeyPrefix, KeyRecord,
 };
 use leadr_auth_ports::{
     Audited, CreateKeyError, KeyChangeFn, KeyFilter, KeyLookup, KeyRepository, Rows, StoreError,
@@ -18,7 +18,7 @@ use leadr_auth_ports::{
 
 use crate::{
     audit::{self, Heads},
-    error::{self, PepperDropped, Stop},
+    error::{self, KeyStays, PepperDropped, Stop},
     pool::Pool,
     rows::{self, AccountRow, KeyRow},
     schema::{accounts, api_keys, peppers, sql_types},
@@ -163,12 +163,15 @@ async fn create(
 }
 
 /// Locks the key, changes it, writes it, and its entry.
+///
+/// Whether a key that comes back does so under a secret that was given up is looked at by the update itself, for the reason
+/// that [`insert`] has: to lock a row does not wait for who gives a secret up, and to write one does.
 async fn change_locked(
     connection: &mut AsyncPgConnection,
     heads: &Heads,
     id: KeyId,
     change: &mut KeyChangeFn<'_>,
-) -> Result<(ApiKey, Option<ChainHead>), Stop<KeyRefusal>> {
+) -> Result<(ApiKey, Option<ChainHead>), Stop<KeyStays>> {
     // `NO KEY`, because nobody changes an id: that is all the lock that keeps changes and uses apart, and foreign keys
     // need not wait for it.
     let locked = api_keys::table
@@ -179,12 +182,23 @@ async fn change_locked(
         .await
         .optional()?
         .ok_or(Stop::NotFound)?;
-    let Audited { record, entry } = change(rows::key(locked)?).map_err(Stop::Refused)?;
-    let stored = diesel::update(api_keys::table.find(id.as_uuid()))
+    let current = rows::key(locked)?;
+    let (was_deleted, pepper) = (current.is_deleted(), current.pepper_id.clone());
+    let refused = |refusal| Stop::Refused(KeyStays::Refused(refusal));
+    let Audited { record, entry } = change(current).map_err(refused)?;
+    let is_no_restoration = !was_deleted || record.is_deleted();
+    let allowed = api_keys::table.find(id.as_uuid()).filter(
+        is_no_restoration
+            .into_sql::<Bool>()
+            .or(not(exists(dropped_pepper(pepper.as_str())))),
+    );
+    let stored = diesel::update(allowed)
         .set(rows::key_changes(&record))
         .returning(KeyRow::as_returning())
         .get_result(connection)
-        .await?;
+        .await
+        .optional()?
+        .ok_or(Stop::Refused(KeyStays::PepperDropped))?;
     let head = match &entry {
         Some(entry) => Some(audit::append(connection, heads, entry).await?),
         None => None,
@@ -245,7 +259,7 @@ impl KeyRepository for Keys {
     }
 
     async fn get(&self, id: KeyId, rows: Rows) -> Result<Option<ApiKey>, StoreError> {
-        let any = (rows == Rows::WithDeleted).into_sql::<diesel::sql_types::Bool>();
+        let any = (rows == Rows::WithDeleted).into_sql::<Bool>();
         let query = api_keys::table
             .find(id.as_uuid())
             .filter(api_keys::deleted_at.is_null().or(any))

@@ -7,14 +7,15 @@ use diesel::{
     dsl::count_star,
     pg::{Pg, data_types::PgTimestamp},
     prelude::*,
-    query_builder::{QueryFragment, QueryId},
-    sql_types::{Array, Uuid as SqlUuid, Varchar},
+    query_builder::{Query, QueryFragment, QueryId},
+    sql_types::{Array, Untyped, Uuid as SqlUuid, Varchar},
 };
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl};
-use leadr_auth_domain::{ApiKey, AuditDraft, ChainHead, PepperId, Timestamp};
+use leadr_auth_domain::{ApiKey, AuditDraft, ChainHead, KeyId, PepperId, Timestamp};
 use leadr_auth_ports::{
     Audited, DropPepperError, PepperUse, Rehash, SecretRegistry, StoreError, StoredPepper,
 };
+use uuid::Uuid;
 
 use crate::{
     audit::{self, Heads},
@@ -201,9 +202,21 @@ WITH locked AS (
 )
 UPDATE api_keys SET key_hash = locked.becomes, pepper_id = locked.pepper_id
 FROM locked
-WHERE api_keys.id = locked.id";
+WHERE api_keys.id = locked.id
+RETURNING api_keys.id, api_keys.pepper_id";
 
-pub(crate) fn rehash_query(keys: &[Rehash]) -> impl QueryFragment<Pg> + QueryId + Send + use<> {
+/// A key that was hashed anew, and the secret that it is under now.
+#[derive(QueryableByName)]
+struct Moved {
+    #[diesel(sql_type = SqlUuid)]
+    id: Uuid,
+    #[diesel(sql_type = Varchar)]
+    pepper_id: String,
+}
+
+pub(crate) fn rehash_query(
+    keys: &[Rehash],
+) -> impl Query<SqlType = Untyped> + QueryFragment<Pg> + QueryId + Send + use<> {
     let ids: Vec<_> = keys.iter().map(|key| key.key_id.as_uuid()).collect();
     let texts = |text: fn(&Rehash) -> &str| -> Vec<String> {
         keys.iter().map(|key| text(key).to_owned()).collect()
@@ -220,19 +233,24 @@ pub(crate) fn rehash_query(keys: &[Rehash]) -> impl QueryFragment<Pg> + QueryId 
         .bind::<Array<Varchar>, _>(texts(|key| key.becomes.pepper_id.as_str()))
 }
 
-/// Hashes keys anew, and writes that down where any was.
+/// Hashes keys anew, and writes down which were.
 async fn rehash(
     connection: &mut AsyncPgConnection,
     heads: &Heads,
     keys: &[Rehash],
     entry: &AuditDraft,
-) -> Result<(usize, Option<ChainHead>), Stop<Infallible>> {
-    let done = rehash_query(keys).execute(connection).await?;
-    if done == 0 {
-        return Ok((0, None));
+) -> Result<(usize, Vec<ChainHead>), Stop<Infallible>> {
+    let moved: Vec<Moved> = rehash_query(keys).load(connection).await?;
+    let moved = moved.into_iter().map(|Moved { id, pepper_id }| {
+        let pepper_id = PepperId::from_store(pepper_id);
+        (KeyId::new(id), pepper_id)
+    });
+    let moved: Vec<_> = moved.collect();
+    let mut ends = Vec::new();
+    for entry in entry.rehashed(moved.iter().map(|(id, pepper_id)| (*id, pepper_id))) {
+        ends.push(audit::append(connection, heads, &entry).await?);
     }
-    let head = audit::append(connection, heads, entry).await?;
-    Ok((done, Some(head)))
+    Ok((moved.len(), ends))
 }
 
 #[async_trait]
@@ -320,8 +338,8 @@ impl SecretRegistry for Secrets {
                     .await
             })
             .await?;
-        let (done, head) = rehashed?;
-        heads.keep(head);
+        let (done, ends) = rehashed?;
+        heads.keep(ends);
         u64::try_from(done).map_err(StoreError::internal)
     }
 }

@@ -21,6 +21,8 @@ pub enum KeyError {
     ForeignAccount,
     /// The key was to have a scope that the caller does not hold.
     ScopeNotHeld(ScopeNotHeld),
+    /// The key was to be restored, and the server secret that it is hashed under was dropped: it could never be used.
+    PepperDropped,
     /// The store did not do it.
     Store(StoreError),
 }
@@ -31,6 +33,9 @@ impl fmt::Display for KeyError {
             Self::NotFound => "there is no such key",
             Self::ForeignAccount => "the account is not the caller's",
             Self::ScopeNotHeld(_) => "a scope is not the caller's to give",
+            Self::PepperDropped => {
+                "the server secret that the key is hashed under was dropped: the key could never be used, and is not restored"
+            }
             Self::Store(_) => "the key could not be read or changed",
         })
     }
@@ -39,7 +44,9 @@ impl fmt::Display for KeyError {
 impl std::error::Error for KeyError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::NotFound | Self::ForeignAccount | Self::ScopeNotHeld(_) => None,
+            Self::NotFound | Self::ForeignAccount | Self::ScopeNotHeld(_) | Self::PepperDropped => {
+                None
+            }
             Self::Store(source) => Some(source),
         }
     }
@@ -70,6 +77,7 @@ impl From<UpdateKeyError> for KeyError {
             | UpdateKeyError::Refused(KeyRefusal::Deleted | KeyRefusal::OutOfReach) => {
                 Self::NotFound
             }
+            UpdateKeyError::PepperDropped => Self::PepperDropped,
             UpdateKeyError::Store(error) => Self::Store(error),
         }
     }
@@ -231,7 +239,8 @@ impl Service {
         self.soft_delete_key(by, id).await.map(drop)
     }
 
-    /// Brings a soft-deleted key back, with the status that it had.
+    /// Brings a soft-deleted key back, with the status that it had; not one whose secret was dropped, see
+    /// [`KeyError::PepperDropped`].
     pub async fn restore_key(&self, by: &Principal, id: KeyId) -> Result<ApiKey, KeyError> {
         let change = KeyChange {
             deleted: Some(false),
@@ -264,11 +273,11 @@ impl Service {
 mod tests {
     use std::sync::Arc;
 
-    use leadr_auth_domain::Scopes;
+    use leadr_auth_domain::{PepperId, Scopes};
     use leadr_auth_ports::MockKeyRepository;
 
     use super::*;
-    use crate::testing::Bench;
+    use crate::testing::{Bench, rotated};
 
     #[tokio::test]
     async fn a_foreign_key_is_not_there() {
@@ -346,6 +355,32 @@ mod tests {
         ));
         let back = service.restore_key(&Bench::all(), id).await.unwrap();
         assert_eq!((back.deleted_at, back.updated_at), (None, Bench::later(5)));
+    }
+
+    #[tokio::test]
+    async fn a_key_that_could_never_be_used_is_not_restored() {
+        let bench = Bench::new().await;
+        let issued = bench.issue("Gone for good").await;
+        let (id, service) = (issued.key.id, &bench.service);
+        service.replace_keyring(rotated()).await.unwrap();
+        for key in bench.all_keys().await {
+            service.delete_key(&Bench::all(), key.id).await.unwrap();
+        }
+        service
+            .drop_pepper(&Bench::operator(), &PepperId::default())
+            .await
+            .unwrap();
+        let restored = service.restore_key(&Bench::all(), id).await;
+        assert!(
+            matches!(restored, Err(KeyError::PepperDropped)),
+            "{restored:?}"
+        );
+        // Who does not reach the key is not told so much.
+        let mut stranger = bench.tenant(Scopes::All);
+        stranger.access = Access::Account(AccountId::from_random_bytes([99; 16]));
+        let foreign = service.restore_key(&stranger, id).await;
+        assert!(matches!(foreign, Err(KeyError::NotFound)), "{foreign:?}");
+        assert!(service.find_key(Access::All, id).await.unwrap().is_none());
     }
 
     #[tokio::test]

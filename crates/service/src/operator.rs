@@ -166,10 +166,13 @@ impl Service {
             let by = Principal::deployment(Origin::TOOL);
             for other in &others {
                 match self.revoke_key(&by, other.id).await {
-                    // Somebody else deleted it meanwhile, which stops it as well.
+                    // Somebody else deleted it meanwhile, or dropped its secret: either stops it as well.
                     Ok(_)
                     | Err(
-                        KeyError::NotFound | KeyError::ForeignAccount | KeyError::ScopeNotHeld(_),
+                        KeyError::NotFound
+                        | KeyError::ForeignAccount
+                        | KeyError::ScopeNotHeld(_)
+                        | KeyError::PepperDropped,
                     ) => {}
                     Err(KeyError::Store(error)) => return Err(error.into()),
                 }

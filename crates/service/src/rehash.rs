@@ -9,9 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use leadr_auth_domain::{ApiKey, AuditAction, KeyId, Keyring, Origin, PlainKey};
+use leadr_auth_domain::{ApiKey, AuditAction, ChainId, KeyId, Keyring, Origin, PlainKey};
 use leadr_auth_ports::{Clock, PepperUse, Rehash, SecretRegistry, StoreError};
-use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::{Chain, Service};
@@ -115,13 +114,8 @@ impl Service {
     pub(crate) async fn flush_rehashes(&self) -> Result<(), StoreError> {
         for batch in self.rehasher.take().chunks(BATCH) {
             let auditor = self.auditor(&Origin::SERVER, self.clock.now()).await?;
-            let ids = batch.iter().map(|note| note.key_id.to_string().into());
-            let to = batch.first().map(|note| note.becomes.pepper_id.as_str());
-            let facts = [
-                ("secret_id", to.into()),
-                ("key_ids", Value::Array(ids.collect())),
-            ];
-            let entry = auditor.system(AuditAction::PepperRehashed, facts);
+            // The store says which of them were moved.
+            let entry = auditor.draft(ChainId::System, AuditAction::PepperRehashed);
             let done = self.stores.secrets.rehash(batch, &entry).await?;
             self.rehasher.done.fetch_add(done, Ordering::Relaxed);
         }
@@ -165,8 +159,8 @@ mod tests {
     use leadr_auth_ports::MockSecretRegistry;
 
     use super::*;
-    use crate::testing::{Bench, rotated};
-    use crate::{Authentication, PepperRole};
+    use crate::testing::{Bench, rotated, service_on};
+    use crate::{AuditFilter, Authentication, PepperRole};
 
     fn id(text: &str) -> PepperId {
         PepperId::parse(text).unwrap()
@@ -215,6 +209,38 @@ mod tests {
             }]
         );
         assert_eq!(statistics.rehashed, 1);
+    }
+
+    /// Two nodes note the same key; the second to write its notes down did not move it, and does not say so.
+    #[tokio::test]
+    async fn the_trail_says_of_each_key_once_that_it_was_moved() {
+        let bench = Bench::new().await;
+        let (one, two) = (bench.issue("One").await, bench.issue("Two").await);
+        bench.service.replace_keyring(rotated()).await.unwrap();
+        let other = service_on(&bench.service, rotated());
+        other.prepare(None).await.unwrap();
+        for issued in [&one, &two] {
+            bench.service.authenticate(&issued.plain_key).await.unwrap();
+        }
+        other.authenticate(&one.plain_key).await.unwrap();
+        other.flush_rehashes().await.unwrap();
+        bench.service.flush_rehashes().await.unwrap();
+        assert_eq!(bench.service.statistics().rehashed, 1);
+        let filter = AuditFilter {
+            action: Some(AuditAction::PepperRehashed),
+            ..AuditFilter::default()
+        };
+        let listed = bench
+            .service
+            .list_audit(Access::All, None, filter, None, 10)
+            .await
+            .unwrap();
+        let said: Vec<_> = listed
+            .iter()
+            .map(|entry| entry.after.as_ref().unwrap().as_str().to_owned())
+            .collect();
+        let moved = |id: KeyId| format!(r#"{{"key_ids":["{id}"],"secret_id":"new"}}"#);
+        assert_eq!(said, [moved(two.key.id), moved(one.key.id)]);
     }
 
     #[tokio::test]

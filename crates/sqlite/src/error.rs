@@ -8,7 +8,7 @@ use diesel::{
 };
 use leadr_auth_ports::{
     BoxError, CreateAccountError, CreateKeyError, CreateOperatorError, StoreError,
-    UpdateAccountError,
+    UpdateAccountError, UpdateKeyError,
 };
 
 /// A rule of the schema that a caller can decide about.
@@ -261,6 +261,15 @@ impl From<Stop> for CreateKeyError {
         match stop {
             Stop::Rule(Violation::Prefix) => Self::PrefixTaken,
             Stop::Rule(Violation::Account) => Self::AccountNotFound,
+            Stop::Rule(Violation::Pepper) => Self::PepperDropped,
+            stop => Self::Store(stop.into_store()),
+        }
+    }
+}
+
+impl From<Stop> for UpdateKeyError {
+    fn from(stop: Stop) -> Self {
+        match stop {
             Stop::Rule(Violation::Pepper) => Self::PepperDropped,
             stop => Self::Store(stop.into_store()),
         }

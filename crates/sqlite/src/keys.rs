@@ -16,7 +16,7 @@ use leadr_auth_ports::{
 
 use crate::{
     audit,
-    error::{self, Stop, Violation},
+    error::{Stop, Violation},
     pool::Pool,
     rows::{self, AccountRow, Id, KeyChanges, KeyRow},
     schema::{accounts, api_keys},
@@ -77,7 +77,7 @@ pub(crate) fn insert(connection: &mut SqliteConnection, key: &ApiKey) -> Result<
     if !diesel::select(exists(owner)).get_result(connection)? {
         return Err(Stop::Rule(Violation::Account));
     }
-    if secrets::is_dropped(connection, &key.pepper_id)? {
+    if secrets::is_dropped(connection, key.pepper_id.as_str())? {
         return Err(Stop::Rule(Violation::Pepper));
     }
     diesel::insert_into(api_keys::table)
@@ -96,14 +96,16 @@ pub(crate) enum Swap<R> {
     Gone,
 }
 
-/// Writes `now` where the key still is as it `was`, in all that is written; and then, what there is to say of it.
+/// Writes `now` where the key still is as it `was`, in all that is written; and then, what there is to say of it. A deleted
+/// key is not made live again under a secret that was dropped.
 fn swap(
     connection: &mut SqliteConnection,
     id: KeyId,
     was: KeyChanges,
     now: KeyChanges,
     entry: Option<&AuditDraft>,
-) -> QueryResult<Swap<KeyRow>> {
+) -> Result<Swap<KeyRow>, Stop> {
+    let is_restored = was.deleted_at.is_some() && now.deleted_at.is_none();
     let unchanged = api_keys::table
         .find(Id::from(id))
         .filter(api_keys::name.eq(was.name))
@@ -117,6 +119,12 @@ fn swap(
         .returning(KeyRow::as_returning())
         .get_result(connection)
         .optional()?;
+    // Under which secret it is hashed may have changed since it was read, so the row that was written is asked.
+    if let (Some(row), true) = (&stored, is_restored)
+        && secrets::is_dropped(connection, &row.pepper_id)?
+    {
+        return Err(Stop::Rule(Violation::Pepper));
+    }
     if let (Some(_), Some(entry)) = (&stored, entry) {
         audit::append(connection, entry)?;
     }
@@ -189,8 +197,7 @@ impl KeyRepository for Keys {
                 let swapped = self
                     .0
                     .write(move |connection| swap(connection, id, was, now, entry.as_ref()))
-                    .await?
-                    .map_err(error::of_query)?;
+                    .await??;
                 found = match swapped {
                     Swap::Done(row) => return Ok(rows::key(row)?),
                     Swap::Moved(row) => Some(row),

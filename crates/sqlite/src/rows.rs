@@ -81,7 +81,7 @@ pub(crate) struct KeyRow {
     account_id: Id,
     name: String,
     key_hash: String,
-    pepper_id: String,
+    pub(crate) pepper_id: String,
     key_prefix: String,
     status: String,
     scopes: Option<String>,

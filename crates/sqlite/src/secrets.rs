@@ -32,9 +32,9 @@ pub(crate) fn registered(connection: &mut SqliteConnection) -> QueryResult<Vec<P
 }
 
 /// Was this secret dropped? Of use in a write only, where nobody else can drop it before what follows is written.
-pub(crate) fn is_dropped(connection: &mut SqliteConnection, id: &PepperId) -> QueryResult<bool> {
+pub(crate) fn is_dropped(connection: &mut SqliteConnection, id: &str) -> QueryResult<bool> {
     let dropped = peppers::table
-        .find(id.as_str())
+        .find(id)
         .filter(peppers::dropped_at.is_not_null());
     diesel::select(exists(dropped)).get_result(connection)
 }
@@ -216,7 +216,7 @@ impl SecretRegistry for Secrets {
                 .select(peppers::id)
                 .load(connection)?;
             let dropped: BTreeSet<_> = dropped.into_iter().map(PepperId::from_store).collect();
-            let mut done = 0;
+            let mut moved = Vec::new();
             for Rehash {
                 key_id,
                 was,
@@ -235,9 +235,12 @@ impl SecretRegistry for Secrets {
                         api_keys::pepper_id.eq(becomes.pepper_id.as_str()),
                     ))
                     .execute(connection)?;
-                done += updated;
+                if updated > 0 {
+                    moved.push((*key_id, &becomes.pepper_id));
+                }
             }
-            if done > 0 {
+            let done = moved.len();
+            for entry in entry.rehashed(moved) {
                 audit::append(connection, &entry)?;
             }
             Ok(done)

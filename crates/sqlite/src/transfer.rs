@@ -52,7 +52,7 @@ fn import_account(
 }
 
 fn import_key(connection: &mut SqliteConnection, key: &ApiKey) -> Result<ImportOutcome, Stop> {
-    let dropped = secrets::is_dropped(connection, &key.pepper_id)?;
+    let dropped = secrets::is_dropped(connection, key.pepper_id.as_str())?;
     let stored = if dropped {
         // It may be there all the same, from before.
         Ok(0)

@@ -83,7 +83,11 @@ pub(super) fn code_of(error: &anyhow::Error) -> u8 {
 
 fn code_of_cause(cause: &(dyn Error + 'static)) -> Option<u8> {
     if let Some(error) = cause.downcast_ref::<KeyError>() {
-        return matches!(error, KeyError::NotFound).then_some(NOT_FOUND);
+        return match error {
+            KeyError::NotFound => Some(NOT_FOUND),
+            KeyError::PepperDropped => Some(REFUSED),
+            KeyError::ForeignAccount | KeyError::ScopeNotHeld(_) | KeyError::Store(_) => None,
+        };
     }
     if let Some(error) = cause.downcast_ref::<AccountError>() {
         return match error {
@@ -131,6 +135,7 @@ mod tests {
         let away = || StoreError::unavailable("away");
         let cases = [
             (anyhow::Error::from(KeyError::NotFound), NOT_FOUND),
+            (KeyError::PepperDropped.into(), REFUSED),
             (KeyError::Store(away()).into(), UNAVAILABLE),
             (KeyError::Store(StoreError::internal("odd")).into(), FAILED),
             (

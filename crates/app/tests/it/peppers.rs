@@ -372,6 +372,30 @@ fn a_secret_that_keys_depend_on_is_not_dropped() {
     }
 }
 
+#[test]
+fn a_key_whose_secret_was_dropped_is_not_restored() {
+    let place = Place::new();
+    let key = place.make_store();
+    let prefix = key.get(..14).unwrap();
+    let shown = place.tool(0, &["key", "show", prefix, "--json"]).json();
+    let id = shown["id"].as_str().unwrap();
+    place.tool(0, &["pepper", "rotate", "--id", "new"]);
+    place.start_again().0.end("-TERM");
+    place.tool(0, &["key", "delete", id]);
+    place.tool(0, &["key", "restore", id]);
+    place.tool(0, &["key", "delete", id]);
+    place.tool(0, &["pepper", "drop", "default"]);
+    let trail = || place.tool(0, &["audit", "verify", "--json"]).json();
+    let before = trail();
+    for named in [id, prefix] {
+        let refused = place.tool(4, &["key", "restore", named]);
+        assert_eq!(refused.out, "");
+        refused.says(&["the server secret that the key is hashed under was dropped"]);
+    }
+    place.tool(3, &["key", "show", id]);
+    assert_eq!(trail(), before, "nothing was done, and nothing said");
+}
+
 /// What keeps a server from starting is shown by status and doctor, and can be mended by drop.
 #[test]
 fn a_ring_that_does_not_fit_the_store() {

@@ -1,9 +1,10 @@
 //! `/v1/api-keys`.
 
-use leadr_auth_domain::Timestamp;
+use leadr_auth_domain::{Access, Keyring, Origin, PepperId, Principal, Timestamp};
+use leadr_auth_service::KeyFilter;
 use serde_json::{Value, json};
 
-use crate::support::{Api, NOBODY};
+use crate::support::{Api, NOBODY, SECRET};
 
 fn fields(value: &Value) -> Vec<&str> {
     let mut fields: Vec<_> = value
@@ -359,6 +360,61 @@ async fn deleting_and_restoring() {
         .expect(200)
         .json();
     assert_eq!(same["updated_at"], back["updated_at"]);
+}
+
+/// A key whose secret was dropped could never be used, and is not brought back; nor does anybody hear of it who does not
+/// reach the key.
+#[actix_web::test]
+async fn a_key_whose_secret_was_dropped_is_not_restored() {
+    let api = Api::new().await;
+    let path = api.key_of_one();
+    let new = PepperId::parse("new").unwrap();
+    let secrets = [
+        (PepperId::default(), SECRET),
+        (new.clone(), "another secret for tests, of 32 bytes"),
+    ];
+    let ring = Keyring::new(&new, secrets).unwrap();
+    api.service.replace_keyring(ring).await.unwrap();
+    let me = api.get("/v1/me", &api.operator).await.expect(200).json();
+    let account = me["account"]["id"].as_str().unwrap();
+    let (_, operator) = api.issue(account, "Later").await;
+    let (_, of_two) = api.issue(&api.two.account, "Later").await;
+    for account in api.service.list_accounts(Access::All).await.unwrap() {
+        let filter = KeyFilter::of(account.id);
+        let mut keys = api.service.list_keys(Access::All, filter).await.unwrap();
+        keys.retain(|key| key.pepper_id != new);
+        for key in keys {
+            let path = format!("/v1/api-keys/{}", key.id);
+            api.patch(&path, &operator, json!({"deleted": true}))
+                .await
+                .expect(200);
+        }
+    }
+    let tool = Principal::deployment(Origin::TOOL).operator().unwrap();
+    api.service
+        .drop_pepper(&tool, &PepperId::default())
+        .await
+        .unwrap();
+    let count = async || {
+        let path = format!("/v1/audit?account_id={}", api.one.account);
+        let trail = api.get(&path, &operator).await.expect(200).json();
+        trail["entries"].as_array().unwrap().len()
+    };
+    let before = count().await;
+    let detail =
+        "This key cannot be restored: the server secret that it is hashed under was dropped";
+    for body in [
+        json!({"deleted": false}),
+        json!({"deleted": false, "name": "Back", "status": "revoked"}),
+    ] {
+        let answer = api.patch(&path, &operator, body).await;
+        answer.expect_error(409, "secret_dropped", detail);
+    }
+    let gone = api.get(&path, &operator).await;
+    gone.expect_error(404, "not_found", "APIKey not found");
+    assert_eq!(count().await, before, "nothing was done, and nothing said");
+    let foreign = api.patch(&path, &of_two, json!({"deleted": false})).await;
+    foreign.expect_error(404, "not_found", "APIKey not found");
 }
 
 #[actix_web::test]

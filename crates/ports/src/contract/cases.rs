@@ -1035,6 +1035,85 @@ cases! { $
         }
     }
 
+    /// Nobody brings a key back that could never be used again. Whatever else is done to keys under a secret that was dropped
+    /// is done.
+    async fn a_key_is_not_restored_under_a_secret_that_was_dropped(stores) {
+        let owner = account(1);
+        stores.accounts.create(&owner, &entry()).await.unwrap();
+        let ((stored, old), (other, new)) = (pepper("old"), pepper("new"));
+        register(&stores, &stored).await;
+        register(&stores, &other).await;
+        let mut deleted = key_under(&old, 1, &owner);
+        deleted.soft_delete(at(3));
+        let mut elsewhere = key_under(&new, 2, &owner);
+        elsewhere.soft_delete(at(3));
+        let mut expired = key_under(&old, 3, &owner);
+        expired.expires_at = Some(at(5));
+        for key in [&deleted, &elsewhere, &expired] {
+            stores.keys.create(key, &entry()).await.unwrap();
+        }
+        stores.secrets.drop_pepper(&stored.id, at(9), &entry()).await.unwrap();
+        let before = entries(&stores).await;
+        let mut restore = |mut key: ApiKey| {
+            key.restore(at(10));
+            key.rename(KeyName::parse("Back").unwrap(), at(10));
+            Ok(noted(key))
+        };
+        let restored = stores.keys.update(deleted.id, &mut restore).await;
+        assert!(matches!(restored, Err(UpdateKeyError::PepperDropped)), "{restored:?}");
+        let read = stores.keys.get(deleted.id, Rows::WithDeleted).await.unwrap().unwrap();
+        assert_eq!(fields(&read), fields(&deleted));
+        assert_eq!(entries(&stores).await, before, "nothing was done, and nothing said");
+
+        let restored = stores.keys.update(elsewhere.id, &mut restore).await.unwrap();
+        assert!(!restored.is_deleted());
+        // A key that is live stays so, and one that is deleted may be changed as long as it stays that.
+        let renamed = stores.keys.update(expired.id, &mut restore).await.unwrap();
+        assert_eq!(renamed.name.as_str(), "Back");
+        let changes: [fn(&mut ApiKey); 3] =
+            [|key| key.revoke(at(11)), |key| key.reactivate(at(12)), |key| key.soft_delete(at(13))];
+        for change in changes {
+            stores.keys.update(expired.id, &mut |mut key| {
+                change(&mut key);
+                Ok(noted(key))
+            }).await.unwrap();
+        }
+        let revoked = stores.keys.update(deleted.id, &mut |mut key| {
+            key.revoke(at(14));
+            Ok(noted(key))
+        }).await.unwrap();
+        assert_eq!((revoked.status, revoked.deleted_at), (ApiKeyStatus::Revoked, Some(at(3))));
+        let restored = stores.keys.update(expired.id, &mut restore).await;
+        assert!(matches!(restored, Err(UpdateKeyError::PepperDropped)), "{restored:?}");
+        assert_eq!(entries(&stores).await, before + 6);
+    }
+
+    /// Of keys that are restored while their secret is dropped, none is left that nobody can use.
+    async fn racing_restore_and_drop_leave_no_orphan(stores) {
+        let owner = account(1);
+        stores.accounts.create(&owner, &entry()).await.unwrap();
+        for round in 0..RACERS {
+            let (stored, ring) = pepper(&format!("round-{round}"));
+            register(&stores, &stored).await;
+            let mut key = key_under(&ring, u8::try_from(round + 1).unwrap(), &owner);
+            key.soft_delete(at(3));
+            stores.keys.create(&key, &entry()).await.unwrap();
+            let restore = tokio::spawn({
+                let (keys, id) = (Arc::clone(&stores.keys), key.id);
+                async move {
+                    let mut restore = |mut key: ApiKey| {
+                        key.restore(at(10));
+                        Ok(noted(key))
+                    };
+                    keys.update(id, &mut restore).await
+                }
+            });
+            let dropped = stores.secrets.drop_pepper(&stored.id, at(99), &entry()).await;
+            let restored = restore.await.unwrap();
+            assert_ne!(dropped.is_ok(), restored.is_ok(), "round {round}: {dropped:?} {restored:?}");
+        }
+    }
+
     /// A key is given its new hash where it has the old one, and nothing else of it changes.
     async fn a_key_is_hashed_anew(stores) {
         let owner = account(1);
@@ -1065,6 +1144,42 @@ cases! { $
             let read = stores.keys.get(key.id, Rows::Live).await.unwrap().unwrap();
             assert_eq!(fields(&read), fields(key));
         }
+    }
+
+    /// The trail names the keys that were given a new hash, each with its secret, and none that was to be and was not.
+    async fn an_entry_names_the_keys_that_were_hashed_anew(stores) {
+        let owner = account(1);
+        stores.accounts.create(&owner, &entry()).await.unwrap();
+        let ((_, old), (_, new), (_, newer)) = (pepper("old"), pepper("new"), pepper("newer"));
+        let (stored, dropped) = pepper("dropped");
+        register(&stores, &stored).await;
+        stores.secrets.drop_pepper(&stored.id, at(9), &entry()).await.unwrap();
+        let keys: Vec<_> = (1..=5).map(|n| key_under(&old, n, &owner)).collect();
+        for key in &keys {
+            stores.keys.create(key, &entry()).await.unwrap();
+        }
+        let anew = |n: u8, ring: &Keyring| {
+            let key = &keys[usize::from(n) - 1];
+            Rehash { key_id: key.id, was: key.key_hash.clone(), becomes: ring.hash(&plain_key(n)) }
+        };
+        let said = async |batch: &[Rehash]| {
+            let before = entries(&stores).await;
+            let moved = stores.secrets.rehash(batch, &entry()).await.unwrap();
+            let said: Vec<_> = trail(&stores).await.split_off(before);
+            let said = said.iter().map(|entry| entry.after.as_ref().unwrap().as_str().to_owned());
+            (moved, said.collect::<Vec<_>>())
+        };
+        let named = |secret: &str, keys: &[u8]| {
+            let ids: Vec<_> = keys.iter().map(|n| format!("\"{}\"", key(*n, &owner).id)).collect();
+            format!(r#"{{"key_ids":[{}],"secret_id":"{secret}"}}"#, ids.join(","))
+        };
+        // One of two has got another hash meanwhile.
+        assert_eq!(said(&[anew(1, &newer)]).await, (1, vec![named("newer", &[1])]));
+        assert_eq!(said(&[anew(1, &new), anew(2, &new)]).await, (1, vec![named("new", &[2])]));
+        let batch = [anew(5, &newer), anew(4, &new), anew(3, &newer), anew(2, &newer)];
+        assert_eq!(said(&batch).await, (3, vec![named("new", &[4]), named("newer", &[3, 5])]));
+        let nobody = Rehash { key_id: key(9, &owner).id, ..anew(1, &new) };
+        assert_eq!(said(&[anew(2, &dropped), nobody]).await, (0, vec![]));
     }
 
     /// Everything comes out, in the order of ids, page by page, deleted records too.

@@ -4,12 +4,13 @@
 use std::time::Duration;
 
 use leadr_auth_domain::{
-    AccountStatus, ApiKey, ApiKeyStatus, HashedKey, KeyHash, PepperCheck, PepperId, SealedAuditKey,
+    AccountStatus, ApiKey, ApiKeyStatus, ChainId, HashedKey, KeyHash, PepperCheck, PepperId,
+    SealedAuditKey,
 };
 use leadr_auth_ports::{
-    CreateKeyError, DropPepperError, ImportConflict, ImportMode, ImportOutcome, KeyFilter, KeyUse,
-    Rehash, Rows, StoredPepper, Stores,
-    contract::fixtures::{account, at, entry, key, noted},
+    AuditQuery, Audited, CreateKeyError, DropPepperError, ImportConflict, ImportMode,
+    ImportOutcome, KeyFilter, KeyUse, Rehash, Rows, StoredPepper, Stores, UpdateKeyError,
+    contract::fixtures::{account, at, entry, entry_in, key, noted},
 };
 use leadr_auth_postgres::testing::TestDatabase;
 use tokio_postgres::Client;
@@ -258,6 +259,50 @@ async fn a_drop_waits_for_keys_that_are_being_stored() {
     ));
 }
 
+/// So is a key that is being restored.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drop_waits_for_keys_that_are_being_restored() {
+    let database = with_owner().await;
+    let stores = database.stores();
+    let secret = secret("old");
+    stores
+        .secrets
+        .register(&secret, false, &entry())
+        .await
+        .unwrap();
+    let chain = ChainId::Account(account(1).id);
+    let mut key = key_under(&secret, 1);
+    key.soft_delete(at(3));
+    stores.keys.create(&key, &entry_in(chain)).await.unwrap();
+    let (holder, watcher) = (database.client().await, database.client().await);
+    // Held up when the key is written, and what there is to say of it is not.
+    holder
+        .batch_execute(&format!(
+            "BEGIN; SELECT FROM audit_heads WHERE chain = '{}' FOR UPDATE",
+            chain.as_uuid()
+        ))
+        .await
+        .unwrap();
+    let keys = stores.keys.clone();
+    let restored = tokio::spawn(async move {
+        keys.update(key.id, &mut |mut key| {
+            key.restore(at(5));
+            Ok(Audited::new(key, entry_in(chain)))
+        })
+        .await
+    });
+    somebody_waits(&watcher).await;
+    let (secrets, id) = (stores.secrets.clone(), secret.id.clone());
+    let dropped = tokio::spawn(async move { secrets.drop_pepper(&id, at(9), &entry()).await });
+    so_many_wait(&watcher, 2).await;
+    holder.batch_execute("COMMIT").await.unwrap();
+    assert!(!restored.await.unwrap().unwrap().is_deleted());
+    assert!(matches!(
+        dropped.await.unwrap(),
+        Err(DropPepperError::InUse { count: 1, .. })
+    ));
+}
+
 /// Whoever stores something under a secret that is being dropped waits, and is refused. The drop is held up at its very
 /// end, when it has found that no key depends on the secret.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -285,6 +330,9 @@ async fn what_is_stored_while_a_secret_is_dropped_waits_and_is_refused() {
     }
     let other = key_under(&new, 3);
     stores.keys.create(&other, &entry()).await.unwrap();
+    let mut deleted = key_under(&old, 4);
+    deleted.soft_delete(at(3));
+    stores.keys.create(&deleted, &entry()).await.unwrap();
     let (holder, watcher) = (database.client().await, database.client().await);
     holder
         .batch_execute("BEGIN; SELECT FROM peppers FOR UPDATE")
@@ -305,7 +353,15 @@ async fn what_is_stored_while_a_secret_is_dropped_waits_and_is_refused() {
     });
     let (secrets, rehash) = (stores.secrets.clone(), another_hash(&other, &old));
     let rehashed = tokio::spawn(async move { secrets.rehash(&[rehash], &entry()).await.unwrap() });
-    so_many_wait(&watcher, 4).await;
+    let (keys, id) = (stores.keys.clone(), deleted.id);
+    let restored = tokio::spawn(async move {
+        keys.update(id, &mut |mut key| {
+            key.restore(at(5));
+            Ok(noted(key))
+        })
+        .await
+    });
+    so_many_wait(&watcher, 5).await;
     // Verification and lists do not.
     assert_eq!(
         hash_of(&stores, &other).await,
@@ -324,28 +380,46 @@ async fn what_is_stored_while_a_secret_is_dropped_waits_and_is_refused() {
         [ImportOutcome::Conflict(ImportConflict::PepperDropped)]
     );
     assert_eq!(rehashed.await.unwrap(), 0);
+    let restored = restored.await.unwrap();
+    assert!(
+        matches!(restored, Err(UpdateKeyError::PepperDropped)),
+        "{restored:?}"
+    );
     let uses = stores.secrets.count_keys(at(9)).await.unwrap();
     let uses: Vec<_> = uses.iter().map(|used| used.id.as_str()).collect();
     assert_eq!(uses, ["new"]);
 }
 
-/// A hash that somebody else gave a key meanwhile is not written over.
+/// A hash that somebody else gave a key meanwhile is not written over, and the trail does not say so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_hash_that_had_to_wait_does_not_undo_another() {
     let database = with_owner().await;
     let stores = database.stores();
-    let one = key(1, &account(1));
-    stores.keys.create(&one, &entry()).await.unwrap();
+    let (one, two) = (key(1, &account(1)), key(2, &account(1)));
+    for key in [&one, &two] {
+        stores.keys.create(key, &entry()).await.unwrap();
+    }
     let (holder, watcher) = (database.client().await, database.client().await);
+    let id = one.id;
     holder
-        .batch_execute("BEGIN; UPDATE api_keys SET key_hash = 'another', pepper_id = 'another'")
+        .batch_execute(&format!(
+            "BEGIN; UPDATE api_keys SET key_hash = 'another', pepper_id = 'another' WHERE id = '{id}'"
+        ))
         .await
         .unwrap();
-    let (secrets, rehash) = (stores.secrets.clone(), another_hash(&one, &secret("new")));
-    let rehashed = tokio::spawn(async move { secrets.rehash(&[rehash], &entry()).await });
+    let new = secret("new");
+    let batch = [another_hash(&one, &new), another_hash(&two, &new)];
+    let secrets = stores.secrets.clone();
+    let rehashed = tokio::spawn(async move { secrets.rehash(&batch, &entry()).await });
     somebody_waits(&watcher).await;
     holder.batch_execute("COMMIT").await.unwrap();
-    assert_eq!(rehashed.await.unwrap().unwrap(), 0);
+    assert_eq!(rehashed.await.unwrap().unwrap(), 1);
+    let newest = AuditQuery::of(Some(ChainId::System), 1);
+    let listed = stores.audit.list(&newest).await.unwrap();
+    assert_eq!(
+        listed[0].after.as_ref().unwrap().as_str(),
+        format!(r#"{{"key_ids":["{}"],"secret_id":"new"}}"#, two.id)
+    );
     let another = PepperId::parse("another").unwrap();
     assert_eq!(
         hash_of(&stores, &one).await,

@@ -4,7 +4,7 @@ use diesel::connection::SimpleConnection as _;
 use leadr_auth_domain::{ApiKey, HashedKey, KeyHash, KeyId, KeyPrefix, Pepper, PepperId};
 use leadr_auth_ports::{
     CreateKeyError, DropPepperError, ImportConflict, ImportMode, ImportOutcome, Rehash, Rows,
-    StoredPepper, Stores,
+    StoredPepper, Stores, UpdateKeyError,
     contract::fixtures::{account, all_noted, at, entry, fields, key, noted},
 };
 use leadr_auth_sqlite::{IfMissing, Sqlite};
@@ -103,6 +103,46 @@ async fn two_processes_leave_no_key_under_a_dropped_secret() {
             other => panic!("round {n}: {other:?}"),
         }
     }
+}
+
+/// A restoration is decided on what was read before; whether the secret was dropped, when it is written.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secret_that_is_dropped_while_a_key_is_restored_is_noticed() {
+    let (scratch, stores) = fresh().await;
+    let owner = account(1);
+    stores.accounts.create(&owner, &entry()).await.unwrap();
+    let (old, new) = (secret("default"), secret("new"));
+    for secret in [&old, &new] {
+        stores
+            .secrets
+            .register(secret, false, &entry())
+            .await
+            .unwrap();
+    }
+    let mut deleted = key(1, &owner);
+    deleted.soft_delete(at(3));
+    stores.keys.create(&deleted, &entry()).await.unwrap();
+    let restore = async |meanwhile: &str| {
+        let change = &mut |mut key: ApiKey| {
+            scratch.raw().batch_execute(meanwhile).unwrap();
+            key.restore(at(9));
+            Ok(noted(key))
+        };
+        stores.keys.update(deleted.id, change).await
+    };
+    let restored = restore("UPDATE peppers SET dropped_at = 9 WHERE id = 'default'").await;
+    assert!(
+        matches!(restored, Err(UpdateKeyError::PepperDropped)),
+        "{restored:?}"
+    );
+    assert_eq!(
+        fields(&read(&stores, deleted.id).await),
+        fields(&deleted),
+        "what was written is rolled back"
+    );
+    // It is the secret of the row as it is then that counts.
+    let restored = restore("UPDATE api_keys SET pepper_id = 'new'").await;
+    assert!(!restored.unwrap().is_deleted());
 }
 
 /// What was stored before the secret was dropped is there; what is new is refused, and whatever else is wrong with it is
