@@ -251,6 +251,18 @@ mod tests {
         let told = faults(&file("hunter 6", &[pair("a", OLD)]));
         assert_eq!(told.len(), 1, "{told:?}");
         assert!(told[0].contains("\"current\""), "{told:?}");
+        // Also where they could be used together.
+        let secrets = [
+            pair("a", OLD),
+            pair("hunter 7", NEW),
+            pair("hunter 8", "hunter9, another one, of 32 bytes or so"),
+        ];
+        let told = faults(&file("a", &secrets));
+        let expected = ["number 2: the id", "number 3: the id"];
+        assert_eq!(told.len(), expected.len(), "{told:?}");
+        for (told, expected) in told.iter().zip(expected) {
+            assert!(told.contains(expected), "{expected}: {told}");
+        }
         assert_eq!(faults(r#"{"current": "a", "secrets": []}"#).len(), 1);
         for malformed in [
             String::new(),

@@ -1,6 +1,7 @@
 //! Who asks, whose records they may reach, and what they may do with them.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::{
     Account, AccountId, AccountRole, ApiKey, KeyId, KeyRecord, Right, Scope, ScopeSet, Scopes,
@@ -80,8 +81,8 @@ pub enum Actor {
 pub struct Origin {
     /// Who.
     pub actor: Actor,
-    /// The request's id, where it came with one.
-    pub request_id: Option<String>,
+    /// The request's id, where it came with one. It is shared, because every request has one and few write it down.
+    pub request_id: Option<Arc<str>>,
     /// The address that it came from, as far as it can be trusted.
     pub client: Option<IpAddr>,
 }

@@ -410,7 +410,7 @@ impl AuditEntry {
             ids.as_ref()
                 .map(|(_, account)| account.as_bytes().as_slice()),
         );
-        mac.optional(self.origin.request_id.as_ref().map(String::as_bytes));
+        mac.optional(self.origin.request_id.as_deref().map(str::as_bytes));
         let client = self.origin.client.map(|client| client.to_string());
         mac.optional(client.as_ref().map(String::as_bytes));
         let subject = self.key_id.map(KeyId::as_uuid);
@@ -846,7 +846,7 @@ mod tests {
                     account_id: AccountId::from_random_bytes([9; 16]),
                 };
             },
-            |entry| entry.origin.request_id = Some(String::new()),
+            |entry| entry.origin.request_id = Some("".into()),
             |entry| entry.origin.client = Some([127, 0, 0, 1].into()),
             |entry| entry.key_id = None,
             |entry| entry.before = Some(Facts::new(Map::new())),

@@ -3,6 +3,7 @@
 //! The line is made of what is listed here and of nothing else: no header is logged by default, no query ever, and no path
 //! but the route's pattern. So no key can get into it by way of a place that nobody thought of.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix_web::body::MessageBody;
@@ -49,13 +50,13 @@ pub(crate) async fn observe(
     let n = state.next_request();
     let instance = state.config.instance;
     let ids = Ids {
-        request: request_id(&request).unwrap_or_else(|| format!("{instance:016x}-{n:x}")),
+        request: request_id(&request).unwrap_or_else(|| format!("{instance:016x}-{n:x}").into()),
         trace: TraceContext::new(request.headers(), instance, n),
     };
     let span = span(&request, &ids);
     request
         .extensions_mut()
-        .insert(RequestId(ids.request.clone()));
+        .insert(RequestId(Arc::clone(&ids.request)));
     let response = next.call(request).instrument(span.clone()).await?;
     let mut response = match note_refusal(&state, &response).await {
         Ok(()) => response.map_into_left_body(),
@@ -124,12 +125,12 @@ async fn note_refusal(
 
 /// By which a request is found again.
 struct Ids {
-    request: String,
+    request: Arc<str>,
     trace: TraceContext,
 }
 
 /// The client's own id, where it is one and hides no key.
-fn request_id(request: &ServiceRequest) -> Option<String> {
+fn request_id(request: &ServiceRequest) -> Option<Arc<str>> {
     let well_formed = |id: &&str| {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':');
         !id.is_empty()
@@ -138,7 +139,7 @@ fn request_id(request: &ServiceRequest) -> Option<String> {
             && redact_keys(id) == **id
     };
     let given = request.headers().get(REQUEST_ID)?.to_str().ok();
-    given.filter(well_formed).map(str::to_owned)
+    given.filter(well_formed).map(Arc::from)
 }
 
 /// The request as a span: see [`REQUEST_SPAN`].
@@ -156,7 +157,7 @@ fn span(request: &ServiceRequest, ids: &Ids) -> Span {
         parent_span_id = parent.map(|parent| tracing::field::display(parent.span_id)),
         parent_sampled = parent.map(Parent::sampled),
         tracestate = parent.and_then(|_| trace_state(request.headers())),
-        request_id = ids.request,
+        request_id = &*ids.request,
         http.request.method = method(request.method()),
         http.route = Empty,
         http.response.status_code = Empty,

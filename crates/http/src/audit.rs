@@ -101,7 +101,7 @@ impl AuditEntryResponse {
             at: entry.at.to_string(),
             action: entry.action.clone(),
             actor: entry.origin.actor.into(),
-            request_id: entry.origin.request_id.clone(),
+            request_id: entry.origin.request_id.as_deref().map(str::to_owned),
             client: entry.origin.client.map(|client| client.to_string()),
             key_id: entry.key_id.map(KeyId::as_uuid),
             before: entry.before.as_ref().map(shown),

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use actix_web::dev::Payload;
 use actix_web::http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
@@ -51,7 +52,7 @@ pub(crate) fn authenticated_by(request: &HttpRequest) -> Option<(KeyId, AccountI
 }
 
 /// By which a request is found again: for the audit trail.
-pub(crate) struct RequestId(pub(crate) String);
+pub(crate) struct RequestId(pub(crate) Arc<str>);
 
 /// The one key that a request presents.
 ///
@@ -128,7 +129,10 @@ async fn admit(request: HttpRequest) -> Result<RequireApiKey, ApiError> {
     let caller = authenticate(&request).await?;
     let mut principal = caller.principal();
     principal.origin.client = request.peer_addr().map(|peer| peer.ip());
-    principal.origin.request_id = request.extensions().get().map(|RequestId(id)| id.clone());
+    principal.origin.request_id = request
+        .extensions()
+        .get()
+        .map(|RequestId(id)| Arc::clone(id));
     request.extensions_mut().insert(principal.clone());
     authorize(route, &principal)?;
     Ok(RequireApiKey { caller, principal })

@@ -10,6 +10,9 @@ use uuid::Uuid;
 
 use crate::error::{ApiError, Fault};
 
+/// How much of a field's name is repeated to whoever made it up, in characters.
+const MAX_REPEATED: usize = 64;
+
 /// What a field's value is not.
 pub(crate) struct Wrong {
     kind: &'static str,
@@ -217,10 +220,22 @@ impl Fields {
     fn into_faults(mut self) -> Vec<Fault> {
         if self.strict {
             for (name, _) in std::mem::take(&mut self.given) {
-                self.fault("extra_forbidden", &name, "Extra inputs are not permitted");
+                let msg = "Extra inputs are not permitted";
+                self.fault("extra_forbidden", &cut(&name), msg);
             }
         }
         self.faults
+    }
+}
+
+/// A client's text, which may be as long as its request, with no more of it than an answer needs.
+fn cut(text: &str) -> String {
+    let mut rest = text.chars();
+    let repeated: String = rest.by_ref().take(MAX_REPEATED).collect();
+    if rest.next().is_some() {
+        repeated + "…"
+    } else {
+        repeated
     }
 }
 
@@ -431,6 +446,19 @@ mod tests {
                 r#""extra_forbidden" ["body","misspelled"]"#,
             ]
         );
+    }
+
+    #[test]
+    fn a_name_that_nobody_asked_for_is_not_repeated_at_length() {
+        for (name, told) in [
+            ("x".repeat(64), "x".repeat(64)),
+            ("x".repeat(65), "x".repeat(64) + "…"),
+            ("ä".repeat(8000), "ä".repeat(64) + "…"),
+        ] {
+            let fields = Fields::body(format!(r#"{{"{name}":1}}"#).as_bytes());
+            let expected = format!(r#""extra_forbidden" ["body","{told}"]"#);
+            assert_eq!(faults(fields), [expected]);
+        }
     }
 
     #[test]

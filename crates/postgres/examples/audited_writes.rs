@@ -131,7 +131,13 @@ async fn main() {
     }
     // Opens the connections and prepares the statements.
     for (n, audited) in [false, true].into_iter().enumerate() {
-        round(&postgres, accounts, u32::try_from(n).expect("0 or 1"), audited).await;
+        round(
+            &postgres,
+            accounts,
+            u32::try_from(n).expect("0 or 1"),
+            audited,
+        )
+        .await;
     }
     let mut ratios = Vec::new();
     for n in 1..=ROUNDS {

@@ -240,7 +240,7 @@ pub(crate) fn entry_row(entry: AuditEntry) -> Result<EntryRow, StoreError> {
         actor: actor.to_owned(),
         actor_key_id: ids.map(|(key, _)| key.as_uuid()),
         actor_account_id: ids.map(|(_, account)| account.as_uuid()),
-        request_id: entry.origin.request_id,
+        request_id: entry.origin.request_id.as_deref().map(str::to_owned),
         client: entry.origin.client.map(|client| client.to_string()),
         key_id: entry.key_id.map(KeyId::as_uuid),
         before: entry.before.map(|facts| facts.as_str().to_owned()),
@@ -389,7 +389,7 @@ pub(crate) fn entry(row: EntryRow) -> Result<AuditEntry, StoreError> {
         action: row.action,
         origin: Origin {
             actor: actor.unwrap_or(Actor::Server),
-            request_id: row.request_id,
+            request_id: row.request_id.map(Into::into),
             client: client.unwrap_or_default(),
         },
         key_id: row.key_id.map(KeyId::new),

@@ -395,3 +395,48 @@ fn bytes_of(chain: Option<ChainId>) -> Vec<u8> {
     let uuid: Option<Uuid> = chain.map(ChainId::as_uuid);
     uuid.map_or(Vec::new(), |uuid| uuid.as_bytes().to_vec())
 }
+
+#[cfg(test)]
+mod tests {
+    use leadr_auth_ports::contract::fixtures::{account, audit_lists};
+
+    use super::*;
+    use crate::plans::plan;
+
+    #[test]
+    fn the_list_of_a_chain_goes_by_the_primary_key() {
+        for chain in [ChainId::System, ChainId::Account(account(1).id)] {
+            for list in audit_lists(Some(chain)) {
+                let range = match list.after {
+                    None => "chain=?",
+                    Some(_) => "chain=? AND seq<?",
+                };
+                assert_eq!(
+                    plan(&list_query(&list)),
+                    format!("SEARCH audit_entries USING PRIMARY KEY ({range})"),
+                    "{list:?}"
+                );
+            }
+        }
+    }
+
+    /// A page is read from the index in the index's order, so that reading ends with the page. From where to where, is
+    /// taken from the times.
+    #[test]
+    fn the_list_of_all_chains_comes_sorted_from_the_index_of_times() {
+        for list in audit_lists(None) {
+            let is_before = list.until.is_some() || list.after.is_some();
+            let (how, range) = match (list.since.is_some(), is_before) {
+                (false, false) => ("SCAN", ""),
+                (false, true) => ("SEARCH", " (at<?)"),
+                (true, false) => ("SEARCH", " (at>?)"),
+                (true, true) => ("SEARCH", " (at>? AND at<?)"),
+            };
+            assert_eq!(
+                plan(&list_query(&list)),
+                format!("{how} audit_entries USING INDEX audit_entries_by_time{range}"),
+                "{list:?}"
+            );
+        }
+    }
+}

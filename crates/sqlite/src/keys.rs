@@ -233,36 +233,14 @@ impl KeyRepository for Keys {
 
 #[cfg(test)]
 mod tests {
-    use diesel::debug_query;
-    use diesel_migrations::MigrationHarness as _;
     use leadr_auth_ports::contract::fixtures::account;
 
     use super::*;
-    use crate::migrate;
-
-    #[derive(QueryableByName)]
-    struct Step {
-        #[diesel(sql_type = diesel::sql_types::Text)]
-        detail: String,
-    }
-
-    /// How SQLite runs a query on empty tables: it goes by the indexes alone.
-    fn plan(query: &str) -> String {
-        let mut connection = SqliteConnection::establish(":memory:").unwrap();
-        connection
-            .run_pending_migrations(migrate::MIGRATIONS)
-            .unwrap();
-        let (query, _) = query.split_once(" -- binds").unwrap();
-        #[expect(clippy::disallowed_methods, reason = "Diesel has no words for it")]
-        let steps = diesel::sql_query(format!("EXPLAIN QUERY PLAN {query}"));
-        let steps: Vec<Step> = steps.load(&mut connection).unwrap();
-        let lines: Vec<_> = steps.into_iter().map(|step| step.detail).collect();
-        lines.join("\n")
-    }
+    use crate::plans::plan;
 
     #[test]
     fn a_lookup_goes_by_its_index() {
-        let plan = plan(&debug_query::<Sqlite, _>(&find_query("ldr_a")).to_string());
+        let plan = plan(&find_query("ldr_a"));
         assert!(
             plan.contains("SEARCH api_keys USING INDEX ix_api_keys_key_prefix"),
             "{plan}"
@@ -285,7 +263,7 @@ mod tests {
             },
         ];
         for filter in filters {
-            let plan = plan(&debug_query::<Sqlite, _>(&list_query(filter)).to_string());
+            let plan = plan(&list_query(filter));
             assert!(
                 plan.contains("SEARCH api_keys USING INDEX api_keys_live_by_account"),
                 "{plan}"

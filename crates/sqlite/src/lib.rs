@@ -53,6 +53,8 @@ mod file;
 mod health;
 mod keys;
 pub mod migrate;
+#[cfg(test)]
+mod plans;
 mod pool;
 mod rows;
 mod schema;

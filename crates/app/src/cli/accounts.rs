@@ -68,8 +68,8 @@ pub(super) async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     match action {
         "create" => {
             let new = NewAccount {
-                name: parsed(matches, "name", AccountName::parse)?,
-                slug: parsed(matches, "slug", Slug::parse)?,
+                name: parsed(matches, "--name", AccountName::parse)?,
+                slug: parsed(matches, "--slug", Slug::parse)?,
             };
             out.one(&service.create_account(&operator()?, new).await?)?;
         }

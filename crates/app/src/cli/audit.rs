@@ -83,7 +83,7 @@ async fn verify(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
 }
 
 async fn prune(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
-    let before = parsed(matches, "before", Timestamp::parse)?;
+    let before = parsed(matches, "--before", Timestamp::parse)?;
     let Tools { service, out } = Tools::open(matches).await?;
     let Pruned { chains, entries } = service.prune_audit(&operator()?, before).await?;
     out.either(

@@ -161,9 +161,9 @@ pub(super) async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
 }
 
 async fn create(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
-    let name = parsed(matches, "name", KeyName::parse)?;
+    let name = parsed(matches, "--name", KeyName::parse)?;
     let expires_at = match matches.get_one::<String>("expires-at") {
-        Some(_) => Some(parsed(matches, "expires-at", Timestamp::parse)?),
+        Some(_) => Some(parsed(matches, "--expires-at", Timestamp::parse)?),
         None => None,
     };
     let scopes = match matches.get_many::<String>("scope") {
@@ -187,9 +187,9 @@ fn scopes<'a>(texts: impl Iterator<Item = &'a String>) -> anyhow::Result<ScopeSe
     let mut scopes = Vec::new();
     for text in texts {
         let scope = Scope::parse(text);
-        scopes.push(scope.map_err(|fault| Usage(format!("scope: {fault}")))?);
+        scopes.push(scope.map_err(|fault| Usage(format!("--scope: {fault}")))?);
     }
-    ScopeSet::new(scopes).map_err(|fault| Usage(format!("scope: {fault}")).into())
+    ScopeSet::new(scopes).map_err(|fault| Usage(format!("--scope: {fault}")).into())
 }
 
 /// A key that was just made, the one time that it is shown. Where it cannot be, it is stored all the same and of no use.

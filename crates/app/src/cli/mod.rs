@@ -253,13 +253,13 @@ fn text<'a>(matches: &'a ArgMatches, name: &str) -> anyhow::Result<&'a str> {
     }
 }
 
-/// An argument as a domain value.
+/// An argument as a domain value. A flag is named with its dashes, as whoever gave it wrote it.
 fn parsed<T, E: fmt::Display>(
     matches: &ArgMatches,
     name: &str,
     parse: impl Fn(&str) -> Result<T, E>,
 ) -> anyhow::Result<T> {
-    let value = text(matches, name)?;
+    let value = text(matches, name.trim_start_matches('-'))?;
     parse(value).map_err(|fault| Usage(format!("{name}: {fault}")).into())
 }
 

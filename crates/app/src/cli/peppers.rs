@@ -208,7 +208,7 @@ fn id_of_today(is_taken: impl Fn(&PepperId) -> bool) -> anyhow::Result<PepperId>
 
 async fn rotate(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let said = match matches.get_one::<String>("id") {
-        Some(_) => Some(parsed(matches, "id", PepperId::parse)?),
+        Some(_) => Some(parsed(matches, "--id", PepperId::parse)?),
         None => None,
     };
     let entropy = OsEntropy::new();

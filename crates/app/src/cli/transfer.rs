@@ -297,9 +297,9 @@ fn foreign_database(named: &str) -> anyhow::Result<Database> {
     let from_environment = sources.import_from.take();
     let url = match (named, from_environment) {
         ("env", Some(url)) => url,
-        ("env", None) => bail!(Usage("from: IMPORT_FROM is not set".to_owned())),
+        ("env", None) => bail!(Usage("--from: IMPORT_FROM is not set".to_owned())),
         (url, _) if crate::config::has_password(url) => bail!(Usage(
-            "from: has a password on the command line, where every user of the machine can read it; set IMPORT_FROM to \
+            "--from: has a password on the command line, where every user of the machine can read it; set IMPORT_FROM to \
              the URL, and say --from env"
                 .to_owned()
         )),
@@ -307,7 +307,7 @@ fn foreign_database(named: &str) -> anyhow::Result<Database> {
     };
     sources.environment.insert("DATABASE_URL", url);
     let storage = Config::read_storage(&sources, &OsEntropy::new(), false)
-        .map_err(|faults| Usage(format!("from: {faults}")))?;
+        .map_err(|faults| Usage(format!("--from: {faults}")))?;
     let elsewhere = StorageConfig {
         // The data directory is this deployment's, not that one's.
         secret: None,
@@ -315,7 +315,7 @@ fn foreign_database(named: &str) -> anyhow::Result<Database> {
     };
     if let StoreConfig::Memory = elsewhere.store {
         bail!(Usage(
-            "from: memory: is a server's own, and there is nothing in it for a tool".to_owned()
+            "--from: memory: is a server's own, and there is nothing in it for a tool".to_owned()
         ));
     }
     // A file is only read; the others are as well, though they need not be told so.

@@ -306,7 +306,7 @@ async fn a_pruned_trail_is_whole(database: Option<&TestDatabase>) {
     let time = third.unwrap()["at"].as_str().unwrap();
     for wrong in ["yesterday", "2026-01-31", "2026-01-31T00:00:00", ""] {
         it.tool(2, &["audit", "prune", "--before", wrong])
-            .says(&["before: "]);
+            .says(&["--before: "]);
     }
     it.tool(2, &["audit", "prune"]).says(&["--before"]);
     assert_eq!(it.listed("").await, before, "nothing was pruned so far");

@@ -430,11 +430,55 @@ fn a_ring_that_does_not_fit_the_store() {
     place.run(&["pepper", "drop", "new"], &environment).with(0);
     doctor(0, &["the one of the stored keys"]);
     place.write("ring", ring("old", &secrets));
-    doctor(0, &["new was dropped"]);
+    let found = place
+        .run(&["doctor", "--json"], &environment)
+        .with(0)
+        .json();
+    let mut findings = found.as_array().unwrap().iter();
+    let dropped = |finding: &&Value| finding["what"].to_string().contains("new was dropped");
+    let dropped = findings.find(dropped).unwrap();
+    assert_eq!(dropped["status"], "warning", "{dropped}");
     place.write("ring", ring("new", &secrets));
     refused(&["new was dropped"]);
     place.write("ring", ring("old", &secrets[..1]));
     place.run(&["account", "list"], &environment).with(0);
+}
+
+/// Whoever mends a keyring need not start the server once for each fault: whether the file was said, or is kept in the data
+/// directory.
+#[test]
+fn all_that_is_wrong_with_a_keyring_is_told_at_once() {
+    let place = Place::new();
+    place.make_store();
+    let secrets = [
+        ("a", OLD),
+        ("a", NEW),
+        ("b", OLD),
+        ("c", "hunter2"),
+        ("hunter 3", NEW),
+    ];
+    let told = [
+        "two secrets have the id a",
+        "the secrets a and b are the same",
+        "the secret c is",
+        "secret number 5: the id",
+        "there is no secret new",
+    ];
+    for (file, environment) in [
+        ("ring", &[ANYWHERE, ("API_KEY_KEYRING_FILE", "ring")][..]),
+        ("data/keyring", &[ANYWHERE]),
+    ] {
+        place.write(file, ring("new", &secrets));
+        place.set_mode(file, 0o600);
+        for (code, command) in [(2, "serve"), (1, "doctor")] {
+            let refused = place.run(&[command], environment).with(code);
+            let all = format!("{}{}", refused.out, refused.err);
+            for told in told {
+                assert!(all.contains(told), "{file}, {command}: {told}: {all}");
+            }
+            assert!(!all.contains("hunter"), "{all}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -219,6 +219,40 @@ fn every_command_speaks_to_people_and_to_scripts() {
     assert_eq!(verdict["verdict"], "unknown");
 }
 
+/// A flag has its dashes; what is told by its place has none.
+#[test]
+fn a_fault_is_told_by_the_name_of_the_argument() {
+    let place = Place::new();
+    place.make_store();
+    account(&place, "acme");
+    let create = ["key", "create", "--account", "acme", "--name", "CI"];
+    let with = |flag, value| [&create[..], &[flag, value]].concat();
+    for (arguments, name) in [
+        (
+            vec!["account", "create", "--name", "", "--slug", "x"],
+            "--name",
+        ),
+        (
+            vec!["account", "create", "--name", "Acme", "--slug", "X"],
+            "--slug",
+        ),
+        (
+            vec!["key", "create", "--account", "acme", "--name", ""],
+            "--name",
+        ),
+        (with("--expires-at", "soon"), "--expires-at"),
+        (with("--scope", "x y"), "--scope"),
+        (vec!["key", "rename", "ldr_0000000000", ""], "name"),
+        (vec!["pepper", "rotate", "--id", "x y"], "--id"),
+        (vec!["pepper", "drop", "x y"], "secret"),
+        (vec!["audit", "prune", "--before", "soon"], "--before"),
+        (vec!["import", "--from", "memory:"], "--from"),
+    ] {
+        let fault = format!("leadr-auth: {name}: ");
+        place.tool(2, &arguments).says(&[&fault]);
+    }
+}
+
 #[test]
 fn a_whole_key_on_the_command_line_is_refused_and_not_repeated() {
     let place = Place::new();

@@ -1361,7 +1361,7 @@ cases! { $
         said.action = AuditAction::KeyRenamed;
         said.origin = Origin {
             actor: Actor::Key { key_id: second.id, account_id: operator.id },
-            request_id: Some("request-1".to_owned()),
+            request_id: Some("request-1".into()),
             client: Some("2001:db8::7".parse().unwrap()),
         };
         stores.keys.create(&first, &said).await.unwrap();

@@ -5,7 +5,7 @@ use leadr_auth_domain::{
     ChainId, KeyId, KeyName, Keyring, Origin, Pepper, PlainKey, Slug, Timestamp, generate_api_key,
 };
 
-use crate::Audited;
+use crate::{ActorFilter, AuditPlace, AuditQuery, Audited};
 
 /// The secret under which [`key`] hashes.
 pub const SECRET: &str = "a secret for tests, of 32 bytes and more";
@@ -39,6 +39,43 @@ pub fn entry_in(chain: ChainId) -> AuditDraft {
         AuditAction::KeyCreated,
         Origin::TOOL,
     )
+}
+
+/// Lists of a chain, or of all, within the hour that [`at`] knows: the first page and a later one, without a filter, with
+/// each by itself, and with several.
+pub fn audit_lists(chain: Option<ChainId>) -> Vec<AuditQuery> {
+    const MINUTE: u32 = 60_000_000;
+    const KEY: KeyId = KeyId::from_random_bytes([1; 16]);
+    let filters: [fn(&mut AuditQuery); 9] = [
+        |_| {},
+        |list| list.key_id = Some(KEY),
+        |list| list.actor = Some(ActorFilter::Key(KEY)),
+        |list| list.actor = Some(ActorFilter::Tool),
+        |list| list.actor = Some(ActorFilter::Server),
+        |list| list.action = Some(AuditAction::KeyCreated),
+        |list| list.since = Some(at(MINUTE)),
+        |list| list.until = Some(at(50 * MINUTE)),
+        |list| {
+            list.actor = Some(ActorFilter::Key(KEY));
+            list.since = Some(at(MINUTE));
+            list.until = Some(at(50 * MINUTE));
+        },
+    ];
+    let first = filters.map(|filter| {
+        let mut list = AuditQuery::of(chain, 50);
+        filter(&mut list);
+        list
+    });
+    let place = AuditPlace {
+        at: at(30 * MINUTE),
+        chain: chain.unwrap_or(ChainId::System),
+        seq: 30_000,
+    };
+    let later = first.map(|list| AuditQuery {
+        after: Some(place),
+        ..list
+    });
+    first.into_iter().chain(later).collect()
 }
 
 /// A record that changed, with an entry of the deployment's chain.

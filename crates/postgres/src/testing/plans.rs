@@ -6,9 +6,9 @@ use diesel::{
     sql_types::Text,
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use leadr_auth_ports::{KeyFilter, KeyUse, Rehash};
+use leadr_auth_ports::{AuditQuery, KeyFilter, KeyUse, Rehash};
 
-use crate::{Postgres, keys, secrets, usage};
+use crate::{Postgres, audit, keys, secrets, usage};
 
 /// `EXPLAIN`, and then a query just as the adapter sends it.
 #[derive(Clone, Copy)]
@@ -42,6 +42,11 @@ impl Postgres {
     /// The plan of a list.
     pub async fn explain_list(&self, filter: KeyFilter) -> String {
         self.explain(keys::list_query(filter)).await
+    }
+
+    /// The plan of a list of the audit trail.
+    pub async fn explain_audit(&self, query: &AuditQuery) -> String {
+        self.explain(audit::list_query(query)).await
     }
 
     /// The plan of recording uses.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use leadr_auth_domain::{
-    AccountRole, AuditFault, ChainCheck, ChainId, HashedKey, KeyHash, PepperCheck, PepperId,
-    SealedAuditKey,
+    AccountRole, AuditDraft, AuditFault, ChainCheck, ChainId, HashedKey, KeyHash, PepperCheck,
+    PepperId, SealedAuditKey,
 };
 use leadr_auth_ports::{
     Audited, ImportMode, ImportOutcome, Rehash, StoredPepper, Stores,
@@ -12,7 +12,10 @@ use leadr_auth_ports::{
 };
 use leadr_auth_postgres::testing::TestDatabase;
 
-use crate::{locks::somebody_waits, transfer::everything};
+use crate::{
+    locks::{hold, somebody_waits},
+    transfer::everything,
+};
 
 /// The chain of the `n`th account.
 fn chain(n: u8) -> ChainId {
@@ -365,6 +368,11 @@ async fn racing_to_begin_a_chain_has_one_winner() {
     }
 }
 
+/// What locks the head of a chain.
+fn head_of(chain: ChainId) -> String {
+    format!("SELECT FROM audit_heads WHERE chain = '{chain}' FOR UPDATE")
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changes_wait_for_those_of_their_own_chain_only() {
     let (database, stores) = with_trail().await;
@@ -373,12 +381,7 @@ async fn changes_wait_for_those_of_their_own_chain_only() {
         .create(&account(2), &entry_in(chain(2)))
         .await
         .unwrap();
-    let (holder, watcher) = (database.client().await, database.client().await);
-    let hold = format!(
-        "BEGIN; SELECT FROM audit_heads WHERE chain = '{}' FOR UPDATE",
-        account(1).id
-    );
-    holder.batch_execute(&hold).await.unwrap();
+    let (holder, watcher) = hold(&database, &head_of(chain(1))).await;
     let other = key(30, &account(2));
     let entry = entry_in(chain(2));
     let created = tokio::time::timeout(Duration::from_secs(5), stores.keys.create(&other, &entry));
@@ -390,45 +393,60 @@ async fn changes_wait_for_those_of_their_own_chain_only() {
     assert_eq!(faults(&database.stores(), chain(1)).await, []);
 }
 
-/// While the lowest is held by somebody else, none of the others is.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn heads_are_locked_from_the_lowest_chain_upwards() {
-    let database = TestDatabase::create().await;
+/// Imports a key into each of nine accounts while somebody else holds the lowest of their chains by the statement `held`,
+/// and sees that the statement `take` can take all others meanwhile.
+///
+/// The accounts are made, and the keys named, from the highest downwards, so that nothing is upwards that was not put in
+/// order.
+async fn import_while_the_lowest_is_held(database: &TestDatabase, held: &str, take: &str) {
     let stores = database.stores();
-    for n in 1..=9 {
-        stores
-            .accounts
-            .create(&account(n), &entry_in(chain(n)))
-            .await
-            .unwrap();
-    }
-    let (holder, watcher) = (database.client().await, database.client().await);
-    let lowest = (1..=9).map(|n| chain(n).as_uuid()).min().unwrap();
-    let hold = format!("BEGIN; SELECT FROM audit_heads WHERE chain = '{lowest}' FOR UPDATE");
-    holder.batch_execute(&hold).await.unwrap();
-    let keys: Vec<_> = (1..=9)
+    let (holder, watcher) = hold(database, held).await;
+    let keys = (1..=9)
         .rev()
-        .map(|n| Audited::new(key(n, &account(n)), entry_in(chain(n))))
-        .collect();
+        .map(|n| Audited::new(key(n, &account(n)), entry_in(chain(n))));
+    let keys: Vec<_> = keys.collect();
     let transfer = stores.transfer.clone();
     let imported =
         tokio::spawn(async move { transfer.import_keys(&keys, ImportMode::Commit).await });
     somebody_waits(&watcher).await;
-    let free = watcher
-        .query("SELECT FROM audit_heads FOR UPDATE SKIP LOCKED", &[])
+    watcher
+        .batch_execute("BEGIN; SET LOCAL lock_timeout = '1s'")
         .await
         .unwrap();
-    assert_eq!(free.len(), 8);
-    holder.batch_execute("COMMIT").await.unwrap();
-    assert!(
-        imported
-            .await
-            .unwrap()
-            .unwrap()
-            .iter()
-            .all(|outcome| *outcome == ImportOutcome::Stored)
-    );
+    assert_eq!(watcher.query(take, &[]).await.unwrap().len(), 8);
+    watcher.batch_execute("ROLLBACK").await.unwrap();
+    holder.batch_execute("ROLLBACK").await.unwrap();
+    let imported = imported.await.unwrap().unwrap();
+    assert_eq!(imported, [ImportOutcome::Stored; 9]);
     for n in 1..=9 {
         assert_eq!(faults(&stores, chain(n)).await, []);
     }
+}
+
+/// Nine accounts, made from the one of the highest chain downwards, each with an entry in a chain.
+async fn nine_accounts(entry: fn(u8) -> AuditDraft) -> TestDatabase {
+    let database = TestDatabase::create().await;
+    let accounts = database.stores().accounts;
+    assert!((1..9).all(|n| chain(n).as_uuid() < chain(n + 1).as_uuid()));
+    for n in (1..=9).rev() {
+        accounts.create(&account(n), &entry(n)).await.unwrap();
+    }
+    database
+}
+
+/// While the lowest is held by somebody else, none of the others is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heads_are_locked_from_the_lowest_chain_upwards() {
+    let database = nine_accounts(|n| entry_in(chain(n))).await;
+    let take = "SELECT FROM audit_heads FOR UPDATE SKIP LOCKED";
+    import_while_the_lowest_is_held(&database, &head_of(chain(1)), take).await;
+}
+
+/// So it is with those that are not there yet: while somebody else makes the lowest, none of the others is made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heads_are_made_from_the_lowest_chain_upwards() {
+    let database = nine_accounts(|_| entry()).await;
+    let held = format!("INSERT INTO audit_heads VALUES ('{}', 0, '', '')", chain(1));
+    let take = "INSERT INTO audit_heads SELECT id, 0, '', '' FROM accounts ORDER BY id OFFSET 1 RETURNING chain";
+    import_while_the_lowest_is_held(&database, &held, take).await;
 }

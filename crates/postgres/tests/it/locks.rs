@@ -27,6 +27,16 @@ async fn with_owner() -> TestDatabase {
     database
 }
 
+/// Somebody who holds what a statement locks until it commits, and somebody who looks on.
+pub(crate) async fn hold(database: &TestDatabase, statement: &str) -> (Client, Client) {
+    let (holder, watcher) = (database.client().await, database.client().await);
+    holder
+        .batch_execute(&format!("BEGIN; {statement}"))
+        .await
+        .unwrap();
+    (holder, watcher)
+}
+
 /// Until somebody waits for a lock, or it is clear that nobody will.
 pub(crate) async fn somebody_waits(client: &Client) {
     so_many_wait(client, 1).await;
@@ -55,11 +65,7 @@ async fn so_many_wait(client: &Client, expected: i64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_of_an_account_sees_the_one_before_it() {
     let database = with_owner().await;
-    let (holder, watcher) = (database.client().await, database.client().await);
-    holder
-        .batch_execute("BEGIN; UPDATE accounts SET status = 'suspended'")
-        .await
-        .unwrap();
+    let (holder, watcher) = hold(&database, "UPDATE accounts SET status = 'suspended'").await;
     let accounts = database.stores().accounts;
     let change = tokio::spawn(async move {
         let mut seen = None;
@@ -83,11 +89,7 @@ async fn a_change_of_a_key_sees_the_one_before_it() {
     let stored = key(1, &account(1));
     let keys = database.stores().keys;
     keys.create(&stored, &entry()).await.unwrap();
-    let (holder, watcher) = (database.client().await, database.client().await);
-    holder
-        .batch_execute("BEGIN; UPDATE api_keys SET status = 'revoked'")
-        .await
-        .unwrap();
+    let (holder, watcher) = hold(&database, "UPDATE api_keys SET status = 'revoked'").await;
     let change = tokio::spawn(async move {
         let mut seen = None;
         keys.update(stored.id, &mut |key| {
@@ -119,25 +121,29 @@ async fn issuing_a_key_does_not_wait_for_a_change_of_its_account() {
     created.await.unwrap().unwrap();
 }
 
+/// Keys of the one account, stored from the highest id downwards.
+async fn twenty_keys(stores: &Stores) -> Vec<ApiKey> {
+    let keys: Vec<_> = (1..=20).rev().map(|n| key(n, &account(1))).collect();
+    for key in &keys {
+        stores.keys.create(key, &entry()).await.unwrap();
+    }
+    keys
+}
+
+/// What locks that of the keys which has the lowest id.
+fn lowest_of(keys: &[ApiKey]) -> String {
+    let lowest = keys.iter().map(|key| key.id).min().unwrap();
+    format!("SELECT FROM api_keys WHERE id = '{lowest}' FOR UPDATE")
+}
+
 /// Rows are locked from the lowest id upwards, whatever order they are named or stored in: while the lowest is held by
 /// somebody else, none of the others is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn uses_are_recorded_from_the_lowest_id_upwards() {
     let database = with_owner().await;
-    let owner = account(1);
     let stores = database.stores();
-    let keys: Vec<_> = (1..=20).rev().map(|n| key(n, &owner)).collect();
-    for key in &keys {
-        stores.keys.create(key, &entry()).await.unwrap();
-    }
-    let lowest = keys.iter().map(|key| key.id).min().unwrap();
-    let (holder, watcher) = (database.client().await, database.client().await);
-    holder
-        .batch_execute(&format!(
-            "BEGIN; SELECT FROM api_keys WHERE id = '{lowest}' FOR UPDATE"
-        ))
-        .await
-        .unwrap();
+    let keys = twenty_keys(&stores).await;
+    let (holder, watcher) = hold(&database, &lowest_of(&keys)).await;
     let uses: Vec<_> = keys
         .iter()
         .map(|key| KeyUse {
@@ -155,7 +161,12 @@ async fn uses_are_recorded_from_the_lowest_id_upwards() {
     assert_eq!(free.len(), keys.len() - 1);
     holder.batch_execute("COMMIT").await.unwrap();
     recording.await.unwrap().unwrap();
-    for key in stores.keys.list(KeyFilter::of(owner.id)).await.unwrap() {
+    for key in stores
+        .keys
+        .list(KeyFilter::of(account(1).id))
+        .await
+        .unwrap()
+    {
         assert_eq!(key.last_used_at, Some(at(100)));
     }
 }
@@ -167,14 +178,11 @@ async fn a_use_that_had_to_wait_does_not_go_back_in_time() {
     let stores = database.stores();
     let first = key(1, &account(1));
     stores.keys.create(&first, &entry()).await.unwrap();
-    let (holder, watcher) = (database.client().await, database.client().await);
-    holder
-        .batch_execute(&format!(
-            "BEGIN; UPDATE api_keys SET last_used_at = '{}'",
-            at(200)
-        ))
-        .await
-        .unwrap();
+    let (holder, watcher) = hold(
+        &database,
+        &format!("UPDATE api_keys SET last_used_at = '{}'", at(200)),
+    )
+    .await;
     let usage = stores.usage.clone();
     let recording = tokio::spawn(async move {
         usage
@@ -241,14 +249,12 @@ async fn a_drop_waits_for_keys_that_are_being_stored() {
         .register(&secret, false, &entry())
         .await
         .unwrap();
-    let (holder, watcher) = (database.client().await, database.client().await);
-    holder
-        .batch_execute(
-            "BEGIN; INSERT INTO api_keys (account_id, name, key_hash, key_prefix, pepper_id)
-             SELECT id, 'Key', 'no hash', 'ldr_new', 'old' FROM accounts",
-        )
-        .await
-        .unwrap();
+    let (holder, watcher) = hold(
+        &database,
+        "INSERT INTO api_keys (account_id, name, key_hash, key_prefix, pepper_id)
+         SELECT id, 'Key', 'no hash', 'ldr_new', 'old' FROM accounts",
+    )
+    .await;
     let (secrets, id) = (stores.secrets.clone(), secret.id.clone());
     let dropped = tokio::spawn(async move { secrets.drop_pepper(&id, at(9), &entry()).await });
     somebody_waits(&watcher).await;
@@ -274,15 +280,15 @@ async fn a_drop_waits_for_keys_that_are_being_restored() {
     let mut key = key_under(&secret, 1);
     key.soft_delete(at(3));
     stores.keys.create(&key, &entry_in(chain)).await.unwrap();
-    let (holder, watcher) = (database.client().await, database.client().await);
     // Held up when the key is written, and what there is to say of it is not.
-    holder
-        .batch_execute(&format!(
-            "BEGIN; SELECT FROM audit_heads WHERE chain = '{}' FOR UPDATE",
+    let (holder, watcher) = hold(
+        &database,
+        &format!(
+            "SELECT FROM audit_heads WHERE chain = '{}' FOR UPDATE",
             chain.as_uuid()
-        ))
-        .await
-        .unwrap();
+        ),
+    )
+    .await;
     let keys = stores.keys.clone();
     let restored = tokio::spawn(async move {
         keys.update(key.id, &mut |mut key| {
@@ -333,11 +339,7 @@ async fn what_is_stored_while_a_secret_is_dropped_waits_and_is_refused() {
     let mut deleted = key_under(&old, 4);
     deleted.soft_delete(at(3));
     stores.keys.create(&deleted, &entry()).await.unwrap();
-    let (holder, watcher) = (database.client().await, database.client().await);
-    holder
-        .batch_execute("BEGIN; SELECT FROM peppers FOR UPDATE")
-        .await
-        .unwrap();
+    let (holder, watcher) = hold(&database, "SELECT FROM peppers FOR UPDATE").await;
     let (secrets, id) = (stores.secrets.clone(), old.id.clone());
     let dropped = tokio::spawn(async move { secrets.drop_pepper(&id, at(9), &entry()).await });
     somebody_waits(&watcher).await;
@@ -399,14 +401,14 @@ async fn a_new_hash_that_had_to_wait_does_not_undo_another() {
     for key in [&one, &two] {
         stores.keys.create(key, &entry()).await.unwrap();
     }
-    let (holder, watcher) = (database.client().await, database.client().await);
     let id = one.id;
-    holder
-        .batch_execute(&format!(
-            "BEGIN; UPDATE api_keys SET key_hash = 'another', pepper_id = 'another' WHERE id = '{id}'"
-        ))
-        .await
-        .unwrap();
+    let (holder, watcher) = hold(
+        &database,
+        &format!(
+            "UPDATE api_keys SET key_hash = 'another', pepper_id = 'another' WHERE id = '{id}'"
+        ),
+    )
+    .await;
     let new = secret("new");
     let batch = [another_hash(&one, &new), another_hash(&two, &new)];
     let secrets = stores.secrets.clone();
@@ -434,11 +436,11 @@ async fn a_new_hash_that_had_to_wait_keeps_what_else_was_changed() {
     let stores = database.stores();
     let one = key(1, &account(1));
     stores.keys.create(&one, &entry()).await.unwrap();
-    let (holder, watcher) = (database.client().await, database.client().await);
-    holder
-        .batch_execute("BEGIN; UPDATE api_keys SET name = 'Renamed', scopes = 'docs:read'")
-        .await
-        .unwrap();
+    let (holder, watcher) = hold(
+        &database,
+        "UPDATE api_keys SET name = 'Renamed', scopes = 'docs:read'",
+    )
+    .await;
     let new = secret("new");
     let (secrets, rehash) = (stores.secrets.clone(), another_hash(&one, &new));
     let rehashed = tokio::spawn(async move { secrets.rehash(&[rehash], &entry()).await });
@@ -458,18 +460,8 @@ async fn a_new_hash_that_had_to_wait_keeps_what_else_was_changed() {
 async fn keys_are_hashed_anew_from_the_lowest_id_upwards() {
     let database = with_owner().await;
     let stores = database.stores();
-    let keys: Vec<_> = (1..=20).rev().map(|n| key(n, &account(1))).collect();
-    for key in &keys {
-        stores.keys.create(key, &entry()).await.unwrap();
-    }
-    let lowest = keys.iter().map(|key| key.id).min().unwrap();
-    let (holder, watcher) = (database.client().await, database.client().await);
-    holder
-        .batch_execute(&format!(
-            "BEGIN; SELECT FROM api_keys WHERE id = '{lowest}' FOR UPDATE"
-        ))
-        .await
-        .unwrap();
+    let keys = twenty_keys(&stores).await;
+    let (holder, watcher) = hold(&database, &lowest_of(&keys)).await;
     let new = secret("new");
     let named: Vec<_> = keys.iter().map(|key| another_hash(key, &new)).collect();
     let secrets = stores.secrets.clone();

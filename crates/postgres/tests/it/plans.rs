@@ -1,9 +1,9 @@
 //! How PostgreSQL runs the queries that have to stay quick when a store grows.
 
-use leadr_auth_domain::{ApiKeyStatus, HashedKey, KeyHash, KeyId, PepperId};
+use leadr_auth_domain::{ApiKeyStatus, ChainId, HashedKey, KeyHash, KeyId, PepperId};
 use leadr_auth_ports::{
     KeyFilter, KeyUse, Rehash,
-    contract::fixtures::{account, at, entry},
+    contract::fixtures::{account, at, audit_lists, entry},
 };
 use leadr_auth_postgres::testing::TestDatabase;
 use uuid::Uuid;
@@ -106,5 +106,61 @@ async fn queries_of_a_crowded_store_use_their_indexes() {
     ] {
         assert!(plan.contains("Index Scan using api_keys_pkey"), "{plan}");
         assert!(!plan.contains("Seq Scan on api_keys"), "{plan}");
+    }
+}
+
+/// A trail of an hour, in which an account has half of the entries, and two hundred have the other half.
+async fn long_trail() -> TestDatabase {
+    let database = TestDatabase::create().await;
+    let client = database.client().await;
+    client
+        .batch_execute(&format!(
+            "INSERT INTO audit_entries (chain, seq, at, action, actor, actor_key_id, actor_account_id, key_id, previous, hash)
+             SELECT chain, row_number() OVER (PARTITION BY chain ORDER BY n), '{}'::timestamptz + n * interval '36 ms',
+                 CASE WHEN n % 3 = 0 THEN 'key.created' ELSE 'key.renamed' END, (ARRAY['key', 'key', 'tool', 'server'])[1 + n / 2 % 4],
+                 CASE WHEN n / 2 % 4 < 2 THEN key END, CASE WHEN n / 2 % 4 < 2 THEN chain END, key,
+                 repeat('0', 32)::bytea, repeat('0', 32)::bytea
+             FROM (
+                 SELECT n, CASE WHEN n % 2 = 0 THEN '{}' ELSE md5('chain ' || n % 200)::uuid END AS chain,
+                     CASE WHEN n / 4 % 10 = 0 THEN '{}' ELSE md5('key ' || n % 5000)::uuid END AS key
+                 FROM generate_series(1, 100000) n
+             ) AS made;
+             ANALYZE",
+            at(0),
+            account(1).id,
+            KeyId::from_random_bytes([1; 16]),
+        ))
+        .await
+        .unwrap();
+    database
+}
+
+/// As long as enough entries pass the filters. Where few do, it is quicker to read all there is and to sort what is found.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lists_of_a_long_trail_come_sorted_from_their_indexes() {
+    let database = long_trail().await;
+    let postgres = database.postgres();
+    let of_one = Some(ChainId::Account(account(1).id));
+    for (chain, scan, after) in [
+        (
+            of_one,
+            "Index Scan Backward using audit_entries_pkey",
+            "(seq < '30000'",
+        ),
+        (
+            None,
+            "Index Scan using audit_entries_by_time",
+            "(ROW(at, chain, seq) < ROW(",
+        ),
+    ] {
+        for list in audit_lists(chain) {
+            let plan = postgres.explain_audit(&list).await;
+            assert!(plan.contains(scan), "{list:?}\n{plan}");
+            assert!(!plan.contains("Sort"), "{list:?}\n{plan}");
+            // Where a page goes on is where the index is entered, and not what is then passed over.
+            let range = plan.lines().find(|line| line.contains("Index Cond"));
+            let goes_on = range.is_some_and(|range| range.contains(after));
+            assert_eq!(goes_on, list.after.is_some(), "{list:?}\n{plan}");
+        }
     }
 }

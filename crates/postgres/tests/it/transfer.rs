@@ -472,11 +472,7 @@ async fn keys_of_an_account_that_goes_are_left_out() {
     let database = TestDatabase::create().await;
     let stores = database.stores();
     stores.accounts.create(&account(1), &entry()).await.unwrap();
-    let (holder, watcher) = (database.client().await, database.client().await);
-    holder
-        .batch_execute("BEGIN; DELETE FROM accounts")
-        .await
-        .unwrap();
+    let (holder, watcher) = crate::locks::hold(&database, "DELETE FROM accounts").await;
     let transfer = stores.transfer.clone();
     let import = tokio::spawn(async move {
         let keys = [key(1, &account(1))];

@@ -272,7 +272,7 @@ impl EntryRow {
             action: reading.text(self.action),
             origin: Origin {
                 actor: reading.actor(self.actor, key, account),
-                request_id: self.request_id.map(|text| reading.text(text)),
+                request_id: self.request_id.map(|text| reading.text(text).into()),
                 client: reading.client(self.client),
             },
             key_id: reading.id(self.key_id).map(KeyId::new),

@@ -26,7 +26,7 @@ async fn written() -> (Scratch, Stores) {
     stores.accounts.create(&owner, &made).await.unwrap();
     for n in 1..=4 {
         let mut said = entry_in(chain()).about(key(n, &owner).id);
-        said.origin.request_id = Some(format!("request-{n}"));
+        said.origin.request_id = Some(format!("request-{n}").into());
         said.at = at(u32::from(n));
         stores.keys.create(&key(n, &owner), &said).await.unwrap();
     }
@@ -485,7 +485,7 @@ async fn an_attempt_that_came_too_late_leaves_no_entry() {
     let said = |runs: u32, action| {
         let origin = Origin::TOOL;
         let mut said = AuditDraft::new(audit_key(), chain(), at(runs), action, origin);
-        said.origin.request_id = Some(format!("attempt {runs}"));
+        said.origin.request_id = Some(format!("attempt {runs}").into());
         said
     };
     let mut runs = 0;

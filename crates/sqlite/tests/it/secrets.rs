@@ -1,7 +1,7 @@
 //! Several secrets in one file: what only a file can do to them, and what the contract suite leaves open.
 
 use diesel::connection::SimpleConnection as _;
-use leadr_auth_domain::{ApiKey, HashedKey, KeyHash, KeyId, KeyPrefix, Pepper, PepperId};
+use leadr_auth_domain::{Account, ApiKey, HashedKey, KeyHash, KeyId, KeyPrefix, Pepper, PepperId};
 use leadr_auth_ports::{
     CreateKeyError, DropPepperError, ImportConflict, ImportMode, ImportOutcome, Rehash, Rows,
     StoredPepper, Stores, UpdateKeyError,
@@ -11,14 +11,26 @@ use leadr_auth_sqlite::{IfMissing, Sqlite};
 
 use crate::support::{Scratch, fresh, sealed};
 
-fn secret(id: &str) -> StoredPepper {
+/// A file with one account.
+async fn with_owner() -> (Scratch, Stores, Account) {
+    let (scratch, stores) = fresh().await;
+    let owner = account(1);
+    stores.accounts.create(&owner, &entry()).await.unwrap();
+    (scratch, stores, owner)
+}
+
+/// A secret that the store was told of.
+async fn registered(stores: &Stores, id: &str) -> StoredPepper {
     let secret = format!("the secret of {id}, long enough to be one");
     let pepper = Pepper::new(&secret).unwrap();
-    StoredPepper::new(
+    let secret = StoredPepper::new(
         PepperId::parse(id).unwrap(),
         pepper.check(),
         sealed(&secret),
-    )
+    );
+    let registered = stores.secrets.register(&secret, false, &entry()).await;
+    registered.unwrap();
+    secret
 }
 
 /// The key is hashed anew, to a hash that is as good as any other here.
@@ -41,15 +53,8 @@ async fn read(stores: &Stores, id: KeyId) -> ApiKey {
 /// A long list of keys is cut, and their number is not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_many_keys_the_first_are_listed() {
-    let (_scratch, stores) = fresh().await;
-    let owner = account(1);
-    stores.accounts.create(&owner, &entry()).await.unwrap();
-    let given = secret("default");
-    stores
-        .secrets
-        .register(&given, false, &entry())
-        .await
-        .unwrap();
+    let (_scratch, stores, owner) = with_owner().await;
+    let given = registered(&stores, "default").await;
     let listed = usize::try_from(DropPepperError::LISTED).unwrap();
     let mut keys: Vec<_> = (0..=listed)
         .map(|n| {
@@ -88,8 +93,7 @@ async fn two_processes_leave_no_key_under_a_dropped_secret() {
     let owner = account(1);
     one.accounts.create(&owner, &entry()).await.unwrap();
     for n in 1..=50 {
-        let given = secret(&format!("s{n}"));
-        one.secrets.register(&given, false, &entry()).await.unwrap();
+        let given = registered(&one, &format!("s{n}")).await;
         let mut key = key(n, &owner);
         key.pepper_id = given.id.clone();
         let issue = tokio::spawn({
@@ -108,16 +112,9 @@ async fn two_processes_leave_no_key_under_a_dropped_secret() {
 /// A restoration is decided on what was read before; whether the secret was dropped, when it is written.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_secret_that_is_dropped_while_a_key_is_restored_is_noticed() {
-    let (scratch, stores) = fresh().await;
-    let owner = account(1);
-    stores.accounts.create(&owner, &entry()).await.unwrap();
-    let (old, new) = (secret("default"), secret("new"));
-    for secret in [&old, &new] {
-        stores
-            .secrets
-            .register(secret, false, &entry())
-            .await
-            .unwrap();
+    let (scratch, stores, owner) = with_owner().await;
+    for id in ["default", "new"] {
+        registered(&stores, id).await;
     }
     let mut deleted = key(1, &owner);
     deleted.soft_delete(at(3));
@@ -149,15 +146,8 @@ async fn a_secret_that_is_dropped_while_a_key_is_restored_is_noticed() {
 /// named first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_import_tells_what_is_there_from_what_comes_too_late() {
-    let (_scratch, stores) = fresh().await;
-    let owner = account(1);
-    stores.accounts.create(&owner, &entry()).await.unwrap();
-    let given = secret("default");
-    stores
-        .secrets
-        .register(&given, false, &entry())
-        .await
-        .unwrap();
+    let (_scratch, stores, owner) = with_owner().await;
+    let given = registered(&stores, "default").await;
     let mut there = key(1, &owner);
     there.soft_delete(at(5));
     let import = async |keys: &[ApiKey], mode| {
@@ -212,9 +202,7 @@ async fn an_import_tells_what_is_there_from_what_comes_too_late() {
 /// Where one key fails, none has its new hash.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_are_hashed_anew_all_or_none() {
-    let (scratch, stores) = fresh().await;
-    let owner = account(1);
-    stores.accounts.create(&owner, &entry()).await.unwrap();
+    let (scratch, stores, owner) = with_owner().await;
     let keys: Vec<_> = (1..=3).map(|n| key(n, &owner)).collect();
     for key in &keys {
         stores.keys.create(key, &entry()).await.unwrap();
@@ -239,9 +227,7 @@ async fn keys_are_hashed_anew_all_or_none() {
 /// A change that was decided before the key got its new hash does not take that back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_leaves_a_new_hash_as_it_is() {
-    let (scratch, stores) = fresh().await;
-    let owner = account(1);
-    stores.accounts.create(&owner, &entry()).await.unwrap();
+    let (scratch, stores, owner) = with_owner().await;
     let was = key(1, &owner);
     stores.keys.create(&was, &entry()).await.unwrap();
     let mut runs = 0;
