@@ -5,7 +5,7 @@
 //! Without an entry they are imported one by one, which looks up a little less than issuing does; so the ratio is, if
 //! anything, too low. The other one, of importing with an entry, compares like with like.
 //!
-//! `cargo run --release -p leadr-auth-sqlite --all-features --example audited_writes [rounds] [folder]`
+//! `cargo run --release -p leadr-auth-sqlite --all-features --example sqlite_audited_writes [rounds] [folder]`
 
 #![expect(
     clippy::print_stdout,

@@ -1,7 +1,7 @@
 //! What an audit entry with each key costs: rounds of keys that are issued with one, and without, by turns, so that whatever
 //! else the machine does is in both.
 //!
-//! `cargo xtask database -- cargo run --release -p leadr-auth-postgres --features testing --example audited_writes [accounts]`
+//! `cargo xtask database -- cargo run --release -p leadr-auth-postgres --features testing --example postgres_audited_writes [accounts]`
 //!
 //! 16 write at once, each to an account of its own; or to fewer accounts, where that is said: to a single one, all of them
 //! wait for the end of one chain.
