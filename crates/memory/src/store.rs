@@ -277,20 +277,20 @@ impl KeyLookup for Memory {
 impl KeyRepository for Memory {
     async fn create(&self, key: &ApiKey, entry: &AuditDraft) -> Result<(), CreateKeyError> {
         let mut state = self.write();
-        if state.keys.contains_key(&key.id) {
-            return Err(StoreError::internal(format!("key {} exists", key.id)).into());
-        }
         if !state
             .live_accounts()
             .any(|account| account.id == key.account_id)
         {
             return Err(CreateKeyError::AccountNotFound);
         }
-        if state.keys_by_prefix.contains_key(&key.key_prefix) {
-            return Err(CreateKeyError::PrefixTaken);
-        }
         if state.is_dropped(&key.pepper_id) {
             return Err(CreateKeyError::PepperDropped);
+        }
+        if state.keys.contains_key(&key.id) {
+            return Err(StoreError::internal(format!("key {} exists", key.id)).into());
+        }
+        if state.keys_by_prefix.contains_key(&key.key_prefix) {
+            return Err(CreateKeyError::PrefixTaken);
         }
         state.insert_key(key);
         state.append(entry);
@@ -396,17 +396,17 @@ impl AccountRepository for Memory {
         if state.accounts.contains_key(&account.id) {
             return Err(StoreError::internal(format!("account {} exists", account.id)).into());
         }
-        if state.keys.contains_key(&key.id) {
-            return Err(StoreError::internal(format!("key {} exists", key.id)).into());
-        }
         if state.clash(account).is_some() {
             return Err(CreateOperatorError::AccountTaken);
         }
-        if state.keys_by_prefix.contains_key(&key.key_prefix) {
-            return Err(CreateOperatorError::PrefixTaken);
-        }
         if state.is_dropped(&key.pepper_id) {
             return Err(CreateOperatorError::PepperDropped);
+        }
+        if state.keys.contains_key(&key.id) {
+            return Err(StoreError::internal(format!("key {} exists", key.id)).into());
+        }
+        if state.keys_by_prefix.contains_key(&key.key_prefix) {
+            return Err(CreateOperatorError::PrefixTaken);
         }
         state.accounts.insert(account.id, account.clone());
         state.insert_key(key);

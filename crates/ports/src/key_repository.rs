@@ -47,7 +47,10 @@ impl KeyFilter {
 #[async_trait]
 pub trait KeyRepository: Send + Sync {
     /// Stores a new key. Atomic: the prefix is free (also of deleted keys), the account is live, the secret that the key is
-    /// hashed under was not dropped, and the key is there, with its audit entry; or nothing. An id that another key has, deleted or not, is [`StoreError::Internal`]: ids are random.
+    /// hashed under was not dropped, and the key is there, with its audit entry; or nothing. An id that another key has,
+    /// deleted or not, is [`StoreError::Internal`]: ids are random.
+    ///
+    /// Of several faults it is the account that is named, then the secret: with another prefix it would be refused again.
     async fn create(&self, key: &ApiKey, entry: &AuditDraft) -> Result<(), CreateKeyError>;
 
     /// The key with this id, if there is one among `rows`.

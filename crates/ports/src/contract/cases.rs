@@ -1002,13 +1002,20 @@ cases! { $
         assert_eq!(registered.dropped_at, Some(at(9)), "the first time counts, and it stays dropped");
         // From now on nothing is stored under it.
         let late = key_under(&old, 5, &owner);
-        assert!(matches!(stores.keys.create(&late, &entry()).await, Err(CreateKeyError::PepperDropped)));
         let second = account_of(2, AccountRole::Operator);
         let first_key = key_under(&old, 6, &second);
-        assert!(matches!(
-            stores.accounts.create_with_key(&second, &first_key, &entry()).await,
-            Err(CreateOperatorError::PepperDropped)
-        ));
+        // Also where the prefix is taken: another one would not help.
+        for prefix in [None, Some(&other.key_prefix)] {
+            let (mut late, mut first_key) = (late.clone(), first_key.clone());
+            for key in [&mut late, &mut first_key] {
+                key.key_prefix = prefix.unwrap_or(&key.key_prefix).clone();
+            }
+            assert!(matches!(stores.keys.create(&late, &entry()).await, Err(CreateKeyError::PepperDropped)));
+            assert!(matches!(
+                stores.accounts.create_with_key(&second, &first_key, &entry()).await,
+                Err(CreateOperatorError::PepperDropped)
+            ));
+        }
         let imported = stores.transfer.import_keys(&[noted(late.clone())], ImportMode::Commit).await.unwrap();
         assert_eq!(imported, [ImportOutcome::Conflict(ImportConflict::PepperDropped)]);
         assert!(stores.keys.get(late.id, Rows::WithDeleted).await.unwrap().is_none());
