@@ -12,7 +12,7 @@ use leadr_auth_ports::{
 };
 
 use crate::{
-    audit::{self, Heads},
+    audit::{self, Heads, NewHead},
     error::{self, PepperDropped, Stop},
     keys::{self, Inserted},
     pool::Pool,
@@ -53,7 +53,7 @@ async fn change_locked(
     heads: &Heads,
     id: AccountId,
     change: &mut AccountChangeFn<'_>,
-) -> Result<(Account, Option<ChainHead>), Stop<AccountRefusal>> {
+) -> Result<(Account, Option<NewHead>), Stop<AccountRefusal>> {
     // `NO KEY`, because nobody changes an id: changes wait for one another, and keys can be issued meanwhile.
     let locked = accounts::table
         .find(id.as_uuid())

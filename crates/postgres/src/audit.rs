@@ -15,11 +15,16 @@
 //! keeps the heads that it last saw ([`Heads`]), and sends an entry on the condition that the head is still that one,
 //! which is one statement. Where it is not (another node has written meanwhile, or somebody tampered with it), the head is
 //! locked and read.
+//!
+//! Of two of one process that wrote to a chain at once, one would always find the head to be another one. So they take turns,
+//! each until its head is kept for the next. Nothing relies on it, and nobody waits for long: who has a turn may be waiting for
+//! a lock of somebody who waits for the turn, which the server cannot know.
 
 use std::{
     collections::HashMap,
     fmt,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -38,6 +43,7 @@ use leadr_auth_domain::{
     Timestamp,
 };
 use leadr_auth_ports::{ActorFilter, AuditQuery, AuditStore, Pruned, StoreError};
+use tokio::sync::OwnedMutexGuard;
 use uuid::Uuid;
 
 use crate::{
@@ -54,7 +60,7 @@ pub(crate) struct Audit(pub(crate) Pool, pub(crate) Heads);
 ///
 /// None is kept before its commit is known. One that is not true any more costs a statement that does nothing.
 #[derive(Clone, Default)]
-pub(crate) struct Heads(Arc<Mutex<HashMap<ChainId, ChainHead>>>);
+pub(crate) struct Heads(Arc<Mutex<HashMap<ChainId, Known>>>);
 
 impl fmt::Debug for Heads {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -62,41 +68,75 @@ impl fmt::Debug for Heads {
     }
 }
 
+/// What is known of a chain.
+#[derive(Default)]
+struct Known {
+    head: Option<ChainHead>,
+    /// Whoever writes to the chain has it.
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// A chain's new head, to be kept when its commit is known. Until then nobody else of this process has a turn.
+pub(crate) struct NewHead {
+    head: ChainHead,
+    _turn: Option<OwnedMutexGuard<()>>,
+}
+
+impl From<ChainHead> for NewHead {
+    fn from(head: ChainHead) -> Self {
+        Self { head, _turn: None }
+    }
+}
+
 impl Heads {
-    /// How many are kept: some two megabytes of them.
+    /// How many are kept: some three megabytes of them.
     const MOST: usize = 10_000;
 
-    fn with<R>(&self, work: impl FnOnce(&mut HashMap<ChainId, ChainHead>) -> R) -> R {
+    /// How long to wait for a turn, for the writes of some hundred others.
+    const PATIENCE: Duration = Duration::from_millis(100);
+
+    fn with<R>(&self, work: impl FnOnce(&mut HashMap<ChainId, Known>) -> R) -> R {
         // What the lock guards is whole at any time, so a thread that panicked with it does no harm.
         work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn get(&self, chain: ChainId) -> Option<ChainHead> {
-        self.with(|heads| heads.get(&chain).copied())
+    fn with_known<R>(&self, chain: ChainId, work: impl FnOnce(&mut Known) -> R) -> R {
+        self.with(|heads| {
+            if heads.len() >= Self::MOST && !heads.contains_key(&chain) {
+                heads.clear();
+            }
+            work(heads.entry(chain).or_default())
+        })
     }
 
-    /// Keeps heads that were committed. Of two commits of this process the later may be told first.
-    pub(crate) fn keep(&self, committed: impl IntoIterator<Item = ChainHead>) {
-        self.with(|heads| {
-            for head in committed {
-                if heads.len() >= Self::MOST && !heads.contains_key(&head.chain) {
-                    heads.clear();
+    /// Waits until nobody else of this process writes to a chain; or not, where that takes long.
+    async fn turn(&self, chain: ChainId) -> Option<OwnedMutexGuard<()>> {
+        let turn = self.with_known(chain, |known| Arc::clone(&known.turn));
+        let turn = tokio::time::timeout(Self::PATIENCE, turn.lock_owned());
+        turn.await.ok()
+    }
+
+    fn get(&self, chain: ChainId) -> Option<ChainHead> {
+        self.with(|heads| heads.get(&chain)?.head)
+    }
+
+    /// Keeps heads that were committed, and ends the turns. Of two commits of this process the later may be told first.
+    pub(crate) fn keep(&self, committed: impl IntoIterator<Item = impl Into<NewHead>>) {
+        for new in committed {
+            let NewHead { head, _turn } = new.into();
+            self.with_known(head.chain, |known| {
+                if known.head.is_none_or(|kept| kept.seq < head.seq) {
+                    known.head = Some(head);
                 }
-                let kept = heads.entry(head.chain).or_insert(head);
-                if kept.seq < head.seq {
-                    *kept = head;
-                }
-            }
-        });
+            });
+        }
     }
 
     /// Forgets a head that is not the chain's any more, so that one with a lower number can take its place: the database
     /// may be one that was restored from a backup.
     fn forget(&self, stale: &ChainHead) {
-        self.with(|heads| {
-            if heads.get(&stale.chain) == Some(stale) {
-                heads.remove(&stale.chain);
-            }
+        self.with_known(stale.chain, |known| {
+            known.head = known.head.filter(|kept| kept != stale);
         });
     }
 }
@@ -224,14 +264,15 @@ async fn peek(
     Ok(head.as_ref().map(rows::head))
 }
 
-/// Tries to write an entry, and a key with it, by one statement. Answers the chain's new head, which is not to be kept
-/// before its commit is known; or `None` where that cannot be done, and nothing was.
+/// Tries to write an entry, and a key with it, by one statement. Answers the chain's new head; or `None` where that cannot be
+/// done, and nothing was.
 pub(crate) async fn quickly(
     connection: &mut AsyncPgConnection,
     heads: &Heads,
     draft: &AuditDraft,
     key: Option<&KeyRow>,
-) -> Result<Option<ChainHead>, Stop<std::convert::Infallible>> {
+) -> Result<Option<NewHead>, Stop<std::convert::Infallible>> {
+    let turn = heads.turn(draft.chain).await;
     let known = match heads.get(draft.chain) {
         Some(known) => known,
         None => match peek(connection, draft.chain).await? {
@@ -253,24 +294,24 @@ pub(crate) async fn quickly(
         heads.forget(&known);
         return Ok(None);
     }
-    Ok(Some(head))
+    Ok(Some(NewHead { head, _turn: turn }))
 }
 
-/// Writes an entry, in the transaction of the change that it is of, after the change. Answers the chain's new head, to be
-/// kept when the transaction is committed.
+/// Writes an entry, in the transaction of the change that it is of, after the change; the only one of its chain there.
+/// Answers the chain's new head, to be kept when the transaction is committed.
 pub(crate) async fn append<R>(
     connection: &mut AsyncPgConnection,
     heads: &Heads,
     draft: &AuditDraft,
-) -> Result<ChainHead, Stop<R>> {
+) -> Result<NewHead, Stop<R>> {
     match quickly(connection, heads, draft, None).await {
         Ok(Some(head)) => return Ok(head),
         Ok(None) => {}
         Err(stop) => return Err(stop.of_no_refusal()),
     }
     let mut ends = append_all(connection, &[draft]).await?;
-    ends.pop()
-        .ok_or_else(|| StoreError::internal("an entry has no chain").into())
+    let end = ends.pop().map(NewHead::from);
+    end.ok_or_else(|| StoreError::internal("an entry has no chain").into())
 }
 
 /// Makes heads for chains that have none, each of which nobody takes for one: with no number and no code. Who makes the same
@@ -649,18 +690,18 @@ impl AuditStore for Audit {
         let quick = pool
             .statement(async |connection| quickly(connection, heads, entry, None).await)
             .await?;
-        let ends = match quick.map_err(StoreError::from)? {
-            Some(head) => vec![head],
-            None => pool
-                .transaction(async |connection| {
-                    connection
-                        .transaction(async |connection| append_all(connection, &[entry]).await)
-                        .await
-                })
-                .await?
-                .map_err(|stop: Stop<std::convert::Infallible>| StoreError::from(stop))?,
-        };
-        heads.keep(ends);
+        if let Some(head) = quick.map_err(StoreError::from)? {
+            heads.keep([head]);
+            return Ok(());
+        }
+        let ends = pool
+            .transaction(async |connection| {
+                connection
+                    .transaction(async |connection| append_all(connection, &[entry]).await)
+                    .await
+            })
+            .await?;
+        heads.keep(ends.map_err(|stop: Stop<std::convert::Infallible>| StoreError::from(stop))?);
         Ok(())
     }
 
@@ -690,5 +731,52 @@ impl AuditStore for Audit {
             .await
             .map_err(|_| StoreError::unavailable(pool::TOO_SLOW))?;
         Ok(pruned?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use leadr_auth_ports::contract::fixtures::{account, audit_key, entry_in};
+
+    use super::*;
+
+    fn chain(n: u8) -> ChainId {
+        ChainId::Account(account(n).id)
+    }
+
+    /// An entry of the chain that follows nothing makes a head.
+    fn new_head(n: u8, turn: Option<OwnedMutexGuard<()>>) -> NewHead {
+        let (_, head) = entry_in(chain(n)).seal_after(None);
+        NewHead { head, _turn: turn }
+    }
+
+    #[tokio::test]
+    async fn a_turn_ends_when_its_head_is_kept_for_the_next() {
+        let heads = Heads::default();
+        let first = heads.turn(chain(1)).await;
+        assert!(first.is_some());
+        {
+            let mut second = pin!(heads.turn(chain(1)));
+            tokio::select! {
+                biased;
+                _ = &mut second => panic!("two have a turn at once"),
+                other = heads.turn(chain(2)) => assert!(other.is_some(), "chains do not wait for one another"),
+            }
+            heads.keep([new_head(1, first)]);
+            assert!(second.await.is_some());
+        }
+        let head = heads.get(chain(1)).unwrap();
+        assert!(head.is_genuine(&audit_key()));
+    }
+
+    /// As where who has the turn waits for a lock that this one holds.
+    #[tokio::test]
+    async fn nobody_waits_for_a_turn_for_long() {
+        let heads = Heads::default();
+        let held = heads.turn(chain(1)).await;
+        assert!(held.is_some());
+        assert!(heads.turn(chain(1)).await.is_none());
     }
 }

@@ -17,7 +17,7 @@ use leadr_auth_ports::{
 };
 
 use crate::{
-    audit::{self, Heads},
+    audit::{self, Heads, NewHead},
     error::{self, KeyStays, PepperDropped, Stop},
     pool::Pool,
     rows::{self, AccountRow, KeyRow},
@@ -171,7 +171,7 @@ async fn change_locked(
     heads: &Heads,
     id: KeyId,
     change: &mut KeyChangeFn<'_>,
-) -> Result<(ApiKey, Option<ChainHead>), Stop<KeyStays>> {
+) -> Result<(ApiKey, Option<NewHead>), Stop<KeyStays>> {
     // `NO KEY`, because nobody changes an id: that is all the lock that keeps changes and uses apart, and foreign keys
     // need not wait for it.
     let locked = api_keys::table
@@ -243,18 +243,18 @@ impl KeyRepository for Keys {
                 audit::quickly(connection, heads, entry, Some(&row)).await
             })
             .await?;
-        let ends = match quick.map_err(Stop::of_no_refusal::<PepperDropped>)? {
-            Some(head) => vec![head],
-            None => {
-                pool.transaction(async |connection| {
-                    connection
-                        .transaction(async |connection| create(connection, key, entry).await)
-                        .await
-                })
-                .await??
-            }
-        };
-        heads.keep(ends);
+        if let Some(head) = quick.map_err(Stop::of_no_refusal::<PepperDropped>)? {
+            heads.keep([head]);
+            return Ok(());
+        }
+        let ends = pool
+            .transaction(async |connection| {
+                connection
+                    .transaction(async |connection| create(connection, key, entry).await)
+                    .await
+            })
+            .await?;
+        heads.keep(ends?);
         Ok(())
     }
 

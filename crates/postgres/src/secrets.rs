@@ -236,7 +236,6 @@ pub(crate) fn rehash_query(
 /// Hashes keys anew, and writes down which were.
 async fn rehash(
     connection: &mut AsyncPgConnection,
-    heads: &Heads,
     keys: &[Rehash],
     entry: &AuditDraft,
 ) -> Result<(usize, Vec<ChainHead>), Stop<Infallible>> {
@@ -246,10 +245,9 @@ async fn rehash(
         (KeyId::new(id), pepper_id)
     });
     let moved: Vec<_> = moved.collect();
-    let mut ends = Vec::new();
-    for entry in entry.rehashed(moved.iter().map(|(id, pepper_id)| (*id, pepper_id))) {
-        ends.push(audit::append(connection, heads, &entry).await?);
-    }
+    let entries = entry.rehashed(moved.iter().map(|(id, pepper_id)| (*id, pepper_id)));
+    let entries: Vec<_> = entries.iter().collect();
+    let ends = audit::append_all(connection, &entries).await?;
     Ok((moved.len(), ends))
 }
 
@@ -334,7 +332,7 @@ impl SecretRegistry for Secrets {
         let rehashed = pool
             .transaction(async |connection| {
                 connection
-                    .transaction(async |connection| rehash(connection, heads, keys, entry).await)
+                    .transaction(async |connection| rehash(connection, keys, entry).await)
                     .await
             })
             .await?;

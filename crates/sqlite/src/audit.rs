@@ -413,7 +413,9 @@ mod tests {
                 };
                 assert_eq!(
                     plan(&list_query(&list)),
-                    format!("SEARCH audit_entries USING PRIMARY KEY ({range})"),
+                    format!(
+                        "SEARCH audit_entries USING INDEX sqlite_autoindex_audit_entries_1 ({range})"
+                    ),
                     "{list:?}"
                 );
             }
