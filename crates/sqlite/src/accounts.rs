@@ -150,7 +150,7 @@ impl AccountRepository for Accounts {
             .select(AccountRow::as_select());
         let found = self
             .0
-            .read(move |connection| query.get_result(connection).optional())
+            .row(move |connection| query.get_result(connection).optional())
             .await?;
         found.map(rows::account).transpose()
     }
@@ -162,7 +162,7 @@ impl AccountRepository for Accounts {
             .select(AccountRow::as_select());
         let found = self
             .0
-            .read(move |connection| query.get_result(connection).optional())
+            .row(move |connection| query.get_result(connection).optional())
             .await?;
         found.map(rows::account).transpose()
     }
@@ -174,7 +174,7 @@ impl AccountRepository for Accounts {
         change: &'a mut AccountChangeFn<'a>,
     ) -> Result<Account, UpdateAccountError> {
         let steps = async {
-            let mut found = self.0.read(move |connection| find(connection, id)).await?;
+            let mut found = self.0.row(move |connection| find(connection, id)).await?;
             while let Some(row) = found {
                 let current = rows::account(row)?;
                 let was = rows::account_changes(&current);

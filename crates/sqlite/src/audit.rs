@@ -297,7 +297,7 @@ impl AuditStore for Audit {
         let query = *query;
         let listed = self
             .0
-            .read(move |connection| list_query(&query).load::<EntryRow>(connection))
+            .trail(move |connection| list_query(&query).load::<EntryRow>(connection))
             .await?;
         Ok(listed.into_iter().map(EntryRow::into_entry).collect())
     }

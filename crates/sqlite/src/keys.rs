@@ -176,7 +176,7 @@ impl KeyRepository for Keys {
             .select(KeyRow::as_select());
         let found = self
             .0
-            .read(move |connection| query.get_result(connection).optional())
+            .row(move |connection| query.get_result(connection).optional())
             .await?;
         found.map(rows::key).transpose()
     }
@@ -189,7 +189,7 @@ impl KeyRepository for Keys {
         change: &'a mut KeyChangeFn<'a>,
     ) -> Result<ApiKey, UpdateKeyError> {
         let steps = async {
-            let mut found = self.0.read(move |connection| find(connection, id)).await?;
+            let mut found = self.0.row(move |connection| find(connection, id)).await?;
             while let Some(row) = found {
                 let (current, was) = rows::key_to_change(row)?;
                 let Audited { record, entry } = change(current).map_err(UpdateKeyError::Refused)?;

@@ -108,14 +108,12 @@ impl Sqlite {
         writer: Option<SqliteConnection>,
     ) -> Result<Self, OpenError> {
         let start = || -> Result<Self, OpenFault> {
-            let readers = |number: usize| -> Result<Vec<_>, OpenFault> {
-                (0..number)
-                    .map(|_| Ok(file::connect_to_read(&config.path, config, access)?))
-                    .collect()
-            };
+            let reader = || file::connect_to_read(&config.path, config, access);
+            let readers = |number: usize| (0..number).map(|_| reader()).collect::<Result<_, _>>();
             let connections = pool::Connections {
                 lookups: readers(pool::LOOKUPS)?,
                 readers: readers(config.readers.max(1))?,
+                trail: reader()?,
                 writer,
             };
             let pool = pool::Pool::start(config.clone(), access.clone(), connections)?;

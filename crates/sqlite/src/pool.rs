@@ -2,8 +2,10 @@
 //!
 //! SQLite works in the thread that calls it, and waits there for the disk. So each connection belongs to a thread of its
 //! own: work is put into a queue, and whoever asked awaits the answer. One thread writes, because SQLite has one writer at a
-//! time anyway; some read. Two of those do nothing but lookups, so that no list, however long and however often it is asked for,
-//! keeps a request waiting that only wants to know whether its key is good.
+//! time anyway; some read. Two of those look up single rows and nothing else, so that no list, however long and however often
+//! it is asked for, keeps a request waiting that only wants to know whether its key is good, or that is to revoke one. And one
+//! lists the audit trail, where a filter that few entries pass may go along all of it: whoever does that waits for others who
+//! do, and nobody else.
 //!
 //! # How writes are committed
 //!
@@ -38,7 +40,7 @@ use crate::{
 /// nobody waits long for others.
 const GROUP: usize = 64;
 
-/// How many threads do nothing but lookups. Two, so that one which has to read from the disk does not hold up those whose
+/// How many threads look up single rows and do nothing else. Two, so that one which has to read from the disk does not hold up those whose
 /// pages are in memory.
 pub(crate) const LOOKUPS: usize = 2;
 
@@ -48,7 +50,8 @@ pub struct SqliteConfig {
     /// The file. Its folder has to exist; beside it appear files with its name and an ending: `-wal`, `-shm` and `.lock`, and
     /// for a moment, when it is opened for the first time, `-journal`, and when it is made a folder, `.leadr-auth-part…`.
     pub path: PathBuf,
-    /// How many threads read, at least one, besides two that only look up. One more writes.
+    /// How many threads read, at least one, besides two that only look up, and one that lists the audit trail. One more
+    /// writes.
     pub readers: usize,
     /// The most that a lookup or a sign of life may take.
     pub lookup_timeout: Duration,
@@ -279,6 +282,8 @@ struct Shared {
     /// For what somebody waits for with every request.
     lookups: Crew<Read>,
     readers: Crew<Read>,
+    /// For lists of the audit trail.
+    trail: Crew<Read>,
     writer: Crew<Write>,
     gauge: Arc<Gauge>,
 }
@@ -298,6 +303,7 @@ impl Shared {
     fn close(&self) {
         self.lookups.end();
         self.readers.end();
+        self.trail.end();
         self.writer.end();
     }
 }
@@ -312,6 +318,7 @@ impl Drop for Shared {
 pub(crate) struct Connections {
     pub(crate) lookups: Vec<SqliteConnection>,
     pub(crate) readers: Vec<SqliteConnection>,
+    pub(crate) trail: SqliteConnection,
     /// Where there is none, nothing is written.
     pub(crate) writer: Option<SqliteConnection>,
 }
@@ -328,12 +335,14 @@ impl Pool {
             access,
             lookups: Crew::new(),
             readers: Crew::new(),
+            trail: Crew::new(),
             writer: Crew::new(),
             gauge: Arc::default(),
         };
         for (crew, name, connections) in [
             (&mut shared.lookups, "sqlite lookup", connections.lookups),
             (&mut shared.readers, "sqlite read", connections.readers),
+            (&mut shared.trail, "sqlite trail", vec![connections.trail]),
         ] {
             for connection in connections {
                 let gauge = Arc::clone(&shared.gauge);
@@ -355,6 +364,24 @@ impl Pool {
         work: impl FnOnce(&mut SqliteConnection) -> QueryResult<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         self.read_by(&self.0.lookups, self.0.config.lookup_timeout, work)
+            .await
+    }
+
+    /// Reads a row by what identifies it, where nobody waits for a list. It has the time that any other read has.
+    pub(crate) async fn row<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut SqliteConnection) -> QueryResult<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.read_by(&self.0.lookups, self.0.config.statement_timeout, work)
+            .await
+    }
+
+    /// Lists a part of the audit trail.
+    pub(crate) async fn trail<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut SqliteConnection) -> QueryResult<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.read_by(&self.0.trail, self.0.config.statement_timeout, work)
             .await
     }
 
@@ -525,16 +552,19 @@ impl Pool {
         let Shared {
             lookups,
             readers,
+            trail,
             writer,
             gauge,
             ..
         } = &*self.0;
-        let max = lookups.size + readers.size + writer.size;
+        let reading = [lookups, readers, trail];
+        let max = reading.map(|crew| crew.size).iter().sum::<usize>() + writer.size;
         StoreLoad {
             max,
             open: max,
             in_use: gauge.busy.load(Ordering::Relaxed).min(max),
-            waiting: lookups.queue.len() + readers.queue.len() + writer.queue.len(),
+            waiting: reading.map(|crew| crew.queue.len()).iter().sum::<usize>()
+                + writer.queue.len(),
         }
     }
 }
@@ -670,22 +700,25 @@ impl fmt::Debug for Pool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::{pin::pin, sync::mpsc};
 
     use diesel::{
         prelude::*,
         result::{DatabaseErrorKind, Error},
     };
-    use leadr_auth_domain::Account;
+    use leadr_auth_domain::{Account, ApiKey};
     use leadr_auth_ports::{
-        AccountRepository as _, CreateAccountError, KeyLookup as _, Rows, StoreHealth as _,
-        contract::fixtures::{account, entry},
+        AccountRepository as _, AuditQuery, AuditStore as _, CreateAccountError, KeyLookup as _,
+        KeyRepository as _, Rows, StoreHealth as _,
+        contract::fixtures::{account, at, entry, key, noted},
     };
     use tempfile::TempDir;
     use tokio::task::JoinHandle;
 
     use super::*;
-    use crate::{IfMissing, Sqlite, accounts::Accounts, migrate, rows, schema};
+    use crate::{
+        IfMissing, Sqlite, accounts::Accounts, audit::Audit, keys::Keys, migrate, rows, schema,
+    };
 
     async fn start(change: impl FnOnce(&mut SqliteConfig)) -> (TempDir, Pool) {
         let folder = TempDir::new().unwrap();
@@ -719,23 +752,28 @@ mod tests {
         release
     }
 
-    /// Keeps the threads that read busy until what is answered is dropped.
-    async fn hold_readers(pool: &Pool) -> Vec<mpsc::Sender<()>> {
-        let mut holds = Vec::new();
-        for _ in 0..pool.0.config.readers {
-            let (release, released) = mpsc::channel::<()>();
-            let (enter, entered) = oneshot::channel();
-            let pool = pool.clone();
-            tokio::spawn(async move {
-                let held = pool.read(move |_| {
-                    let _ = enter.send(());
-                    let _ = released.recv();
-                    Ok(())
-                });
-                drop(held.await);
+    /// Keeps a thread of a crew busy until what is answered is dropped.
+    async fn hold_one(pool: &Pool, crew: fn(&Shared) -> &Crew<Read>) -> mpsc::Sender<()> {
+        let (release, released) = mpsc::channel::<()>();
+        let (enter, entered) = oneshot::channel();
+        let pool = pool.clone();
+        tokio::spawn(async move {
+            let held = pool.read_by(crew(&pool.0), pool.long(), move |_| {
+                let _ = enter.send(());
+                let _ = released.recv();
+                Ok(())
             });
-            entered.await.unwrap();
-            holds.push(release);
+            drop(held.await);
+        });
+        entered.await.unwrap();
+        release
+    }
+
+    /// As if lists kept all threads busy that make any, until what is answered is dropped.
+    async fn hold_readers(pool: &Pool) -> Vec<mpsc::Sender<()>> {
+        let mut holds = vec![hold_one(pool, |shared| &shared.trail).await];
+        for _ in 0..pool.0.config.readers {
+            holds.push(hold_one(pool, |shared| &shared.readers).await);
         }
         holds
     }
@@ -820,19 +858,52 @@ mod tests {
         assert_eq!(pool.apart("", settings).await.unwrap().unwrap(), expected);
     }
 
-    /// However many lists are asked for.
+    /// However many lists are asked for: a key is looked up, changed, and so revoked; and so are accounts.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_lookup_waits_for_no_other_read() {
+    async fn what_is_about_one_row_waits_for_no_list() {
         let (_folder, pool) = start(|_| ()).await;
         let readers = pool.0.config.readers;
-        assert_eq!(pool.load().max, readers + LOOKUPS + 1);
+        assert_eq!(pool.load().max, readers + LOOKUPS + 2);
         let holds = hold_readers(&pool).await;
-        assert_eq!(pool.load().in_use, readers);
+        assert_eq!(pool.load().in_use, readers + 1);
         crate::health::Health(pool.clone()).ping().await.unwrap();
-        let prefix = leadr_auth_ports::contract::fixtures::plain_key(1).prefix();
-        let found = crate::keys::Keys(pool.clone()).find(&prefix).await.unwrap();
-        assert!(found.is_none());
+        let (accounts, keys) = (Accounts(pool.clone()), Keys(pool.clone()));
+        let (owner, issued) = (account(1), key(1, &account(1)));
+        accounts.create(&owner, &entry()).await.unwrap();
+        keys.create(&issued, &entry()).await.unwrap();
+        assert!(keys.find(&issued.key_prefix).await.unwrap().is_some());
+        assert!(keys.get(issued.id, Rows::Live).await.unwrap().is_some());
+        let revoke = &mut |mut key: ApiKey| {
+            key.revoke(at(9));
+            Ok(noted(key))
+        };
+        keys.update(issued.id, revoke).await.unwrap();
+        assert!(accounts.get(owner.id, Rows::Live).await.unwrap().is_some());
+        let found = accounts.find_by_slug(&owner.slug).await.unwrap();
+        assert!(found.is_some());
+        let suspend = &mut |mut account: Account| {
+            account.suspend(at(9));
+            Ok(noted(account))
+        };
+        accounts.update(owner.id, suspend).await.unwrap();
         drop(holds);
+    }
+
+    /// However long a list of the trail takes.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn no_other_read_waits_for_a_list_of_the_trail() {
+        let (_folder, pool) = start(|_| ()).await;
+        let hold = hold_one(&pool, |shared| &shared.trail).await;
+        let (trail, accounts) = (Audit(pool.clone()), Accounts(pool.clone()));
+        let all = AuditQuery::of(None, 1);
+        let mut listed = pin!(trail.list(&all));
+        tokio::select! {
+            biased;
+            _ = &mut listed => panic!("the trail was listed elsewhere"),
+            others = accounts.list() => assert_eq!(others.unwrap(), []),
+        }
+        drop(hold);
+        assert_eq!(listed.await.unwrap(), []);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
