@@ -39,8 +39,9 @@ diesel::define_sql_function! {
 /// was. Otherwise a list could not go on from it.
 const ID_BYTES: i64 = 16;
 
-/// The last number after which an entry is put: with the number left out, the next one is the last that a column can hold.
-const LAST_SEQ: i64 = i64::MAX - 2;
+/// The greatest number that is taken for one that was given. Numbers beyond half of those that there are were never given:
+/// somebody wrote them who would like to see them run out.
+const LAST_SEQ: i64 = 1 << 62;
 
 impl From<ChainId> for Id {
     fn from(chain: ChainId) -> Self {

@@ -253,9 +253,11 @@ impl Reading {
         self.or(actor, Actor::Server)
     }
 
+    /// An address can be written in several ways, and is sealed as one.
     fn client(&mut self, text: Option<Bytes>) -> Option<IpAddr> {
-        let client = self.text(text?).parse().ok();
-        self.exact &= client.is_some();
+        let text = self.text(text?);
+        let client: Option<IpAddr> = text.parse().ok();
+        self.exact &= client.is_some_and(|client| client.to_string() == text);
         client
     }
 }

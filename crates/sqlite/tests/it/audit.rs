@@ -1,5 +1,7 @@
 //! The audit trail in a file: what somebody who can write to the file does to it, and what fails with it.
 
+use std::net::Ipv6Addr;
+
 use diesel::{SqliteConnection, connection::SimpleConnection as _, prelude::*};
 use leadr_auth_domain::{
     AccountRole, ApiKey, AuditAction, AuditDraft, AuditEntry, AuditFault, ChainCheck, ChainHead,
@@ -27,6 +29,7 @@ async fn written() -> (Scratch, Stores) {
     for n in 1..=4 {
         let mut said = entry_in(chain()).about(key(n, &owner).id);
         said.origin.request_id = Some(format!("request-{n}").into());
+        said.origin.client = Some(Ipv6Addr::LOCALHOST.into());
         said.at = at(u32::from(n));
         stores.keys.create(&key(n, &owner), &said).await.unwrap();
     }
@@ -86,7 +89,7 @@ fn tamper(raw: &mut SqliteConnection, statements: &str) {
 }
 
 /// What may be done to the columns of an entry.
-const ALTERING: [&str; 24] = [
+const ALTERING: [&str; 25] = [
     "at = at + 1",
     "at = 9223372036854775807",
     "at = -9223372036854775808",
@@ -100,6 +103,7 @@ const ALTERING: [&str; 24] = [
     "request_id = NULL",
     "request_id = CAST(x'ff' AS TEXT)",
     "client = '127.0.0.1'",
+    "client = '0:0:0:0:0:0:0:1'",
     "client = 'nowhere'",
     "key_id = NULL",
     "key_id = zeroblob(16)",
@@ -151,6 +155,11 @@ fn doings() -> Vec<(&'static str, Vec<AuditFault>)> {
         ("UPDATE audit_heads SET seq = 4 WHERE chain = CHAIN", vec![HeadAltered]),
         ("UPDATE audit_heads SET seq = -4 WHERE chain = CHAIN", vec![HeadAltered]),
         ("UPDATE audit_heads SET seq = 9223372036854775807 WHERE chain = CHAIN", vec![HeadAltered]),
+        // Close to where the numbers run out, and to where they are not believed any more.
+        ("UPDATE audit_heads SET seq = 9223372036854775805 WHERE chain = CHAIN", vec![HeadAltered]),
+        ("UPDATE audit_heads SET seq = 9223372036854775804 WHERE chain = CHAIN", vec![HeadAltered]),
+        ("UPDATE audit_heads SET seq = 4611686018427387905 WHERE chain = CHAIN", vec![HeadAltered]),
+        ("UPDATE audit_heads SET seq = 4611686018427387904 WHERE chain = CHAIN", vec![HeadAltered]),
         ("UPDATE audit_heads SET hash = x'00' WHERE chain = CHAIN", vec![HeadAltered]),
         ("UPDATE audit_heads SET code = x'00' WHERE chain = CHAIN", vec![HeadAltered]),
         // The head of another chain.
@@ -207,8 +216,9 @@ async fn what_was_done_to_the_trail_is_found_and_blocks_nothing() {
         for fault in &expected {
             assert!(found.contains(fault), "{statement}: {found:?}");
         }
-        go_on(&stores).await;
-        go_on(&stores).await;
+        for _ in 0..3 {
+            go_on(&stores).await;
+        }
         let later = faults_of(&stores, chain()).await;
         // What was said of the end is written anew, and shows as a number that is left out.
         let lasting = |fault: &&AuditFault| !matches!(fault, HeadAltered | HeadMissing);
