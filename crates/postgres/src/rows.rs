@@ -3,7 +3,7 @@
 //! Instants and enum labels are read as what PostgreSQL sends, and judged here, so that a row which cannot be used is named
 //! by its table and id instead of failing somewhere inside Diesel.
 
-use std::{borrow::Cow, io::Write as _};
+use std::{borrow::Cow, io::Write as _, net::IpAddr};
 
 use diesel::{
     deserialize::{self, FromSql, FromSqlRow},
@@ -378,8 +378,13 @@ pub(crate) fn entry(row: EntryRow) -> Result<AuditEntry, StoreError> {
         _ => None,
     };
     let at = timestamp(row.at);
-    let client = row.client.as_deref().map(str::parse).transpose();
-    let is_readable = actor.is_some() && at.is_some() && client.is_ok();
+    // An address can be written in several ways, and is sealed as one.
+    let client: Option<IpAddr> = row.client.as_deref().and_then(|text| text.parse().ok());
+    let is_client_as_written = client.map(|client| client.to_string()) == row.client;
+    let previous = AuditHash::from_store(&row.previous);
+    let is_previous_as_written = previous.as_bytes().as_slice() == row.previous;
+    let is_readable =
+        actor.is_some() && at.is_some() && is_client_as_written && is_previous_as_written;
     Ok(AuditEntry {
         chain: ChainId::from_uuid(row.chain),
         seq: row.seq.cast_unsigned(),
@@ -390,12 +395,12 @@ pub(crate) fn entry(row: EntryRow) -> Result<AuditEntry, StoreError> {
         origin: Origin {
             actor: actor.unwrap_or(Actor::Server),
             request_id: row.request_id.map(Into::into),
-            client: client.unwrap_or_default(),
+            client,
         },
         key_id: row.key_id.map(KeyId::new),
         before: row.before.map(Facts::from_store),
         after: row.after.map(Facts::from_store),
-        previous: AuditHash::from_store(&row.previous),
+        previous,
         hash: if is_readable {
             AuditHash::from_store(&row.hash)
         } else {

@@ -1,6 +1,6 @@
 //! The audit trail against somebody who can write to the tables, against other nodes, and against failures.
 
-use std::time::Duration;
+use std::{net::Ipv6Addr, time::Duration};
 
 use leadr_auth_domain::{
     AccountRole, AuditDraft, AuditFault, ChainCheck, ChainId, HashedKey, KeyHash, PepperCheck,
@@ -41,11 +41,9 @@ async fn faults(stores: &Stores, chain: ChainId) -> Vec<AuditFault> {
 /// Issues the `n`th key of the first account.
 async fn issue(stores: &Stores, n: u8) {
     let owner = account(1);
-    stores
-        .keys
-        .create(&key(n, &owner), &entry_in(chain(1)))
-        .await
-        .unwrap();
+    let mut said = entry_in(chain(1));
+    said.origin.client = Some(Ipv6Addr::LOCALHOST.into());
+    stores.keys.create(&key(n, &owner), &said).await.unwrap();
 }
 
 /// A database in which the first account's chain has five entries, and the adapter that wrote them.
@@ -79,6 +77,9 @@ async fn what_is_done_to_entries_shows_and_stops_nothing() {
         ("UPDATE audit_entries SET client = 'somewhere' WHERE seq = 3", vec![altered(3)]),
         ("UPDATE audit_entries SET hash = '' WHERE seq = 5", vec![altered(5)]),
         ("UPDATE audit_entries SET previous = '' WHERE seq = 5", vec![altered(5)]),
+        // Before the first there is none, which is written in one way only.
+        ("UPDATE audit_entries SET previous = '' WHERE seq = 1", vec![altered(1)]),
+        ("UPDATE audit_entries SET client = '0:0:0:0:0:0:0:1' WHERE seq = 3", vec![altered(3)]),
         ("UPDATE audit_entries SET seq = 9223372036854775807 WHERE seq = 5", vec![altered(i64::MAX.cast_unsigned())]),
         ("DELETE FROM audit_entries WHERE seq = 1", vec![missing(1, 1)]),
         ("DELETE FROM audit_entries WHERE seq = 3", vec![missing(3, 3)]),
