@@ -559,6 +559,14 @@ impl SecretRegistry for Memory {
                 first: dependent.into_iter().take(listed).cloned().collect(),
             });
         }
+        let holders = state.secrets.values();
+        let mut holders =
+            holders.filter(|pepper| pepper.dropped_at.is_none() && pepper.audit_key.is_some());
+        if let (Some(only), None) = (holders.next(), holders.next())
+            && only.id == *id
+        {
+            return Err(DropPepperError::LastWithAuditKey);
+        }
         if let Some(pepper) = state.secrets.get_mut(id)
             && pepper.dropped_at.is_none()
         {

@@ -82,6 +82,9 @@ pub trait SecretRegistry: Send + Sync {
 
     /// Gives up a secret. Atomic: no key depends on it at the time `now`, and from then on none is stored that is hashed
     /// under it, with the audit entry; or nothing. One that was dropped before stays as it was, and there is no entry.
+    ///
+    /// The only secret that has the audit trail's key, of those that were not dropped, is not given up: nobody could read
+    /// the key any more. Of several callers at once, one at least is refused.
     async fn drop_pepper(
         &self,
         id: &PepperId,
@@ -108,6 +111,8 @@ pub enum DropPepperError {
         /// The first of them, in the order of their ids: at most [`DropPepperError::LISTED`].
         first: Vec<ApiKey>,
     },
+    /// It has the audit trail's key, and no other that was not dropped has it.
+    LastWithAuditKey,
     /// The store did not do it.
     Store(StoreError),
 }
@@ -122,6 +127,9 @@ impl fmt::Display for DropPepperError {
         match self {
             Self::NotRegistered => f.write_str("no secret with this id is known to the store"),
             Self::InUse { count, .. } => write!(f, "{count} keys depend on the secret"),
+            Self::LastWithAuditKey => f.write_str(
+                "the key of the audit trail is kept under no other secret, and could not be read any more",
+            ),
             Self::Store(_) => f.write_str("the secret could not be dropped"),
         }
     }
@@ -130,7 +138,7 @@ impl fmt::Display for DropPepperError {
 impl std::error::Error for DropPepperError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::NotRegistered | Self::InUse { .. } => None,
+            Self::NotRegistered | Self::InUse { .. } | Self::LastWithAuditKey => None,
             Self::Store(source) => Some(source),
         }
     }

@@ -50,6 +50,15 @@ fn usable(now: i64) -> _ {
         .filter(unexpired)
 }
 
+/// The ids of those that have the key of the audit trail and were not dropped. Of use in a write only, as above.
+fn holders_of_audit_key(connection: &mut SqliteConnection) -> QueryResult<Vec<String>> {
+    peppers::table
+        .filter(peppers::dropped_at.is_null())
+        .filter(peppers::audit_key.is_not_null())
+        .select(peppers::id)
+        .load(connection)
+}
+
 /// What came of an attempt to give up a secret.
 enum Outcome {
     /// It is given up, or was before.
@@ -58,6 +67,8 @@ enum Outcome {
     Unknown,
     /// So many keys depend on it, of which these are the first.
     InUse(i64, Vec<KeyRow>),
+    /// No other has the key of the audit trail.
+    LastWithAuditKey,
 }
 
 fn drop_where_unused(
@@ -80,6 +91,9 @@ fn drop_where_unused(
     if !first.is_empty() {
         let count = dependent.count().get_result(connection)?;
         return Ok(Outcome::InUse(count, first));
+    }
+    if holders_of_audit_key(connection)? == [id] {
+        return Ok(Outcome::LastWithAuditKey);
     }
     let dropped = diesel::update(pepper.filter(peppers::dropped_at.is_null()))
         .set(peppers::dropped_at.eq(now))
@@ -194,6 +208,7 @@ impl SecretRegistry for Secrets {
         match dropped {
             Outcome::Done => Ok(()),
             Outcome::Unknown => Err(DropPepperError::NotRegistered),
+            Outcome::LastWithAuditKey => Err(DropPepperError::LastWithAuditKey),
             Outcome::InUse(count, first) => {
                 let first: Result<_, StoreError> = first.into_iter().map(rows::key).collect();
                 Err(DropPepperError::InUse {

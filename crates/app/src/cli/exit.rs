@@ -104,7 +104,7 @@ fn code_of_cause(cause: &(dyn Error + 'static)) -> Option<u8> {
     if let Some(error) = cause.downcast_ref::<DropPepperError>() {
         return match error {
             DropPepperError::NotRegistered => Some(NOT_FOUND),
-            DropPepperError::InUse { .. } => Some(REFUSED),
+            DropPepperError::InUse { .. } | DropPepperError::LastWithAuditKey => Some(REFUSED),
             DropPepperError::Store(_) => None,
         };
     }
@@ -148,6 +148,10 @@ mod tests {
             (AccountError::SlugTaken.into(), REFUSED),
             (IssueKeyError::AccountNotFound.into(), NOT_FOUND),
             (DropError::Current.into(), REFUSED),
+            (
+                DropError::Refused(DropPepperError::LastWithAuditKey).into(),
+                REFUSED,
+            ),
             (
                 DropError::Refused(DropPepperError::NotRegistered).into(),
                 NOT_FOUND,

@@ -396,6 +396,30 @@ fn a_key_whose_secret_was_dropped_is_not_restored() {
     assert_eq!(trail(), before, "nothing was done, and nothing said");
 }
 
+/// Nobody started a server with the new secret, or sent it SIGHUP, before the old one is given up and taken out.
+#[test]
+fn a_secret_is_given_up_before_a_server_knows_the_new_one() {
+    let place = Place::new();
+    let key = place.make_store();
+    let shown = place.tool(0, &["key", "show", &key[..14], "--json"]).json();
+    place.tool(0, &["key", "delete", shown["id"].as_str().unwrap()]);
+    place.tool(0, &["pepper", "rotate", "--id", "two"]);
+    let kept: Value = serde_json::from_str(&place.read("data/keyring")).unwrap();
+    let two = kept["secrets"][1]["secret"].as_str().unwrap();
+    place.tool(0, &["pepper", "drop", "default"]);
+    place.write("data/keyring", ring("two", &[("two", two)]));
+    place.tool(0, &["audit", "verify"]);
+    place.tool(0, &["operator", "new-key"]);
+    place.start_again().0.end("-TERM");
+    assert_eq!(
+        peppers(&place, &[]),
+        [
+            status_of("default", "not_configured", 0, true),
+            status_of("two", "current", 1, false)
+        ]
+    );
+}
+
 /// What keeps a server from starting is shown by status and doctor, and can be mended by drop.
 #[test]
 fn a_ring_that_does_not_fit_the_store() {
