@@ -515,7 +515,10 @@ impl SecretRegistry for Memory {
                 }
                 Some(stored) => {
                     let is_same = stored.check.expose_hex() == pepper.check.expose_hex();
-                    let gains = is_same && stored.audit_key.is_none() && has_key(pepper);
+                    let gains = is_same
+                        && stored.dropped_at.is_none()
+                        && stored.audit_key.is_none()
+                        && has_key(pepper);
                     if gains {
                         stored.audit_key.clone_from(&pepper.audit_key);
                     }
@@ -571,6 +574,7 @@ impl SecretRegistry for Memory {
             && pepper.dropped_at.is_none()
         {
             pepper.dropped_at = Some(now);
+            pepper.audit_key = None;
             state.append(entry);
         }
         Ok(())

@@ -16,7 +16,8 @@ pub struct StoredPepper {
     pub id: PepperId,
     /// By what it is recognised.
     pub check: PepperCheck,
-    /// The key of the audit trail, encrypted under it.
+    /// The key of the audit trail, encrypted under it. One that was dropped does not have it: whoever knows a secret that
+    /// was given up is not to read it.
     pub audit_key: Option<SealedAuditKey>,
     /// When it was given up; `None` while keys may be hashed under it.
     pub dropped_at: Option<Timestamp>,
@@ -62,8 +63,8 @@ pub trait SecretRegistry: Send + Sync {
     /// The secrets that are registered, dropped ones too, in the order of their ids.
     async fn registered(&self) -> Result<Vec<StoredPepper>, StoreError>;
 
-    /// Registers a secret where none has its id, or gives the one that has it, where it has the same check value, the audit
-    /// trail's key where it lacks that; writes the audit entry where either was done; and answers all secrets, as
+    /// Registers a secret where none has its id, or gives the one that has it, where it has the same check value and was
+    /// not dropped, the audit trail's key where it lacks that; writes the audit entry where either was done; and answers all secrets, as
     /// [`registered`](SecretRegistry::registered) does. Atomic: of several callers at once one is first, and all are answered
     /// what that one brought.
     ///
@@ -81,7 +82,7 @@ pub trait SecretRegistry: Send + Sync {
     async fn count_keys(&self, now: Timestamp) -> Result<Vec<PepperUse>, StoreError>;
 
     /// Gives up a secret. Atomic: no key depends on it at the time `now`, and from then on none is stored that is hashed
-    /// under it, with the audit entry; or nothing. One that was dropped before stays as it was, and there is no entry.
+    /// under it, and it does not have the audit trail's key, with the audit entry; or nothing. One that was dropped before stays as it was, and there is no entry.
     ///
     /// The only secret that has the audit trail's key, of those that were not dropped, is not given up: nobody could read
     /// the key any more. Of several callers at once, one at least is refused.

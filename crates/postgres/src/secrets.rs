@@ -108,7 +108,10 @@ async fn drop_unused(
         .find(id.as_str())
         .filter(peppers::dropped_at.is_null());
     let dropped = diesel::update(kept)
-        .set(peppers::dropped_at.eq(now))
+        .set((
+            peppers::dropped_at.eq(now),
+            peppers::audit_key.eq(None::<String>),
+        ))
         .execute(connection)
         .await?;
     if dropped == 0 {
@@ -154,6 +157,7 @@ async fn register(
         }
         Some(stored)
             if stored.check.expose_hex() == pepper.check.expose_hex()
+                && stored.dropped_at.is_none()
                 && stored.audit_key.is_none()
                 && pepper.audit_key.is_some() =>
         {

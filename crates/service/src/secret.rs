@@ -411,7 +411,7 @@ pub(crate) fn sealed_audit_key(
 
 /// Is this the registered secret with the id, and is there nothing to be added to it?
 fn is_complete(stored: &StoredPepper, id: &PepperId) -> bool {
-    stored.id == *id && stored.audit_key.is_some()
+    stored.id == *id && (stored.audit_key.is_some() || stored.dropped_at.is_some())
 }
 
 /// As [`all_fit`], where it is no harm that secrets are missing. Answers the first that is.
@@ -599,6 +599,15 @@ mod tests {
 
         tool.drop_pepper(&operator, &default).await.unwrap();
         tool.drop_pepper(&operator, &default).await.unwrap();
+        // A server that still has the old one does not bring it back.
+        let with_both = service_on(&bench.service, rotated());
+        with_both.prepare(None).await.unwrap();
+        let with_key: Vec<_> = registered()
+            .await
+            .iter()
+            .map(|pepper| pepper.audit_key.is_some())
+            .collect();
+        assert_eq!(with_key, [false, true]);
         let restarted = service_on(&bench.service, only_new());
         restarted.prepare(None).await.unwrap();
         let report = restarted.verify_audit(&operator).await.unwrap();

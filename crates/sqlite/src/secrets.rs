@@ -96,7 +96,10 @@ fn drop_where_unused(
         return Ok(Outcome::LastWithAuditKey);
     }
     let dropped = diesel::update(pepper.filter(peppers::dropped_at.is_null()))
-        .set(peppers::dropped_at.eq(now))
+        .set((
+            peppers::dropped_at.eq(now),
+            peppers::audit_key.eq(None::<String>),
+        ))
         .execute(connection)?;
     if dropped > 0 {
         audit::append(connection, entry)?;
@@ -127,6 +130,7 @@ fn register(
     let without_key = peppers::table
         .find(given.id.as_str())
         .filter(peppers::check_value.eq(given.check.expose_hex()))
+        .filter(peppers::dropped_at.is_null())
         .filter(peppers::audit_key.is_null());
     let gained = diesel::update(without_key)
         .set(peppers::audit_key.eq(SealedAuditKey::as_str(key)))

@@ -1055,6 +1055,25 @@ cases! { $
         drop(&old.id).await.unwrap();
     }
 
+    /// Whoever knows a secret that was dropped cannot read the audit trail's key with it, from then on.
+    async fn a_dropped_secret_does_not_have_the_key_of_the_trail(stores) {
+        let ((old, _), (new, _)) = (pepper("old"), pepper("new"));
+        for secret in [&old, &new] {
+            assert!(register(&stores, secret).await.audit_key.is_some());
+        }
+        stores.secrets.drop_pepper(&old.id, at(9), &entry()).await.unwrap();
+        let before = entries(&stores).await;
+        // Nor does it get it again, whoever has it in a keyring still.
+        for _ in 0..2 {
+            let with_key: Vec<_> = stores.secrets.registered().await.unwrap().into_iter()
+                .map(|stored| (stored.id, stored.audit_key.is_some()))
+                .collect();
+            assert_eq!(with_key, [(new.id.clone(), true), (old.id.clone(), false)]);
+            assert_eq!(register(&stores, &old).await.dropped_at, Some(at(9)));
+        }
+        assert_eq!(entries(&stores).await, before, "nothing was done, and nothing said");
+    }
+
     /// Of several that are dropped at once one is left, with which the audit trail's key can be read.
     async fn racing_drops_leave_one_secret_with_the_key_of_the_trail(stores) {
         let ids: Vec<_> = (0..RACERS).map(|n| pepper(&format!("racer-{n}")).0).collect();
