@@ -621,6 +621,34 @@ mod tests {
         );
     }
 
+    /// As after an upgrade from before there was a trail.
+    #[tokio::test]
+    async fn where_there_is_no_trail_yet_a_drop_takes_all_secrets_and_begins_one() {
+        let service = Bench::unprepared();
+        let default = PepperId::default();
+        let keyless = StoredPepper {
+            id: default.clone(),
+            check: Bench::keyring().current().check(),
+            audit_key: None,
+            dropped_at: None,
+        };
+        let noted = leadr_auth_ports::Audited::unchanged(keyless);
+        let imported = service.stores.transfer.import_secrets(&[noted]).await;
+        imported.unwrap();
+        let operator = Bench::operator();
+        let tool = service_on(&service, only_new());
+        let refused = tool.drop_pepper(&operator, &default).await;
+        assert!(
+            matches!(&refused, Err(DropError::Secret(SecretError::Missing(id))) if *id == default),
+            "{refused:?}"
+        );
+        let tool = service_on(&service, rotated());
+        tool.drop_pepper(&operator, &default).await.unwrap();
+        let restarted = service_on(&service, only_new());
+        let report = restarted.verify_audit(&operator).await.unwrap();
+        assert_eq!(report.faults, []);
+    }
+
     #[tokio::test]
     async fn nobody_issues_under_a_secret_that_was_dropped() {
         let bench = Bench::new().await;

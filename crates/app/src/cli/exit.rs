@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use leadr_auth_ports::{DropPepperError, StoreError};
-use leadr_auth_service::{AccountError, DropError, IssueKeyError, KeyError};
+use leadr_auth_service::{AccountError, DropError, IssueKeyError, KeyError, SecretError};
 
 use leadr_auth_sqlite::{OpenError, OpenFault};
 
@@ -111,6 +111,10 @@ fn code_of_cause(cause: &(dyn Error + 'static)) -> Option<u8> {
     if let Some(DropError::Current) = cause.downcast_ref() {
         return Some(REFUSED);
     }
+    // Only whoever sets the keyring can put it there.
+    if let Some(SecretError::Missing(_)) = cause.downcast_ref() {
+        return Some(WRONG_USAGE);
+    }
     if cause.is::<IdTaken>() {
         return Some(REFUSED);
     }
@@ -127,6 +131,7 @@ fn code_of_cause(cause: &(dyn Error + 'static)) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use anyhow::Context as _;
+    use leadr_auth_domain::PepperId;
 
     use super::*;
 
@@ -159,6 +164,14 @@ mod tests {
             (
                 DropError::Refused(DropPepperError::Store(away())).into(),
                 UNAVAILABLE,
+            ),
+            (
+                DropError::Secret(SecretError::Store(away())).into(),
+                UNAVAILABLE,
+            ),
+            (
+                DropError::Secret(SecretError::Missing(PepperId::default())).into(),
+                WRONG_USAGE,
             ),
             (ConfigFaults(Vec::new()).into(), WRONG_USAGE),
             (Usage("what?".to_owned()).into(), WRONG_USAGE),
