@@ -583,15 +583,15 @@ impl<'a> Reader<'a> {
                     (None, file)
                 }
             },
-            (None, None) => {
-                self.refuse_kin_of_no_secret();
-                return self.secret_of(store?, entropy);
-            }
+            (None, None) if self.refuse_kin_of_no_secret() => (None, text),
+            (None, None) => return self.secret_of(store?, entropy),
         };
         let (id, retired) = (self.secret_id(), self.retired());
         // The others are looked at in any case, so that all that is wrong is told at once.
         let current = said.as_deref().map(|said| (id.clone(), said));
-        let is_there = current.is_some();
+        let mut is_weak = said
+            .as_deref()
+            .is_some_and(|said| Pepper::new(said).is_err());
         let secrets = current.into_iter().chain(retired.iter().cloned());
         let strength = Strength::of_all(secrets.clone().map(|(_, secret)| secret));
         match Keyring::new(&id, secrets) {
@@ -600,7 +600,9 @@ impl<'a> Reader<'a> {
                 for fault in faults {
                     match fault {
                         KeyringFault::MissingCurrent(_) => {}
-                        KeyringFault::Weak(weak, fault) if is_there && weak == id => {
+                        // The current one is the first. A retired one with its id may follow.
+                        KeyringFault::Weak(weak, fault) if is_weak && weak == id => {
+                            is_weak = false;
                             let what = if name == file {
                                 SecretFileFault::Weak(fault).to_string()
                             } else {
@@ -664,8 +666,9 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// What is said of a secret means nothing without it, and whoever said it meant something.
-    fn refuse_kin_of_no_secret(&mut self) {
+    /// What is said of a secret means nothing without it, and whoever said it meant something. Answers whether there is such.
+    fn refuse_kin_of_no_secret(&mut self) -> bool {
+        let mut is_alone = false;
         for name in [SECRET_ID_SETTING, RETIRED_SETTING] {
             let said = self.sources.said(name);
             if said.is_some_and(|said| name != SECRET_ID_SETTING || said != PepperId::DEFAULT) {
@@ -674,8 +677,10 @@ impl<'a> Reader<'a> {
                     "is set, and neither API_KEY_SECRET nor API_KEY_SECRET_FILE is; secrets that are kept in a file \
                      together with their ids belong into a keyring file",
                 );
+                is_alone = true;
             }
         }
+        is_alone
     }
 
     /// The id of the secret that is said.
@@ -1153,13 +1158,46 @@ mod tests {
         // Without a current one they mean nothing.
         for url in ["memory:", "sqlite:keys.db"] {
             let url = ("DATABASE_URL", url);
-            let retired = (RETIRED_SETTING, "a:b");
+            let retired = format!("a:{long}");
+            let retired = (RETIRED_SETTING, retired.as_str());
             assert_eq!(faulty(&[url, retired]), [RETIRED_SETTING]);
             assert_eq!(
                 faulty(&[url, (SECRET_ID_SETTING, "a")]),
                 [SECRET_ID_SETTING]
             );
             assert!(read(&[url, (SECRET_ID_SETTING, "default")]).is_ok());
+            // And what else is wrong with them is told as well.
+            let alone = [
+                url,
+                (SECRET_ID_SETTING, "hunter 6"),
+                (RETIRED_SETTING, "hunter1 a:hunter2 a:hunter4"),
+            ];
+            let told = read(&alone).unwrap_err().to_string();
+            for (words, times) in [
+                ("neither API_KEY_SECRET nor", 2),
+                ("API_KEY_SECRET_ID: the id of a secret", 1),
+                ("pair number 1 is not", 1),
+                ("the secret a is shorter", 2),
+                ("two secrets have the id a", 1),
+                ("API_KEY_SECRET: ", 0),
+                ("hunter", 0),
+            ] {
+                assert_eq!(told.matches(words).count(), times, "{words}: {told}");
+            }
+        }
+        // A retired one with the current one's id is not taken for that.
+        for (secret, expected) in [
+            (long, &[RETIRED_SETTING, RETIRED_SETTING][..]),
+            (
+                "hunter5",
+                &["API_KEY_SECRET", RETIRED_SETTING, RETIRED_SETTING],
+            ),
+        ] {
+            let both = [
+                ("API_KEY_SECRET", secret),
+                (RETIRED_SETTING, "default:hunter2"),
+            ];
+            assert_eq!(faulty(&both), expected);
         }
     }
 

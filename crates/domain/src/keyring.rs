@@ -128,15 +128,20 @@ impl Keyring {
         let mut texts = BTreeMap::<&str, PepperId>::new();
         let mut peppers = BTreeMap::new();
         for (id, secret) in secrets {
+            // One whose id is taken is looked at all the same, so that nobody mends it twice.
             if named.contains(&id) {
-                faults.push(KeyringFault::DuplicateId(id));
-                continue;
-            }
-            named.push(id.clone());
-            if let Some(other) = texts.get(secret) {
-                faults.push(KeyringFault::DuplicateSecret(other.clone(), id.clone()));
+                faults.push(KeyringFault::DuplicateId(id.clone()));
             } else {
-                texts.insert(secret, id.clone());
+                named.push(id.clone());
+            }
+            match texts.get(secret) {
+                Some(other) if *other == id => {}
+                Some(other) => {
+                    faults.push(KeyringFault::DuplicateSecret(other.clone(), id.clone()));
+                }
+                None => {
+                    texts.insert(secret, id.clone());
+                }
             }
             match Pepper::new(secret) {
                 Ok(pepper) => {
@@ -273,6 +278,24 @@ mod tests {
                 KeyringFault::DuplicateSecret(id("a"), id("b")),
                 KeyringFault::Weak(id("c"), WeakPepper),
                 KeyringFault::MissingCurrent(id("new")),
+            ]
+        );
+        // Also where two have the same id.
+        let twice = [
+            (id("a"), OLD),
+            (id("b"), NEW),
+            (id("a"), "hunter2"),
+            (id("b"), OLD),
+            (id("b"), NEW),
+        ];
+        assert_eq!(
+            Keyring::new(&id("a"), twice).unwrap_err(),
+            [
+                KeyringFault::DuplicateId(id("a")),
+                KeyringFault::Weak(id("a"), WeakPepper),
+                KeyringFault::DuplicateId(id("b")),
+                KeyringFault::DuplicateSecret(id("a"), id("b")),
+                KeyringFault::DuplicateId(id("b")),
             ]
         );
         let told = faults.iter().map(ToString::to_string).collect::<String>();

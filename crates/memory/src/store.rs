@@ -515,7 +515,10 @@ impl SecretRegistry for Memory {
                 }
                 Some(stored) => {
                     let is_same = stored.check.expose_hex() == pepper.check.expose_hex();
-                    let gains = is_same && stored.audit_key.is_none() && has_key(pepper);
+                    let gains = is_same
+                        && stored.dropped_at.is_none()
+                        && stored.audit_key.is_none()
+                        && has_key(pepper);
                     if gains {
                         stored.audit_key.clone_from(&pepper.audit_key);
                     }
@@ -559,10 +562,19 @@ impl SecretRegistry for Memory {
                 first: dependent.into_iter().take(listed).cloned().collect(),
             });
         }
+        let holders = state.secrets.values();
+        let mut holders =
+            holders.filter(|pepper| pepper.dropped_at.is_none() && pepper.audit_key.is_some());
+        if let (Some(only), None) = (holders.next(), holders.next())
+            && only.id == *id
+        {
+            return Err(DropPepperError::LastWithAuditKey);
+        }
         if let Some(pepper) = state.secrets.get_mut(id)
             && pepper.dropped_at.is_none()
         {
             pepper.dropped_at = Some(now);
+            pepper.audit_key = None;
             state.append(entry);
         }
         Ok(())

@@ -16,7 +16,8 @@ pub struct StoredPepper {
     pub id: PepperId,
     /// By what it is recognised.
     pub check: PepperCheck,
-    /// The key of the audit trail, encrypted under it.
+    /// The key of the audit trail, encrypted under it. One that was dropped does not have it: whoever knows a secret that
+    /// was given up is not to read it.
     pub audit_key: Option<SealedAuditKey>,
     /// When it was given up; `None` while keys may be hashed under it.
     pub dropped_at: Option<Timestamp>,
@@ -62,8 +63,8 @@ pub trait SecretRegistry: Send + Sync {
     /// The secrets that are registered, dropped ones too, in the order of their ids.
     async fn registered(&self) -> Result<Vec<StoredPepper>, StoreError>;
 
-    /// Registers a secret where none has its id, or gives the one that has it, where it has the same check value, the audit
-    /// trail's key where it lacks that; writes the audit entry where either was done; and answers all secrets, as
+    /// Registers a secret where none has its id, or gives the one that has it, where it has the same check value and was
+    /// not dropped, the audit trail's key where it lacks that; writes the audit entry where either was done; and answers all secrets, as
     /// [`registered`](SecretRegistry::registered) does. Atomic: of several callers at once one is first, and all are answered
     /// what that one brought.
     ///
@@ -81,7 +82,10 @@ pub trait SecretRegistry: Send + Sync {
     async fn count_keys(&self, now: Timestamp) -> Result<Vec<PepperUse>, StoreError>;
 
     /// Gives up a secret. Atomic: no key depends on it at the time `now`, and from then on none is stored that is hashed
-    /// under it, with the audit entry; or nothing. One that was dropped before stays as it was, and there is no entry.
+    /// under it, and it does not have the audit trail's key, with the audit entry; or nothing. One that was dropped before stays as it was, and there is no entry.
+    ///
+    /// The only secret that has the audit trail's key, of those that were not dropped, is not given up: nobody could read
+    /// the key any more. Of several callers at once, one at least is refused.
     async fn drop_pepper(
         &self,
         id: &PepperId,
@@ -108,6 +112,8 @@ pub enum DropPepperError {
         /// The first of them, in the order of their ids: at most [`DropPepperError::LISTED`].
         first: Vec<ApiKey>,
     },
+    /// It has the audit trail's key, and no other that was not dropped has it.
+    LastWithAuditKey,
     /// The store did not do it.
     Store(StoreError),
 }
@@ -122,6 +128,9 @@ impl fmt::Display for DropPepperError {
         match self {
             Self::NotRegistered => f.write_str("no secret with this id is known to the store"),
             Self::InUse { count, .. } => write!(f, "{count} keys depend on the secret"),
+            Self::LastWithAuditKey => f.write_str(
+                "the key of the audit trail is kept under no other secret, and could not be read any more",
+            ),
             Self::Store(_) => f.write_str("the secret could not be dropped"),
         }
     }
@@ -130,7 +139,7 @@ impl fmt::Display for DropPepperError {
 impl std::error::Error for DropPepperError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::NotRegistered | Self::InUse { .. } => None,
+            Self::NotRegistered | Self::InUse { .. } | Self::LastWithAuditKey => None,
             Self::Store(source) => Some(source),
         }
     }

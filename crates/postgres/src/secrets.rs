@@ -38,10 +38,12 @@ fn usable(now: PgTimestamp) -> _ {
     )
 }
 
-/// The keys that keep a secret from being given up.
-struct Dependent {
-    count: i64,
-    first: Vec<ApiKey>,
+/// What keeps a secret from being given up.
+enum Kept {
+    /// Keys depend on it: so many, of which these are the first.
+    InUse { count: i64, first: Vec<ApiKey> },
+    /// No other has the key of the audit trail.
+    LastWithAuditKey,
 }
 
 /// Holds off whoever writes keys, until the transaction ends; who reads them is not held up.
@@ -51,13 +53,24 @@ struct Dependent {
 /// secrets only when they may go on, since a statement's view is taken when it has its locks.
 const HOLD_OFF_WRITERS: &str = "LOCK TABLE api_keys IN SHARE ROW EXCLUSIVE MODE";
 
-/// Gives a secret up, where no key depends on it.
+/// The ids of those that have the key of the audit trail and were not dropped. Only a drop takes one away, and those wait
+/// for each other.
+async fn holders_of_audit_key(connection: &mut AsyncPgConnection) -> QueryResult<Vec<String>> {
+    peppers::table
+        .filter(peppers::dropped_at.is_null())
+        .filter(peppers::audit_key.is_not_null())
+        .select(peppers::id)
+        .load(connection)
+        .await
+}
+
+/// Gives a secret up, where no key depends on it, and it is not the only one that the trail's key can be read with.
 async fn drop_unused(
     connection: &mut AsyncPgConnection,
     id: &PepperId,
     now: PgTimestamp,
     entry: &AuditDraft,
-) -> Result<Vec<ChainHead>, Stop<Dependent>> {
+) -> Result<Vec<ChainHead>, Stop<Kept>> {
     #[expect(
         clippy::disallowed_methods,
         reason = "Diesel has no words for locking a table"
@@ -83,16 +96,22 @@ async fn drop_unused(
             .load(connection)
             .await?;
         let first = first.into_iter().map(rows::key);
-        return Err(Stop::Refused(Dependent {
+        return Err(Stop::Refused(Kept::InUse {
             count,
             first: first.collect::<Result<_, _>>()?,
         }));
+    }
+    if holders_of_audit_key(connection).await? == [id.as_str()] {
+        return Err(Stop::Refused(Kept::LastWithAuditKey));
     }
     let kept = peppers::table
         .find(id.as_str())
         .filter(peppers::dropped_at.is_null());
     let dropped = diesel::update(kept)
-        .set(peppers::dropped_at.eq(now))
+        .set((
+            peppers::dropped_at.eq(now),
+            peppers::audit_key.eq(None::<String>),
+        ))
         .execute(connection)
         .await?;
     if dropped == 0 {
@@ -138,6 +157,7 @@ async fn register(
         }
         Some(stored)
             if stored.check.expose_hex() == pepper.check.expose_hex()
+                && stored.dropped_at.is_none()
                 && stored.audit_key.is_none()
                 && pepper.audit_key.is_some() =>
         {
@@ -174,15 +194,16 @@ pub(crate) async fn import(
     Ok((all, heads))
 }
 
-fn of_drop(stop: Stop<Dependent>) -> DropPepperError {
+fn of_drop(stop: Stop<Kept>) -> DropPepperError {
     match stop {
         Stop::Query(error) => error::of_query(error).into(),
         Stop::Store(error) => error.into(),
         Stop::NotFound => DropPepperError::NotRegistered,
-        Stop::Refused(Dependent { count, first }) => match u64::try_from(count) {
+        Stop::Refused(Kept::InUse { count, first }) => match u64::try_from(count) {
             Ok(count) => DropPepperError::InUse { count, first },
             Err(error) => StoreError::internal(error).into(),
         },
+        Stop::Refused(Kept::LastWithAuditKey) => DropPepperError::LastWithAuditKey,
     }
 }
 

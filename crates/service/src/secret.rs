@@ -63,7 +63,8 @@ impl fmt::Display for SecretError {
             Self::Missing(id) => write!(
                 f,
                 "stored keys may be hashed under the server secret {id}, which is not in the keyring: put it there as a \
-                 retired one, or give it up by `leadr-auth pepper drop {id}`"
+                 retired one (into the keyring file, or API_KEY_SECRETS_RETIRED); there it can also be given up, by \
+                 `leadr-auth pepper drop {id}`, when no key depends on it"
             ),
             Self::Dropped(id) => write!(
                 f,
@@ -153,6 +154,8 @@ pub struct PepperStatus {
 pub enum DropError {
     /// It is this process's current one.
     Current,
+    /// The audit trail's key could not be put under the current secret, and might be lost with this one.
+    Secret(SecretError),
     /// The store refused, or failed.
     Refused(DropPepperError),
 }
@@ -161,6 +164,7 @@ impl fmt::Display for DropError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Current => "it is the current secret: make another one the current one first",
+            Self::Secret(_) => "the keyring does not fit the store",
             Self::Refused(_) => "the secret was not dropped",
         })
     }
@@ -170,6 +174,7 @@ impl std::error::Error for DropError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Current => None,
+            Self::Secret(source) => Some(source),
             Self::Refused(source) => Some(source),
         }
     }
@@ -232,9 +237,7 @@ impl Service {
                 .ok_or_else(|| StoreError::internal("the key of the audit trail was not stored"))?
         };
         for (id, pepper) in ring.iter() {
-            let is_complete =
-                |stored: &StoredPepper| stored.id == *id && stored.audit_key.is_some();
-            if !registered.iter().any(is_complete) {
+            if !registered.iter().any(|stored| is_complete(stored, id)) {
                 registered = self.register_one(&key, id, pepper, false).await?;
             }
         }
@@ -262,6 +265,29 @@ impl Service {
             .secrets
             .register(&pepper, founding, &entry)
             .await
+    }
+
+    /// Puts the key of the audit trail under the current secret, if it is not yet, as a server's start does: then another one
+    /// can be given up. It is no harm that secrets are not in the ring, as long as the key can be read without them.
+    async fn keep_audit_key(
+        &self,
+        ring: &Keyring,
+        registered: &[StoredPepper],
+    ) -> Result<(), SecretError> {
+        let missing = fit_but_for_missing(ring, registered)?;
+        let key = match (sealed_audit_key(ring, registered), missing) {
+            (Ok(Some(key)), _) => key,
+            (Ok(None), _) => return self.register(ring).await,
+            (Err(_), Some(id)) => return Err(SecretError::Missing(id.clone())),
+            (Err(error), _) => return Err(error.into()),
+        };
+        let id = ring.current_id();
+        if !registered.iter().any(|stored| is_complete(stored, id)) {
+            let there = self.register_one(&key, id, ring.current(), false).await?;
+            fit_but_for_missing(ring, &there)?;
+        }
+        self.set_audit_key(key);
+        Ok(())
     }
 
     /// How it stands with each secret that is in the keyring, registered, or depended on, in the order of their ids.
@@ -294,15 +320,28 @@ impl Service {
         Ok(ids.into_iter().map(status).collect())
     }
 
-    /// Gives up a secret on which no key depends any more. From then on no key can be hashed under it, on any node.
+    /// Gives up a secret on which no key depends any more. From then on no key can be hashed under it, on any node. The
+    /// current one is registered first, if it is not yet, so that the audit trail's key can be read by it from then on.
+    ///
+    /// Other secrets need not be in the keyring: to give up one is a way out of that. But what is there has to be the
+    /// store's, and the trail's key has to be readable with some secret of it.
     pub async fn drop_pepper(
         &self,
         operator: &OperatorAccess,
         id: &PepperId,
     ) -> Result<(), DropError> {
-        if id == self.keyring().current_id() {
+        let ring = self.keyring();
+        if id == ring.current_id() {
             return Err(DropError::Current);
         }
+        let registered = self.stores.secrets.registered().await;
+        let registered = registered.map_err(|error| DropError::Refused(error.into()))?;
+        if !registered.iter().any(|stored| stored.id == *id) {
+            return Err(DropError::Refused(DropPepperError::NotRegistered));
+        }
+        self.keep_audit_key(&ring, &registered)
+            .await
+            .map_err(DropError::Secret)?;
         let now = self.clock.now();
         let auditor = self.auditor(&operator.principal().origin, now).await;
         let auditor = auditor.map_err(|error| DropError::Refused(error.into()))?;
@@ -368,6 +407,26 @@ pub(crate) fn sealed_audit_key(
             "the key of the audit trail cannot be read with any secret of the keyring",
         )),
     }
+}
+
+/// Is this the registered secret with the id, and is there nothing to be added to it?
+fn is_complete(stored: &StoredPepper, id: &PepperId) -> bool {
+    stored.id == *id && (stored.audit_key.is_some() || stored.dropped_at.is_some())
+}
+
+/// As [`all_fit`], where it is no harm that secrets are missing. Answers the first that is.
+fn fit_but_for_missing<'a>(
+    ring: &Keyring,
+    registered: &'a [StoredPepper],
+) -> Result<Option<&'a PepperId>, SecretError> {
+    let mut missing = None;
+    for stored in registered {
+        match fits(ring, stored) {
+            Err(SecretError::Missing(_)) => missing = missing.or(Some(&stored.id)),
+            fit => fit?,
+        }
+    }
+    Ok(missing)
 }
 
 /// Is each secret that keys may be hashed under in the ring, and the same?
@@ -495,6 +554,99 @@ mod tests {
         assert!(matches!(back, Err(SecretError::Dropped(id)) if id == default));
         let restarted = service_on(service, Bench::keyring());
         let _ = restarted.check_secret().await.unwrap_err();
+    }
+
+    /// With a keyring in which the current secret is new, and no server that was started with it.
+    #[tokio::test]
+    async fn a_secret_is_dropped_before_a_server_knows_the_new_one_and_the_trail_is_still_read() {
+        let bench = Bench::new().await;
+        for key in bench.all_keys().await {
+            let deleted = bench.service.delete_key(&Bench::all(), key.id).await;
+            deleted.unwrap();
+        }
+        let (operator, default) = (Bench::operator(), PepperId::default());
+        let registered = async || bench.service.stores.secrets.registered().await.unwrap();
+        // Without the old one there is nothing to read the trail's key with, nor when it is another's.
+        let refused = service_on(&bench.service, only_new());
+        let refused = refused.drop_pepper(&operator, &default).await;
+        assert!(
+            matches!(&refused, Err(DropError::Secret(SecretError::Missing(id))) if *id == default),
+            "{refused:?}"
+        );
+        let new = PepperId::parse("new").unwrap();
+        let secrets = [
+            (default.clone(), "another secret, of 32 bytes or so"),
+            (new.clone(), "a new secret, of 32 bytes or so, too"),
+        ];
+        let wrong = service_on(&bench.service, Keyring::new(&new, secrets).unwrap());
+        let refused = wrong.drop_pepper(&operator, &default).await;
+        assert!(
+            matches!(&refused, Err(DropError::Secret(SecretError::Mismatch(id))) if *id == default),
+            "{refused:?}"
+        );
+        let tool = service_on(&bench.service, rotated());
+        let nobody = PepperId::parse("nobody").unwrap();
+        let unknown = tool.drop_pepper(&operator, &nobody);
+        assert!(matches!(
+            unknown.await,
+            Err(DropError::Refused(DropPepperError::NotRegistered))
+        ));
+        assert_eq!(
+            registered().await.len(),
+            1,
+            "who is refused changes nothing"
+        );
+
+        tool.drop_pepper(&operator, &default).await.unwrap();
+        tool.drop_pepper(&operator, &default).await.unwrap();
+        // A server that still has the old one does not bring it back.
+        let with_both = service_on(&bench.service, rotated());
+        with_both.prepare(None).await.unwrap();
+        let with_key: Vec<_> = registered()
+            .await
+            .iter()
+            .map(|pepper| pepper.audit_key.is_some())
+            .collect();
+        assert_eq!(with_key, [false, true]);
+        let restarted = service_on(&bench.service, only_new());
+        restarted.prepare(None).await.unwrap();
+        let report = restarted.verify_audit(&operator).await.unwrap();
+        assert_eq!(report.faults, []);
+        // A keyring that is behind cannot give up the last one.
+        let behind = service_on(&bench.service, Bench::keyring());
+        let refused = behind.drop_pepper(&operator, &new).await;
+        assert!(
+            matches!(&refused, Err(DropError::Secret(SecretError::Dropped(id))) if *id == default),
+            "{refused:?}"
+        );
+    }
+
+    /// As after an upgrade from before there was a trail.
+    #[tokio::test]
+    async fn where_there_is_no_trail_yet_a_drop_takes_all_secrets_and_begins_one() {
+        let service = Bench::unprepared();
+        let default = PepperId::default();
+        let keyless = StoredPepper {
+            id: default.clone(),
+            check: Bench::keyring().current().check(),
+            audit_key: None,
+            dropped_at: None,
+        };
+        let noted = leadr_auth_ports::Audited::unchanged(keyless);
+        let imported = service.stores.transfer.import_secrets(&[noted]).await;
+        imported.unwrap();
+        let operator = Bench::operator();
+        let tool = service_on(&service, only_new());
+        let refused = tool.drop_pepper(&operator, &default).await;
+        assert!(
+            matches!(&refused, Err(DropError::Secret(SecretError::Missing(id))) if *id == default),
+            "{refused:?}"
+        );
+        let tool = service_on(&service, rotated());
+        tool.drop_pepper(&operator, &default).await.unwrap();
+        let restarted = service_on(&service, only_new());
+        let report = restarted.verify_audit(&operator).await.unwrap();
+        assert_eq!(report.faults, []);
     }
 
     #[tokio::test]

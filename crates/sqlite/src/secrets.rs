@@ -50,6 +50,15 @@ fn usable(now: i64) -> _ {
         .filter(unexpired)
 }
 
+/// The ids of those that have the key of the audit trail and were not dropped. Of use in a write only, as above.
+fn holders_of_audit_key(connection: &mut SqliteConnection) -> QueryResult<Vec<String>> {
+    peppers::table
+        .filter(peppers::dropped_at.is_null())
+        .filter(peppers::audit_key.is_not_null())
+        .select(peppers::id)
+        .load(connection)
+}
+
 /// What came of an attempt to give up a secret.
 enum Outcome {
     /// It is given up, or was before.
@@ -58,6 +67,8 @@ enum Outcome {
     Unknown,
     /// So many keys depend on it, of which these are the first.
     InUse(i64, Vec<KeyRow>),
+    /// No other has the key of the audit trail.
+    LastWithAuditKey,
 }
 
 fn drop_where_unused(
@@ -81,8 +92,14 @@ fn drop_where_unused(
         let count = dependent.count().get_result(connection)?;
         return Ok(Outcome::InUse(count, first));
     }
+    if holders_of_audit_key(connection)? == [id] {
+        return Ok(Outcome::LastWithAuditKey);
+    }
     let dropped = diesel::update(pepper.filter(peppers::dropped_at.is_null()))
-        .set(peppers::dropped_at.eq(now))
+        .set((
+            peppers::dropped_at.eq(now),
+            peppers::audit_key.eq(None::<String>),
+        ))
         .execute(connection)?;
     if dropped > 0 {
         audit::append(connection, entry)?;
@@ -113,6 +130,7 @@ fn register(
     let without_key = peppers::table
         .find(given.id.as_str())
         .filter(peppers::check_value.eq(given.check.expose_hex()))
+        .filter(peppers::dropped_at.is_null())
         .filter(peppers::audit_key.is_null());
     let gained = diesel::update(without_key)
         .set(peppers::audit_key.eq(SealedAuditKey::as_str(key)))
@@ -194,6 +212,7 @@ impl SecretRegistry for Secrets {
         match dropped {
             Outcome::Done => Ok(()),
             Outcome::Unknown => Err(DropPepperError::NotRegistered),
+            Outcome::LastWithAuditKey => Err(DropPepperError::LastWithAuditKey),
             Outcome::InUse(count, first) => {
                 let first: Result<_, StoreError> = first.into_iter().map(rows::key).collect();
                 Err(DropPepperError::InUse {

@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use leadr_auth_ports::{DropPepperError, StoreError};
-use leadr_auth_service::{AccountError, DropError, IssueKeyError, KeyError};
+use leadr_auth_service::{AccountError, DropError, IssueKeyError, KeyError, SecretError};
 
 use leadr_auth_sqlite::{OpenError, OpenFault};
 
@@ -104,12 +104,16 @@ fn code_of_cause(cause: &(dyn Error + 'static)) -> Option<u8> {
     if let Some(error) = cause.downcast_ref::<DropPepperError>() {
         return match error {
             DropPepperError::NotRegistered => Some(NOT_FOUND),
-            DropPepperError::InUse { .. } => Some(REFUSED),
+            DropPepperError::InUse { .. } | DropPepperError::LastWithAuditKey => Some(REFUSED),
             DropPepperError::Store(_) => None,
         };
     }
     if let Some(DropError::Current) = cause.downcast_ref() {
         return Some(REFUSED);
+    }
+    // Only whoever sets the keyring can put it there.
+    if let Some(SecretError::Missing(_)) = cause.downcast_ref() {
+        return Some(WRONG_USAGE);
     }
     if cause.is::<IdTaken>() {
         return Some(REFUSED);
@@ -127,6 +131,7 @@ fn code_of_cause(cause: &(dyn Error + 'static)) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use anyhow::Context as _;
+    use leadr_auth_domain::PepperId;
 
     use super::*;
 
@@ -149,12 +154,24 @@ mod tests {
             (IssueKeyError::AccountNotFound.into(), NOT_FOUND),
             (DropError::Current.into(), REFUSED),
             (
+                DropError::Refused(DropPepperError::LastWithAuditKey).into(),
+                REFUSED,
+            ),
+            (
                 DropError::Refused(DropPepperError::NotRegistered).into(),
                 NOT_FOUND,
             ),
             (
                 DropError::Refused(DropPepperError::Store(away())).into(),
                 UNAVAILABLE,
+            ),
+            (
+                DropError::Secret(SecretError::Store(away())).into(),
+                UNAVAILABLE,
+            ),
+            (
+                DropError::Secret(SecretError::Missing(PepperId::default())).into(),
+                WRONG_USAGE,
             ),
             (ConfigFaults(Vec::new()).into(), WRONG_USAGE),
             (Usage("what?".to_owned()).into(), WRONG_USAGE),

@@ -8,7 +8,7 @@ use anyhow::{Context as _, anyhow, bail};
 use clap::{Arg, ArgMatches, Command};
 use leadr_auth_domain::{ApiKey, PepperId};
 use leadr_auth_ports::{Clock as _, DropPepperError};
-use leadr_auth_service::{DropError, PepperRole, PepperStatus, SecretError, Service};
+use leadr_auth_service::{DropError, PepperRole, PepperStatus};
 use serde_json::{Value, json};
 
 use super::output::{Output, Shown, complain, instant, json_line, printable};
@@ -103,18 +103,9 @@ async fn status(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// As [`Service::check_secret`], where it is no harm that secrets are missing: to give up one is a way out of that.
-async fn check_those_that_are_there(service: &Service) -> Result<(), SecretError> {
-    match service.check_secret().await {
-        Err(SecretError::Missing(_)) => Ok(()),
-        checked => checked,
-    }
-}
-
 async fn give_up(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let id = parsed(matches, "secret", PepperId::parse)?;
     let (Tools { service, out }, _) = Tools::open_unchecked(matches).await?;
-    check_those_that_are_there(&service).await?;
     match service.drop_pepper(&operator()?, &id).await {
         Ok(()) => {}
         Err(DropError::Refused(DropPepperError::InUse { count, first })) => {

@@ -396,6 +396,55 @@ fn a_key_whose_secret_was_dropped_is_not_restored() {
     assert_eq!(trail(), before, "nothing was done, and nothing said");
 }
 
+/// Nobody started a server with the new secret, or sent it SIGHUP, before the old one is given up and taken out.
+#[test]
+fn a_secret_is_given_up_before_a_server_knows_the_new_one() {
+    let place = Place::new();
+    let key = place.make_store();
+    let shown = place.tool(0, &["key", "show", &key[..14], "--json"]).json();
+    place.tool(0, &["key", "delete", shown["id"].as_str().unwrap()]);
+    place.tool(0, &["pepper", "rotate", "--id", "two"]);
+    let kept: Value = serde_json::from_str(&place.read("data/keyring")).unwrap();
+    let two = kept["secrets"][1]["secret"].as_str().unwrap();
+    place.tool(0, &["pepper", "drop", "default"]);
+    place.write("data/keyring", ring("two", &[("two", two)]));
+    place.tool(0, &["audit", "verify"]);
+    place.tool(0, &["operator", "new-key"]);
+    place.start_again().0.end("-TERM");
+    assert_eq!(
+        peppers(&place, &[]),
+        [
+            status_of("default", "not_configured", 0, true),
+            status_of("two", "current", 1, false)
+        ]
+    );
+}
+
+/// What is said where the old secret was taken out too early is the way out of it.
+#[test]
+fn a_secret_that_is_missing_is_put_back_to_be_given_up() {
+    let place = Place::new();
+    let key = place.make_store();
+    let shown = place.tool(0, &["key", "show", &key[..14], "--json"]).json();
+    place.tool(0, &["key", "delete", shown["id"].as_str().unwrap()]);
+    let secret = place.read("data/secret");
+    let retired = format!("default:{}", secret.trim());
+    let new = [("API_KEY_SECRET", NEW), ("API_KEY_SECRET_ID", "new")];
+    let advice = [
+        "default, which is not in the keyring",
+        "as a retired one",
+        "API_KEY_SECRETS_RETIRED",
+        "there it can also be given up, by `leadr-auth pepper drop default`",
+    ];
+    for command in [&["pepper", "status"][..], &["pepper", "drop", "default"]] {
+        place.run(command, &new).with(2).says(&advice);
+    }
+    let both = [&new[..], &[("API_KEY_SECRETS_RETIRED", &retired)]].concat();
+    place.run(&["pepper", "drop", "default"], &both).with(0);
+    place.run(&["pepper", "status"], &new).with(0);
+    place.run(&["audit", "verify"], &new).with(0);
+}
+
 /// What keeps a server from starting is shown by status and doctor, and can be mended by drop.
 #[test]
 fn a_ring_that_does_not_fit_the_store() {
@@ -414,19 +463,19 @@ fn a_ring_that_does_not_fit_the_store() {
         }
     };
     doctor(0, &["new is retired", "the one of the stored keys"]);
-    let refused = |words: &[&str]| {
-        place.run(&["serve"], &environment).with(1).says(words);
+    let refused = |code: i32, words: &[&str]| {
+        place.run(&["serve"], &environment).with(code).says(words);
         let told = place
             .run(&["pepper", "status"], &environment)
-            .with(1)
+            .with(code)
             .says(words);
         assert!(told.out.contains("old"), "{}", told.out);
         doctor(1, &["FAILURE", words[0]]);
     };
     place.write("ring", ring("new", &[("old", NEW), ("new", OLD)]));
-    refused(&["is not the one that the stored keys are hashed under"]);
+    refused(1, &["is not the one that the stored keys are hashed under"]);
     place.write("ring", ring("old", &secrets[..1]));
-    refused(&["new, which is not in the keyring"]);
+    refused(2, &["new, which is not in the keyring"]);
     place.run(&["pepper", "drop", "new"], &environment).with(0);
     doctor(0, &["the one of the stored keys"]);
     place.write("ring", ring("old", &secrets));
@@ -439,7 +488,7 @@ fn a_ring_that_does_not_fit_the_store() {
     let dropped = findings.find(dropped).unwrap();
     assert_eq!(dropped["status"], "warning", "{dropped}");
     place.write("ring", ring("new", &secrets));
-    refused(&["new was dropped"]);
+    refused(1, &["new was dropped"]);
     place.write("ring", ring("old", &secrets[..1]));
     place.run(&["account", "list"], &environment).with(0);
 }

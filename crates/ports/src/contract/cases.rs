@@ -980,7 +980,9 @@ cases! { $
             stores.secrets.drop_pepper(&stored.id, at(9), &entry()).await,
             Err(DropPepperError::NotRegistered)
         ));
-        register(&stores, &stored).await;
+        for secret in [&stored, &pepper("kept").0] {
+            register(&stores, secret).await;
+        }
         let mut expired = key_under(&old, 1, &owner);
         expired.expires_at = Some(at(5));
         let mut deleted = key_under(&old, 2, &owner);
@@ -993,7 +995,7 @@ cases! { $
             panic!("a key depends on it");
         };
         assert_eq!((count, first.iter().map(fields).collect::<Vec<_>>()), (1, vec![fields(&held)]));
-        assert_eq!(stores.secrets.registered().await.unwrap()[0].dropped_at, None);
+        assert_eq!(stores.secrets.registered().await.unwrap()[1].dropped_at, None);
         stores.keys.update(held.id, &mut |mut key| { key.soft_delete(at(9)); Ok(noted(key)) }).await.unwrap();
         for now in [at(9), at(10)] {
             stores.secrets.drop_pepper(&stored.id, now, &entry()).await.unwrap();
@@ -1024,10 +1026,80 @@ cases! { $
         assert_eq!(stores.secrets.rehash(&[back], &entry()).await.unwrap(), 0);
     }
 
+    /// The audit trail's key can be read as long as there is a trail: the last secret that has it is not dropped.
+    async fn the_last_secret_with_the_key_of_the_trail_is_not_dropped(stores) {
+        let ((old, _), (new, _)) = (pepper("old"), pepper("new"));
+        let keyless = |id: &str| StoredPepper { audit_key: None, ..pepper(id).0 };
+        let drop = async |id: &PepperId| stores.secrets.drop_pepper(id, at(9), &entry()).await;
+        // Before there is a trail there is nothing to lose.
+        for id in ["early", "gone", "other"] {
+            register(&stores, &keyless(id)).await;
+        }
+        drop(&keyless("early").id).await.unwrap();
+        register(&stores, &old).await;
+        let gone = register(&stores, &pepper("gone").0).await;
+        drop(&gone.id).await.unwrap();
+        // Neither one that does not have the key nor one that was dropped is of use.
+        let before = entries(&stores).await;
+        let refused = drop(&old.id).await;
+        assert!(matches!(refused, Err(DropPepperError::LastWithAuditKey)), "{refused:?}");
+        let kept = register(&stores, &old).await;
+        assert!(kept.dropped_at.is_none() && kept.audit_key.is_some());
+        assert_eq!(entries(&stores).await, before, "nothing was done, and nothing said");
+        drop(&keyless("other").id).await.unwrap();
+        register(&stores, &new).await;
+        drop(&old.id).await.unwrap();
+        let refused = drop(&new.id).await;
+        assert!(matches!(refused, Err(DropPepperError::LastWithAuditKey)), "{refused:?}");
+        // What was dropped stays so.
+        drop(&old.id).await.unwrap();
+    }
+
+    /// Whoever knows a secret that was dropped cannot read the audit trail's key with it, from then on.
+    async fn a_dropped_secret_does_not_have_the_key_of_the_trail(stores) {
+        let ((old, _), (new, _)) = (pepper("old"), pepper("new"));
+        for secret in [&old, &new] {
+            assert!(register(&stores, secret).await.audit_key.is_some());
+        }
+        stores.secrets.drop_pepper(&old.id, at(9), &entry()).await.unwrap();
+        let before = entries(&stores).await;
+        // Nor does it get it again, whoever has it in a keyring still.
+        for _ in 0..2 {
+            let with_key: Vec<_> = stores.secrets.registered().await.unwrap().into_iter()
+                .map(|stored| (stored.id, stored.audit_key.is_some()))
+                .collect();
+            assert_eq!(with_key, [(new.id.clone(), true), (old.id.clone(), false)]);
+            assert_eq!(register(&stores, &old).await.dropped_at, Some(at(9)));
+        }
+        assert_eq!(entries(&stores).await, before, "nothing was done, and nothing said");
+    }
+
+    /// Of several that are dropped at once one is left, with which the audit trail's key can be read.
+    async fn racing_drops_leave_one_secret_with_the_key_of_the_trail(stores) {
+        let ids: Vec<_> = (0..RACERS).map(|n| pepper(&format!("racer-{n}")).0).collect();
+        for secret in &ids {
+            register(&stores, secret).await;
+        }
+        let racers: Vec<_> = ids.into_iter().map(|StoredPepper { id, .. }| {
+            let secrets = Arc::clone(&stores.secrets);
+            tokio::spawn(async move { secrets.drop_pepper(&id, at(9), &entry()).await })
+        }).collect();
+        let mut refused = 0;
+        for racer in racers {
+            match racer.await.unwrap() {
+                Ok(()) => {}
+                Err(DropPepperError::LastWithAuditKey) => refused += 1,
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(refused, 1);
+    }
+
     /// Of keys that are issued under a secret while it is dropped, none is left that nobody can use.
     async fn racing_issue_and_drop_leave_no_orphan(stores) {
         let owner = account(1);
         stores.accounts.create(&owner, &entry()).await.unwrap();
+        register(&stores, &pepper("kept").0).await;
         for round in 0..RACERS {
             let (stored, ring) = pepper(&format!("round-{round}"));
             register(&stores, &stored).await;
@@ -1099,6 +1171,7 @@ cases! { $
     async fn racing_restore_and_drop_leave_no_orphan(stores) {
         let owner = account(1);
         stores.accounts.create(&owner, &entry()).await.unwrap();
+        register(&stores, &pepper("kept").0).await;
         for round in 0..RACERS {
             let (stored, ring) = pepper(&format!("round-{round}"));
             register(&stores, &stored).await;
@@ -1159,7 +1232,9 @@ cases! { $
         stores.accounts.create(&owner, &entry()).await.unwrap();
         let ((_, old), (_, new), (_, newer)) = (pepper("old"), pepper("new"), pepper("newer"));
         let (stored, dropped) = pepper("dropped");
-        register(&stores, &stored).await;
+        for secret in [&stored, &pepper("kept").0] {
+            register(&stores, secret).await;
+        }
         stores.secrets.drop_pepper(&stored.id, at(9), &entry()).await.unwrap();
         let keys: Vec<_> = (1..=5).map(|n| key_under(&old, n, &owner)).collect();
         for key in &keys {

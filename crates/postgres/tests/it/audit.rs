@@ -178,11 +178,13 @@ async fn what_cannot_be_written_down_is_not_done() {
             SealedAuditKey::from_store("a sealed key".to_owned()),
         )
     };
-    stores
-        .secrets
-        .register(&pepper("old"), true, &entry())
-        .await
-        .unwrap();
+    for (id, founding) in [("old", true), ("kept", false)] {
+        stores
+            .secrets
+            .register(&pepper(id), founding, &entry())
+            .await
+            .unwrap();
+    }
     let client = database.client().await;
     let owner = account(1);
     let operator = account_of(7, AccountRole::Operator);

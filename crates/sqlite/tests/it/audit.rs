@@ -463,7 +463,7 @@ async fn every_change(stores: &Stores) -> Vec<bool> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_written_down_is_not_done() {
     let (scratch, stores) = written().await;
-    for id in ["unused", "keyless"] {
+    for id in ["unused", "keyless", "kept"] {
         let registered = stores.secrets.register(&secret(id), false, &entry()).await;
         registered.unwrap();
     }

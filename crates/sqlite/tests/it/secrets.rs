@@ -92,6 +92,7 @@ async fn two_processes_leave_no_key_under_a_dropped_secret() {
         .stores();
     let owner = account(1);
     one.accounts.create(&owner, &entry()).await.unwrap();
+    registered(&one, "kept").await;
     for n in 1..=50 {
         let given = registered(&one, &format!("s{n}")).await;
         let mut key = key(n, &owner);
@@ -148,6 +149,7 @@ async fn a_secret_that_is_dropped_while_a_key_is_restored_is_noticed() {
 async fn an_import_tells_what_is_there_from_what_comes_too_late() {
     let (_scratch, stores, owner) = with_owner().await;
     let given = registered(&stores, "default").await;
+    registered(&stores, "kept").await;
     let mut there = key(1, &owner);
     there.soft_delete(at(5));
     let import = async |keys: &[ApiKey], mode| {
