@@ -355,6 +355,59 @@ async fn a_pruned_trail_is_whole(database: Option<&TestDatabase>) {
     )]);
 }
 
+/// Whoever alters entries does not get a signature for what is left by waiting until somebody prunes.
+async fn a_trail_that_is_not_whole_is_not_pruned(database: Option<&TestDatabase>) {
+    let it = Deployment::new(database);
+    let (older, newer) = (it.account("older"), it.account("newer"));
+    let entries = it.tool(0, &["audit", "verify", "--json"]).json()["entries"].clone();
+    let now = it.listed("").await[0]["at"].as_str().unwrap().to_owned();
+    let early = match database {
+        Some(_) => "UPDATE audit_entries SET at = 'epoch'",
+        None => "UPDATE audit_entries SET at = 0",
+    };
+    it.tamper(early, &newer, 4).await;
+    let mut faults = Faults::from([fault(&newer, "entry 4 was altered")]);
+    for further in [false, true] {
+        if further {
+            it.tamper(
+                "UPDATE audit_entries SET action = 'account.renamed'",
+                &older,
+                2,
+            )
+            .await;
+            faults.insert(fault(&older, "entry 2 was altered"));
+        }
+        for before in ["2001-01-01T00:00:00Z", &now, "2999-01-01T00:00:00Z"] {
+            let prune = ["audit", "prune", "--before", before];
+            let human = it.tool(8, &prune);
+            let human = human.says(&["nothing was pruned"]);
+            for (account, what) in &faults {
+                let line = format!("account {}: {what}\n", account.as_ref().unwrap());
+                assert!(human.err.contains(&line), "{line}: {}", human.err);
+            }
+            let script = it.tool(8, &[&prune[..], &["--json"]].concat());
+            let verified = it.tool(8, &["audit", "verify", "--json"]);
+            assert_eq!(script.json(), verified.json());
+            assert_eq!(script.json()["entries"], entries, "nothing is gone");
+        }
+        it.is_wrong(&faults);
+    }
+}
+
+#[tokio::test]
+async fn a_trail_of_a_file_that_is_not_whole_is_not_pruned() {
+    a_trail_that_is_not_whole_is_not_pruned(None).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trail_of_a_database_that_is_not_whole_is_not_pruned() {
+    if !has_postgres("a_trail_of_a_database_that_is_not_whole_is_not_pruned") {
+        return;
+    }
+    let database = TestDatabase::create_empty().await;
+    a_trail_that_is_not_whole_is_not_pruned(Some(&database)).await;
+}
+
 #[tokio::test]
 async fn a_pruned_trail_of_a_file_is_whole() {
     a_pruned_trail_is_whole(None).await;
