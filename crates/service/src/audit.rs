@@ -338,8 +338,9 @@ impl Service {
     ) -> Result<Pruned, PruneError> {
         let now = self.clock.now();
         let auditor = self.auditor(&operator.principal().origin, now).await?;
-        let Verification { old, report, .. } =
-            self.verification(&auditor.key, Some(before)).await?;
+        let Verification {
+            old, began, report, ..
+        } = self.verification(&auditor.key, Some(before)).await?;
         if !report.faults.is_empty() {
             return Err(PruneError::NotWhole(report));
         }
@@ -347,7 +348,10 @@ impl Service {
             Checkpoint::new(&auditor.key, chain, seq, hash, now)
         });
         let upto: Vec<_> = upto.collect();
-        let facts = [("before", before.to_string().into())];
+        let facts = [
+            ("before", before.to_string().into()),
+            (BEGAN, began.map(|began| began.to_string()).into()),
+        ];
         let entry = auditor.system(AuditAction::AuditPruned, facts);
         Ok(self.stores.audit.prune(&upto, &entry).await?)
     }
@@ -383,6 +387,16 @@ fn begins(entry: &AuditEntry) -> bool {
     };
     let action = AuditAction::parse(&entry.action);
     action.is_some_and(|action| beginnings.contains(&action))
+}
+
+/// Under this name the entry of a pruning says when the trail began, of which the entries themselves may be gone.
+const BEGAN: &str = "began";
+
+/// When the trail began, as an entry of a pruning has it.
+fn said_to_have_begun(entry: &AuditEntry) -> Option<Timestamp> {
+    let facts = entry.after.as_ref()?;
+    let facts: Value = serde_json::from_str(facts.as_str()).ok()?;
+    Timestamp::parse(facts.get(BEGAN)?.as_str()?).ok()
 }
 
 /// The chain that is being gone along.
@@ -474,7 +488,7 @@ impl<'a> Verification<'a> {
     fn entry(&mut self, entry: &AuditEntry) {
         self.report.entries += 1;
         if entry.chain == ChainId::System {
-            self.began = Some(self.began.map_or(entry.at, |began| began.min(entry.at)));
+            self.note_beginning(entry);
         }
         let mut walk = match self.current.take() {
             Some(walk) if walk.chain == entry.chain => walk,
@@ -513,6 +527,18 @@ impl<'a> Verification<'a> {
             self.old.extend(old.map(|last| (chain, last)));
             self.end(chain, check);
         }
+    }
+
+    /// The first entry of the deployment's chain says it by its own time; and, where others were there before it, that of
+    /// their pruning.
+    fn note_beginning(&mut self, entry: &AuditEntry) {
+        let is_pruning = entry.action == AuditAction::AuditPruned.as_str();
+        if (self.began.is_some() && !is_pruning) || !entry.is_genuine(self.key) {
+            return;
+        }
+        let own = self.began.is_none().then_some(entry.at);
+        let said = is_pruning.then(|| said_to_have_begun(entry)).flatten();
+        self.began = [self.began, own, said].into_iter().flatten().min();
     }
 
     fn end(&mut self, chain: ChainId, check: ChainCheck<'a>) {
@@ -772,6 +798,15 @@ mod tests {
             }
         }
 
+        /// Without all there is of a chain.
+        fn without(mut self, chain: ChainId) -> Self {
+            self.entries.retain(|entry| entry.chain != chain);
+            self.heads.retain(|head| head.chain != chain);
+            self.checkpoints
+                .retain(|checkpoint| checkpoint.chain != chain);
+            self
+        }
+
         /// A process that finds these rows in the store, which are not there.
         fn in_place_of(self, service: &Service) -> Service {
             let mut transfer = MockTransferStore::new();
@@ -951,6 +986,45 @@ mod tests {
         let it = whole.in_place_of(&bench.service);
         let pruned = it.prune_audit(&operator, Bench::later(15)).await.unwrap();
         assert!(pruned.entries > 0);
+    }
+
+    /// Also when the entries that would show it are gone, and those that told of their going.
+    #[tokio::test]
+    async fn when_the_trail_began_outlasts_what_is_pruned() {
+        let bench = Bench::new().await;
+        let service = &bench.service;
+        let operator = Bench::operator();
+        bench.clock.set(Bench::later(1));
+        let new = crate::NewAccount {
+            name: leadr_auth_domain::AccountName::parse("Vanished").unwrap(),
+            slug: leadr_auth_domain::Slug::parse("vanished").unwrap(),
+        };
+        let account = service.create_account(&operator, new).await.unwrap();
+        let missing = [(ChainId::Account(account.id), AuditFault::TrailMissing)];
+        for minute in [1, 2, 3] {
+            bench.clock.set(Bench::later(60 * minute));
+            let by = Bench::all();
+            let named = KeyName::parse("Leaked").unwrap();
+            let issued = service.issue_key(&by, account.id, crate::NewKey::named(named));
+            let id = issued.await.unwrap().key.id;
+            let now = Bench::later(60 * minute + 1);
+            let pruned = service.prune_audit(&operator, now).await.unwrap();
+            assert!(pruned.entries > 0);
+            service.revoke_key(&by, id).await.unwrap();
+            let report = service.verify_audit(&operator).await.unwrap();
+            assert_eq!(report.faults, []);
+            let rows = Rows::of(service).await;
+            let mut of_system = rows.entries.iter();
+            let told = of_system.find(|entry| entry.chain == ChainId::System);
+            let facts = told.unwrap().after.as_ref().unwrap().as_str();
+            let facts: Value = serde_json::from_str(facts).unwrap();
+            let began = Bench::later(0).to_string();
+            let expected = serde_json::json!({"before": now.to_string(), "began": began});
+            assert_eq!(facts, expected);
+            let it = rows.without(missing[0].0).in_place_of(service);
+            let report = it.verify_audit(&operator).await.unwrap();
+            assert_eq!(report.faults, missing, "{minute}");
+        }
     }
 
     #[tokio::test]

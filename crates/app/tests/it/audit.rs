@@ -323,7 +323,10 @@ async fn a_pruned_trail_is_whole(database: Option<&TestDatabase>) {
     let after = it.listed("").await;
     assert_eq!(after[1..], kept);
     assert_eq!(after[0]["action"], "audit.pruned");
-    assert_eq!(after[0]["after"], json!({"before": time}));
+    let first = before.last().unwrap();
+    assert_eq!(first["action"], "pepper.registered");
+    let began = &first["at"];
+    assert_eq!(after[0]["after"], json!({"began": began, "before": time}));
     assert_eq!(of(&after, &older), Vec::<u64>::new());
     assert_eq!(of(&after, &newer), [4, 3]);
     let nothing = it.tool(0, &["audit", "prune", "--before", time]);
@@ -340,6 +343,28 @@ async fn a_pruned_trail_is_whole(database: Option<&TestDatabase>) {
     let left = it.listed("").await;
     assert_eq!(left.len(), 1, "{left:?}");
     it.tool(0, &["account", "suspend", "older"]);
+    it.is_wrong(&Faults::new());
+
+    // A whole trail that was taken away after a pruning is told.
+    let chain = it.literal(&newer);
+    it.tool(0, &["account", "activate", "newer"]);
+    for table in ["entries", "heads", "checkpoints"] {
+        it.change(&format!(
+            "CREATE TABLE kept_{table} AS SELECT * FROM audit_{table} WHERE chain = {chain};
+             DELETE FROM audit_{table} WHERE chain = {chain}"
+        ))
+        .await;
+    }
+    it.is_wrong(&Faults::from([fault(
+        &newer,
+        "there is no entry of its making",
+    )]));
+    for table in ["entries", "heads", "checkpoints"] {
+        it.change(&format!(
+            "INSERT INTO audit_{table} SELECT * FROM kept_{table}; DROP TABLE kept_{table}"
+        ))
+        .await;
+    }
     it.is_wrong(&Faults::new());
 
     // Pruning by somebody who cannot sign for it is told.
