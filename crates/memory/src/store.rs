@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use async_trait::async_trait;
 use leadr_auth_domain::{
-    Account, AccountId, AccountRole, Actor, ApiKey, ApiKeyStatus, AuditDraft, AuditEntry, AuditKey,
+    Account, AccountId, AccountRole, Actor, ApiKey, ApiKeyStatus, AuditDraft, AuditEntry,
     ChainHead, ChainId, Checkpoint, KeyId, KeyPrefix, KeyRecord, LastPlace, PepperId, Slug,
     Timestamp,
 };
@@ -652,24 +652,24 @@ impl AuditStore for Memory {
         Ok(wanted.take(limit).cloned().collect())
     }
 
-    async fn prune(
-        &self,
-        before: Timestamp,
-        key: &AuditKey,
-        now: Timestamp,
-        entry: &AuditDraft,
-    ) -> Result<Pruned, StoreError> {
+    async fn prune(&self, upto: &[Checkpoint], entry: &AuditDraft) -> Result<Pruned, StoreError> {
         let mut state = self.write();
         let mut pruned = Pruned::default();
-        for (&chain, trail) in &mut state.trails {
-            let old = trail.entries.iter().take_while(|entry| entry.at < before);
-            let old = old.count();
-            let gone: Vec<_> = trail.entries.drain(..old).collect();
-            if let Some(last) = gone.last() {
-                let checkpoint = Checkpoint::new(key, chain, last.seq, last.hash, now);
-                trail.checkpoint = Some(checkpoint);
+        for checkpoint in upto {
+            let Some(trail) = state.trails.get_mut(&checkpoint.chain) else {
+                continue;
+            };
+            let present = trail.checkpoint;
+            if present.is_some_and(|present| present.seq >= checkpoint.seq) {
+                continue;
+            }
+            let before = trail.entries.len();
+            trail.entries.retain(|entry| entry.seq > checkpoint.seq);
+            let gone = before.saturating_sub(trail.entries.len());
+            if gone > 0 {
+                trail.checkpoint = Some(*checkpoint);
                 pruned.chains += 1;
-                pruned.entries += u64::try_from(gone.len()).map_err(StoreError::internal)?;
+                pruned.entries += u64::try_from(gone).map_err(StoreError::internal)?;
             }
         }
         if pruned.entries > 0 {

@@ -1,7 +1,9 @@
 //! The audit trail: writing, reading, pruning.
 
 use async_trait::async_trait;
-use leadr_auth_domain::{AuditAction, AuditDraft, AuditEntry, AuditKey, ChainId, KeyId, Timestamp};
+use leadr_auth_domain::{
+    AuditAction, AuditDraft, AuditEntry, ChainId, Checkpoint, KeyId, Timestamp,
+};
 
 use crate::StoreError;
 
@@ -123,14 +125,12 @@ pub trait AuditStore: Send + Sync {
     /// times, then of the chains, then of the numbers. One consistent view.
     async fn list(&self, query: &AuditQuery) -> Result<Vec<AuditEntry>, StoreError>;
 
-    /// Takes away the entries of before `before`, of each chain the longest beginning in which there are only such, and
-    /// leaves a checkpoint of the time `now`, sealed under `key`, in their place (instead of an earlier one). Atomic, with
-    /// `entry`, which is written where anything was taken away. A process needs more rights for this than to serve.
-    async fn prune(
-        &self,
-        before: Timestamp,
-        key: &AuditKey,
-        now: Timestamp,
-        entry: &AuditDraft,
-    ) -> Result<Pruned, StoreError>;
+    /// For each checkpoint, of different chains: takes away the chain's entries up to and with its number, and leaves it in
+    /// their place, instead of an earlier one. A chain that has nothing to take away, or whose checkpoint has that number or
+    /// a higher one, stays as it is. Atomic, with `entry`, which is written where anything was taken away. A process needs
+    /// more rights for this than to serve.
+    ///
+    /// A store believes the caller, who has read and verified what goes, and signed for it. It has no key, and does not ask
+    /// its rows what is old: somebody may have written into them.
+    async fn prune(&self, upto: &[Checkpoint], entry: &AuditDraft) -> Result<Pruned, StoreError>;
 }

@@ -21,7 +21,7 @@
 //! a lock of somebody who waits for the turn, which the server cannot know.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -30,7 +30,7 @@ use std::{
 use async_trait::async_trait;
 use diesel::{
     dsl::sql,
-    pg::{Pg, data_types::PgTimestamp},
+    pg::Pg,
     prelude::*,
     query_builder::{AstPass, QueryFragment, QueryId},
     sql_types::{
@@ -39,8 +39,7 @@ use diesel::{
 };
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl};
 use leadr_auth_domain::{
-    AuditDraft, AuditEntry, AuditHash, AuditKey, ChainHead, ChainId, Checkpoint, LastPlace,
-    Timestamp,
+    AuditDraft, AuditEntry, AuditHash, ChainHead, ChainId, Checkpoint, LastPlace,
 };
 use leadr_auth_ports::{ActorFilter, AuditQuery, AuditStore, Pruned, StoreError};
 use tokio::sync::OwnedMutexGuard;
@@ -594,91 +593,88 @@ pub(crate) fn list_query(wanted: &AuditQuery) -> ListQuery {
     query
 }
 
-/// One prunes at a time, so that what was looked for is what is then taken away. Nobody else writes checkpoints.
+/// One prunes at a time, so that no checkpoint goes back. Nobody else writes checkpoints.
 const HOLD_OFF_PRUNERS: &str = "LOCK TABLE audit_checkpoints IN SHARE ROW EXCLUSIVE MODE";
 
-/// Of each chain with a beginning that is to go, the last entry of that: the one before the first that stays.
-const LAST_TO_GO: &str = "\
-SELECT gone.chain, gone.seq, gone.hash
-FROM (SELECT DISTINCT chain FROM audit_entries WHERE at < $1) AS old
-    LEFT JOIN LATERAL (
-        SELECT seq FROM audit_entries
-        WHERE audit_entries.chain = old.chain AND at >= $1
-        ORDER BY seq LIMIT 1
-    ) AS kept ON true
-    CROSS JOIN LATERAL (
-        SELECT chain, seq, hash FROM audit_entries
-        WHERE audit_entries.chain = old.chain AND (kept.seq IS NULL OR audit_entries.seq < kept.seq)
-        ORDER BY seq DESC LIMIT 1
-    ) AS gone
-ORDER BY gone.chain";
-
 const TAKE_AWAY: &str = "\
-DELETE FROM audit_entries USING unnest($1, $2) AS gone (chain, seq)
-WHERE audit_entries.chain = gone.chain AND audit_entries.seq <= gone.seq";
+WITH gone AS (
+    DELETE FROM audit_entries USING unnest($1, $2) AS upto (chain, seq)
+    WHERE audit_entries.chain = upto.chain AND audit_entries.seq <= upto.seq
+        AND NOT EXISTS (
+            SELECT FROM audit_checkpoints AS present
+            WHERE present.chain = upto.chain AND present.seq >= upto.seq
+        )
+    RETURNING audit_entries.chain
+)
+SELECT chain, count(*) AS entries FROM gone GROUP BY chain";
 
 const LEAVE_CHECKPOINTS: &str = "\
 INSERT INTO audit_checkpoints (chain, seq, hash, pruned_at, code)
-SELECT chain, seq, hash, $4, code FROM unnest($1, $2, $3, $5) AS gone (chain, seq, hash, code)
+SELECT chain, seq, hash, pruned_at, code
+FROM unnest($1, $2, $3, $4, $5) AS gone (chain, seq, hash, pruned_at, code)
 ON CONFLICT (chain) DO UPDATE SET
     seq = excluded.seq, hash = excluded.hash, pruned_at = excluded.pruned_at, code = excluded.code";
 
-/// What is pruned from chains, and its last entry, is seen by one statement. Who adds entries meanwhile adds them behind it,
-/// and need not wait.
+/// How many entries were taken away of a chain.
+#[derive(QueryableByName)]
+struct Gone {
+    #[diesel(sql_type = SqlUuid)]
+    chain: Uuid,
+    #[diesel(sql_type = BigInt)]
+    entries: i64,
+}
+
+/// Who adds entries meanwhile adds them behind what goes, and need not wait.
 async fn prune(
     connection: &mut AsyncPgConnection,
-    before: PgTimestamp,
-    key: &AuditKey,
-    now: Timestamp,
+    upto: &[Checkpoint],
     entry: &AuditDraft,
 ) -> Result<Pruned, Stop<std::convert::Infallible>> {
     #[expect(
         clippy::disallowed_methods,
-        reason = "Diesel has no words for locking a table, for unnest or for a lateral join"
+        reason = "Diesel has no words for locking a table or for unnest"
     )]
-    let (lock, last_to_go, take_away, leave_checkpoints) = (
+    let (lock, take_away, leave_checkpoints) = (
         diesel::sql_query(HOLD_OFF_PRUNERS),
-        diesel::sql_query(LAST_TO_GO),
         diesel::sql_query(TAKE_AWAY),
         diesel::sql_query(LEAVE_CHECKPOINTS),
     );
+    let chains: Vec<_> = upto.iter().map(|upto| upto.chain.as_uuid()).collect();
+    let numbers: Vec<_> = upto.iter().map(|upto| upto.seq.cast_signed()).collect();
     lock.execute(connection).await?;
-    let gone: Vec<Trace> = last_to_go
-        .bind::<Timestamptz, _>(before)
+    let gone: Vec<Gone> = take_away
+        .bind::<Array<SqlUuid>, _>(chains)
+        .bind::<Array<BigInt>, _>(numbers)
         .load(connection)
         .await?;
     if gone.is_empty() {
         return Ok(Pruned::default());
     }
-    let chains: Vec<_> = gone.iter().map(|last| last.chain).collect();
-    let numbers: Vec<_> = gone.iter().map(|last| last.seq).collect();
-    let hashes: Vec<_> = gone.iter().map(|last| last.hash.as_slice()).collect();
-    let codes = gone.iter().map(|last| {
-        let LastPlace { seq, hash } = last.place();
-        let chain = ChainId::from_uuid(last.chain);
-        Checkpoint::new(key, chain, seq, hash, now).code
-    });
-    let codes: Vec<_> = codes.collect();
-    let codes: Vec<_> = codes
+    let of: HashSet<_> = gone.iter().map(|gone| gone.chain).collect();
+    let left = upto
         .iter()
-        .map(|code| code.as_bytes().as_slice())
-        .collect();
-    let entries = take_away
-        .bind::<Array<SqlUuid>, _>(chains.as_slice())
-        .bind::<Array<BigInt>, _>(numbers.as_slice())
-        .execute(connection)
-        .await?;
+        .filter(|left| of.contains(&left.chain.as_uuid()));
+    let left: Vec<_> = left.collect();
+    let chains: Vec<_> = left.iter().map(|left| left.chain.as_uuid()).collect();
+    let numbers: Vec<_> = left.iter().map(|left| left.seq.cast_signed()).collect();
+    let hashes = left.iter().map(|left| left.hash.as_bytes().as_slice());
+    let hashes: Vec<_> = hashes.collect();
+    let times = left.iter().map(|left| rows::instant(left.pruned_at));
+    let times: Vec<_> = times.collect();
+    let codes = left.iter().map(|left| left.code.as_bytes().as_slice());
+    let codes: Vec<_> = codes.collect();
     leave_checkpoints
-        .bind::<Array<SqlUuid>, _>(chains.as_slice())
-        .bind::<Array<BigInt>, _>(numbers.as_slice())
+        .bind::<Array<SqlUuid>, _>(chains)
+        .bind::<Array<BigInt>, _>(numbers)
         .bind::<Array<Bytea>, _>(hashes)
-        .bind::<Timestamptz, _>(rows::instant(now))
+        .bind::<Array<Timestamptz>, _>(times)
         .bind::<Array<Bytea>, _>(codes)
         .execute(connection)
         .await?;
     append_all(connection, &[entry]).await?;
+    let entries: i64 = gone.iter().map(|gone| gone.entries).sum();
     Ok(Pruned {
-        chains: u64::try_from(chains.len()).map_err(StoreError::internal)?,
+        chains: u64::try_from(gone.len()).map_err(StoreError::internal)?,
         entries: u64::try_from(entries).map_err(StoreError::internal)?,
     })
 }
@@ -715,18 +711,11 @@ impl AuditStore for Audit {
         listed.into_iter().map(rows::entry).collect()
     }
 
-    async fn prune(
-        &self,
-        before: Timestamp,
-        key: &AuditKey,
-        now: Timestamp,
-        entry: &AuditDraft,
-    ) -> Result<Pruned, StoreError> {
+    async fn prune(&self, upto: &[Checkpoint], entry: &AuditDraft) -> Result<Pruned, StoreError> {
         // It may take away millions, for which the pool's connections have no patience.
         let mut connection = self.0.dedicated().await?;
-        let before = rows::instant(before);
-        let pruning = connection
-            .transaction(async |connection| prune(connection, before, key, now, entry).await);
+        let pruning =
+            connection.transaction(async |connection| prune(connection, upto, entry).await);
         let pruned = tokio::time::timeout(8 * self.0.reading_patience(), pruning)
             .await
             .map_err(|_| StoreError::unavailable(pool::TOO_SLOW))?;

@@ -6,8 +6,8 @@ use std::sync::PoisonError;
 
 use leadr_auth_domain::{
     Access, Account, AccountId, ApiKey, AuditAction, AuditDraft, AuditEntry, AuditFault, AuditKey,
-    ChainCheck, ChainHead, ChainId, Checkpoint, Facts, KeyId, OperatorAccess, Origin, PepperId,
-    Principal, Timestamp,
+    ChainCheck, ChainHead, ChainId, Checkpoint, Facts, KeyId, LastPlace, OperatorAccess, Origin,
+    PepperId, Principal, Timestamp,
 };
 use leadr_auth_ports::{ActorFilter, AuditPlace, AuditQuery, Audited, Pruned, Snapshot};
 use serde_json::{Map, Value};
@@ -168,6 +168,39 @@ impl From<StoreError> for AuditError {
     }
 }
 
+/// Why nothing was pruned.
+#[derive(Debug)]
+pub enum PruneError {
+    /// Something is wrong with the trail, and pruning could take the traces of it away.
+    NotWhole(AuditReport),
+    /// The store did not do it.
+    Store(StoreError),
+}
+
+impl fmt::Display for PruneError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotWhole(_) => "the audit trail is not whole, so it is not pruned",
+            Self::Store(_) => "the audit trail could not be pruned",
+        })
+    }
+}
+
+impl std::error::Error for PruneError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::NotWhole(_) => None,
+            Self::Store(source) => Some(source),
+        }
+    }
+}
+
+impl From<StoreError> for PruneError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
 impl Service {
     /// The key under which the trail is sealed, once it is known.
     pub(crate) fn known_audit_key(&self) -> Option<AuditKey> {
@@ -295,27 +328,49 @@ impl Service {
         Ok(self.stores.audit.list(&query).await?)
     }
 
-    /// Takes away what is older than `before`, and leaves checkpoints.
+    /// Takes away the entries of before `before`, of each chain the longest beginning in which there are only such, and
+    /// leaves checkpoints. First it reads the whole trail, as [`Service::verify_audit`] does: where anything is wrong,
+    /// nothing is taken away. What is signed for is what was read, whatever somebody makes of it meanwhile.
     pub async fn prune_audit(
         &self,
         operator: &OperatorAccess,
         before: Timestamp,
-    ) -> Result<Pruned, StoreError> {
+    ) -> Result<Pruned, PruneError> {
         let now = self.clock.now();
         let auditor = self.auditor(&operator.principal().origin, now).await?;
-        let facts = [("before", before.to_string().into())];
+        let Verification {
+            old, began, report, ..
+        } = self.verification(&auditor.key, Some(before)).await?;
+        if !report.faults.is_empty() {
+            return Err(PruneError::NotWhole(report));
+        }
+        let upto = old.into_iter().map(|(chain, LastPlace { seq, hash })| {
+            Checkpoint::new(&auditor.key, chain, seq, hash, now)
+        });
+        let upto: Vec<_> = upto.collect();
+        let facts = [
+            ("before", before.to_string().into()),
+            (BEGAN, began.map(|began| began.to_string()).into()),
+        ];
         let entry = auditor.system(AuditAction::AuditPruned, facts);
-        self.stores
-            .audit
-            .prune(before, &auditor.key, now, &entry)
-            .await
+        Ok(self.stores.audit.prune(&upto, &entry).await?)
     }
 
     /// Reads the whole trail and says what is wrong with it.
     pub async fn verify_audit(&self, _: &OperatorAccess) -> Result<AuditReport, StoreError> {
         let auditor = self.auditor(&Origin::TOOL, self.clock.now()).await?;
+        let verification = self.verification(&auditor.key, None).await?;
+        Ok(verification.report)
+    }
+
+    /// Goes along the whole trail, and looks for what is of before `before`.
+    async fn verification<'a>(
+        &self,
+        key: &'a AuditKey,
+        before: Option<Timestamp>,
+    ) -> Result<Verification<'a>, StoreError> {
         let mut snapshot = self.stores.transfer.snapshot().await?;
-        Verification::of(&auditor.key, snapshot.as_mut()).await
+        Verification::of(key, before, snapshot.as_mut()).await
     }
 }
 
@@ -334,23 +389,51 @@ fn begins(entry: &AuditEntry) -> bool {
     action.is_some_and(|action| beginnings.contains(&action))
 }
 
+/// Under this name the entry of a pruning says when the trail began, of which the entries themselves may be gone.
+const BEGAN: &str = "began";
+
+/// When the trail began, as an entry of a pruning has it.
+fn said_to_have_begun(entry: &AuditEntry) -> Option<Timestamp> {
+    let facts = entry.after.as_ref()?;
+    let facts: Value = serde_json::from_str(facts.as_str()).ok()?;
+    Timestamp::parse(facts.get(BEGAN)?.as_str()?).ok()
+}
+
+/// The chain that is being gone along.
+struct Walk<'a> {
+    chain: ChainId,
+    check: ChainCheck<'a>,
+    /// The last of the entries at its beginning that are of before the time in question.
+    old: Option<LastPlace>,
+    /// Whether one that is not of before it was met, so that no more are at the beginning.
+    is_past_old: bool,
+}
+
 /// A look at the whole trail.
 struct Verification<'a> {
     key: &'a AuditKey,
+    /// The time in question, where somebody wants to know what is older.
+    before: Option<Timestamp>,
     heads: HashMap<ChainId, ChainHead>,
     checkpoints: HashMap<ChainId, Checkpoint>,
     seen: HashSet<ChainId>,
     /// Chains of which nothing was pruned, and that begin with something else than what begins one.
     beheaded: HashSet<ChainId>,
-    /// The chain that is being gone along.
-    current: Option<(ChainId, ChainCheck<'a>)>,
+    current: Option<Walk<'a>>,
+    /// Of each chain that begins with entries of before `before`, the last of them. They are as they were written, if the
+    /// report has no faults.
+    old: Vec<(ChainId, LastPlace)>,
     /// When the trail began, as far as there is a trace of it.
     began: Option<Timestamp>,
     report: AuditReport,
 }
 
 impl<'a> Verification<'a> {
-    async fn of(key: &'a AuditKey, snapshot: &mut dyn Snapshot) -> Result<AuditReport, StoreError> {
+    async fn of(
+        key: &'a AuditKey,
+        before: Option<Timestamp>,
+        snapshot: &mut dyn Snapshot,
+    ) -> Result<Self, StoreError> {
         let mut heads = HashMap::new();
         let mut after = None;
         loop {
@@ -370,11 +453,13 @@ impl<'a> Verification<'a> {
         }
         let mut verification = Self {
             key,
+            before,
             heads,
             checkpoints,
             seen: HashSet::new(),
             beheaded: HashSet::new(),
             current: None,
+            old: Vec::new(),
             began: None,
             report: AuditReport::default(),
         };
@@ -387,10 +472,11 @@ impl<'a> Verification<'a> {
                 verification.entry(entry);
             }
         }
-        verification.end_chain();
+        let last = verification.current.take();
+        verification.end_walk(last);
         verification.chains_without_entries();
         verification.accounts(snapshot).await?;
-        Ok(verification.report)
+        Ok(verification)
     }
 
     fn begin(&mut self, chain: ChainId) -> ChainCheck<'a> {
@@ -402,27 +488,57 @@ impl<'a> Verification<'a> {
     fn entry(&mut self, entry: &AuditEntry) {
         self.report.entries += 1;
         if entry.chain == ChainId::System {
-            self.began = Some(self.began.map_or(entry.at, |began| began.min(entry.at)));
+            self.note_beginning(entry);
         }
-        match &mut self.current {
-            Some((chain, check)) if *chain == entry.chain => check.entry(entry),
-            _ => {
-                self.end_chain();
-                let is_pruned = self.checkpoints.contains_key(&entry.chain);
-                if !is_pruned && entry.seq == 1 && !begins(entry) {
-                    self.beheaded.insert(entry.chain);
-                }
-                let mut check = self.begin(entry.chain);
-                check.entry(entry);
-                self.current = Some((entry.chain, check));
+        let mut walk = match self.current.take() {
+            Some(walk) if walk.chain == entry.chain => walk,
+            other => {
+                self.end_walk(other);
+                self.begin_walk(entry)
             }
+        };
+        walk.check.entry(entry);
+        walk.is_past_old |= self.before.is_none_or(|before| entry.at >= before);
+        if !walk.is_past_old {
+            let AuditEntry { seq, hash, .. } = *entry;
+            walk.old = Some(LastPlace { seq, hash });
+        }
+        self.current = Some(walk);
+    }
+
+    fn begin_walk(&mut self, first: &AuditEntry) -> Walk<'a> {
+        let is_pruned = self.checkpoints.contains_key(&first.chain);
+        if !is_pruned && first.seq == 1 && !begins(first) {
+            self.beheaded.insert(first.chain);
+        }
+        Walk {
+            chain: first.chain,
+            check: self.begin(first.chain),
+            old: None,
+            is_past_old: false,
         }
     }
 
-    fn end_chain(&mut self) {
-        if let Some((chain, check)) = self.current.take() {
+    fn end_walk(&mut self, walk: Option<Walk<'a>>) {
+        if let Some(Walk {
+            chain, check, old, ..
+        }) = walk
+        {
+            self.old.extend(old.map(|last| (chain, last)));
             self.end(chain, check);
         }
+    }
+
+    /// The first entry of the deployment's chain says it by its own time; and, where others were there before it, that of
+    /// their pruning.
+    fn note_beginning(&mut self, entry: &AuditEntry) {
+        let is_pruning = entry.action == AuditAction::AuditPruned.as_str();
+        if (self.began.is_some() && !is_pruning) || !entry.is_genuine(self.key) {
+            return;
+        }
+        let own = self.began.is_none().then_some(entry.at);
+        let said = is_pruning.then(|| said_to_have_begun(entry)).flatten();
+        self.began = [self.began, own, said].into_iter().flatten().min();
     }
 
     fn end(&mut self, chain: ChainId, check: ChainCheck<'a>) {
@@ -476,8 +592,9 @@ impl<'a> Verification<'a> {
 mod tests {
     use std::sync::Arc;
 
+    use async_trait::async_trait;
     use leadr_auth_domain::{Actor, KeyChange, KeyName};
-    use leadr_auth_ports::MockAuditStore;
+    use leadr_auth_ports::{MockAuditStore, MockTransferStore, StoredPepper, Totals};
 
     use super::*;
     use crate::testing::{Bench, only_new, rotated, service_on};
@@ -659,6 +776,255 @@ mod tests {
         other.suspend_account(&operator, account.id).await.unwrap();
         let report = other.verify_audit(&operator).await.unwrap();
         assert_eq!(report.faults, missing);
+    }
+
+    /// What is in a store, for somebody to alter.
+    #[derive(Clone)]
+    struct Rows {
+        accounts: Vec<Account>,
+        entries: Vec<AuditEntry>,
+        heads: Vec<ChainHead>,
+        checkpoints: Vec<Checkpoint>,
+    }
+
+    impl Rows {
+        async fn of(service: &Service) -> Self {
+            let mut snapshot = service.stores.transfer.snapshot().await.unwrap();
+            Self {
+                accounts: snapshot.accounts(None, PAGE).await.unwrap(),
+                entries: snapshot.audit_entries(None, PAGE).await.unwrap(),
+                heads: snapshot.audit_heads(None, PAGE).await.unwrap(),
+                checkpoints: snapshot.audit_checkpoints(None, PAGE).await.unwrap(),
+            }
+        }
+
+        /// Without all there is of a chain.
+        fn without(mut self, chain: ChainId) -> Self {
+            self.entries.retain(|entry| entry.chain != chain);
+            self.heads.retain(|head| head.chain != chain);
+            self.checkpoints
+                .retain(|checkpoint| checkpoint.chain != chain);
+            self
+        }
+
+        /// A process that finds these rows in the store, which are not there.
+        fn in_place_of(self, service: &Service) -> Service {
+            let mut transfer = MockTransferStore::new();
+            transfer
+                .expect_snapshot()
+                .returning(move || Ok(Box::new(self.clone())));
+            let mut other = service_on(service, Bench::keyring());
+            other.stores.transfer = Arc::new(transfer);
+            other
+        }
+    }
+
+    fn rest<T: Clone, K: Ord>(all: &[T], key: impl Fn(&T) -> K, after: Option<&K>) -> Vec<T> {
+        let rest = all
+            .iter()
+            .filter(|one| after.is_none_or(|after| key(one) > *after));
+        rest.cloned().collect()
+    }
+
+    #[async_trait]
+    impl Snapshot for Rows {
+        async fn secrets(&mut self) -> Result<Vec<StoredPepper>, StoreError> {
+            Ok(Vec::new())
+        }
+
+        async fn totals(&mut self) -> Result<Totals, StoreError> {
+            Ok(Totals::default())
+        }
+
+        async fn accounts(
+            &mut self,
+            after: Option<AccountId>,
+            _: u32,
+        ) -> Result<Vec<Account>, StoreError> {
+            Ok(rest(&self.accounts, |account| account.id, after.as_ref()))
+        }
+
+        async fn keys(&mut self, _: Option<KeyId>, _: u32) -> Result<Vec<ApiKey>, StoreError> {
+            Ok(Vec::new())
+        }
+
+        async fn audit_entries(
+            &mut self,
+            after: Option<(ChainId, u64)>,
+            _: u32,
+        ) -> Result<Vec<AuditEntry>, StoreError> {
+            Ok(rest(
+                &self.entries,
+                |entry| (entry.chain, entry.seq),
+                after.as_ref(),
+            ))
+        }
+
+        async fn audit_heads(
+            &mut self,
+            after: Option<ChainId>,
+            _: u32,
+        ) -> Result<Vec<ChainHead>, StoreError> {
+            Ok(rest(&self.heads, |head| head.chain, after.as_ref()))
+        }
+
+        async fn audit_checkpoints(
+            &mut self,
+            after: Option<ChainId>,
+            _: u32,
+        ) -> Result<Vec<Checkpoint>, StoreError> {
+            Ok(rest(
+                &self.checkpoints,
+                |checkpoint| checkpoint.chain,
+                after.as_ref(),
+            ))
+        }
+    }
+
+    #[tokio::test]
+    async fn of_each_chain_the_beginning_that_is_older_is_pruned() {
+        let bench = Bench::new().await;
+        let chain = ChainId::Account(bench.tenant.id);
+        // The clock stepped back: what is old behind something newer stays.
+        for second in [10, 20, 5, 30] {
+            bench.clock.set(Bench::later(second));
+            bench.issue("Key").await;
+        }
+        bench.clock.set(Bench::later(40));
+        let operator = Bench::operator();
+        let prune = async |second| {
+            let pruned = bench
+                .service
+                .prune_audit(&operator, Bench::later(second))
+                .await;
+            let report = bench.service.verify_audit(&operator).await.unwrap();
+            assert_eq!(report.faults, []);
+            let entries = Rows::of(&bench.service).await.entries.into_iter();
+            let left = entries.filter(|entry| entry.chain == chain);
+            let left: Vec<_> = left.map(|entry| entry.seq).collect();
+            (pruned.unwrap(), left)
+        };
+        assert_eq!(prune(0).await, (Pruned::default(), vec![1, 2, 3, 4, 5]));
+        let (pruned, left) = prune(20).await;
+        // The deployment's, the operator's and the tenant's.
+        assert_eq!((pruned.chains, left), (3, vec![3, 4, 5]));
+        assert_eq!(prune(20).await, (Pruned::default(), vec![3, 4, 5]));
+        let expected = Pruned {
+            chains: 1,
+            entries: 2,
+        };
+        assert_eq!(prune(30).await, (expected, vec![5]));
+    }
+
+    /// Otherwise somebody who can write to the store would only have to wait until the traces are taken away.
+    #[tokio::test]
+    async fn a_trail_that_is_not_whole_is_not_pruned() {
+        use AuditFault::{Altered, HeadAltered, HeadMissing, Missing};
+        let bench = Bench::new().await;
+        for second in [10, 20, 30] {
+            bench.clock.set(Bench::later(second));
+            bench.issue("Key").await;
+        }
+        let chain = ChainId::Account(bench.tenant.id);
+        let operator = Bench::operator();
+        let whole = Rows::of(&bench.service).await;
+        let place = |seq| {
+            let mut entries = whole.entries.iter();
+            let place = entries.position(|entry| (entry.chain, entry.seq) == (chain, seq));
+            place.unwrap()
+        };
+        let (first, second, last) = (place(1), place(2), place(4));
+        let with = |alter: &dyn Fn(&mut Rows)| {
+            let mut rows = whole.clone();
+            alter(&mut rows);
+            rows
+        };
+        let of_chain = |head: &&mut ChainHead| head.chain == chain;
+        let cases = [
+            // What is young and is to be taken for old.
+            (
+                with(&|rows| rows.entries[last].at = Bench::later(0)),
+                Altered { seq: 4 },
+            ),
+            // What goes anyway, and says something else.
+            (
+                with(&|rows| rows.entries[second].action = "key.renamed".to_owned()),
+                Altered { seq: 2 },
+            ),
+            (
+                with(&|rows| drop(rows.entries.remove(first))),
+                Missing { from: 1, to: 1 },
+            ),
+            (
+                with(&|rows| drop(rows.entries.remove(last))),
+                Missing { from: 4, to: 4 },
+            ),
+            (
+                with(&|rows| rows.heads.retain(|head| head.chain != chain)),
+                HeadMissing,
+            ),
+            (
+                with(&|rows| rows.heads.iter_mut().find(of_chain).unwrap().seq = 1),
+                HeadAltered,
+            ),
+        ];
+        for (rows, fault) in cases {
+            let it = rows.in_place_of(&bench.service);
+            let report = it.verify_audit(&operator).await.unwrap();
+            assert_eq!(report.faults, [(chain, fault)]);
+            for before in [15, 1000] {
+                let refused = it.prune_audit(&operator, Bench::later(before)).await;
+                let Err(PruneError::NotWhole(found)) = refused else {
+                    panic!("{fault:?}: {refused:?}");
+                };
+                assert_eq!(found, report);
+            }
+            let left = Rows::of(&bench.service).await;
+            assert_eq!(left.entries, whole.entries, "{fault:?}");
+            assert_eq!(left.checkpoints, [], "{fault:?}");
+        }
+        let it = whole.in_place_of(&bench.service);
+        let pruned = it.prune_audit(&operator, Bench::later(15)).await.unwrap();
+        assert!(pruned.entries > 0);
+    }
+
+    /// Also when the entries that would show it are gone, and those that told of their going.
+    #[tokio::test]
+    async fn when_the_trail_began_outlasts_what_is_pruned() {
+        let bench = Bench::new().await;
+        let service = &bench.service;
+        let operator = Bench::operator();
+        bench.clock.set(Bench::later(1));
+        let new = crate::NewAccount {
+            name: leadr_auth_domain::AccountName::parse("Vanished").unwrap(),
+            slug: leadr_auth_domain::Slug::parse("vanished").unwrap(),
+        };
+        let account = service.create_account(&operator, new).await.unwrap();
+        let missing = [(ChainId::Account(account.id), AuditFault::TrailMissing)];
+        for minute in [1, 2, 3] {
+            bench.clock.set(Bench::later(60 * minute));
+            let by = Bench::all();
+            let named = KeyName::parse("Leaked").unwrap();
+            let issued = service.issue_key(&by, account.id, crate::NewKey::named(named));
+            let id = issued.await.unwrap().key.id;
+            let now = Bench::later(60 * minute + 1);
+            let pruned = service.prune_audit(&operator, now).await.unwrap();
+            assert!(pruned.entries > 0);
+            service.revoke_key(&by, id).await.unwrap();
+            let report = service.verify_audit(&operator).await.unwrap();
+            assert_eq!(report.faults, []);
+            let rows = Rows::of(service).await;
+            let mut of_system = rows.entries.iter();
+            let told = of_system.find(|entry| entry.chain == ChainId::System);
+            let facts = told.unwrap().after.as_ref().unwrap().as_str();
+            let facts: Value = serde_json::from_str(facts).unwrap();
+            let began = Bench::later(0).to_string();
+            let expected = serde_json::json!({"before": now.to_string(), "began": began});
+            assert_eq!(facts, expected);
+            let it = rows.without(missing[0].0).in_place_of(service);
+            let report = it.verify_audit(&operator).await.unwrap();
+            assert_eq!(report.faults, missing, "{minute}");
+        }
     }
 
     #[tokio::test]

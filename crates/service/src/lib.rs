@@ -33,7 +33,7 @@ use leadr_auth_domain::{AuditKey, Keyring};
 use leadr_auth_ports::{Clock, Entropy, EntropyError, Stores};
 
 pub use accounts::{AccountError, NewAccount};
-pub use audit::{AuditError, AuditFilter, AuditReport, Auditor, Refusal};
+pub use audit::{AuditError, AuditFilter, AuditReport, Auditor, PruneError, Refusal};
 pub use authenticate::{Authentication, Caller};
 pub use chain::Chain;
 pub use issue::{IssueKeyError, IssuedKey, NewKey};

@@ -13,8 +13,7 @@ use diesel::{
     sqlite::{Sqlite, SqliteConnection},
 };
 use leadr_auth_domain::{
-    AuditDraft, AuditEntry, AuditHash, AuditKey, ChainHead, ChainId, Checkpoint, LastPlace,
-    Timestamp,
+    AuditDraft, AuditEntry, AuditHash, ChainHead, ChainId, Checkpoint, LastPlace,
 };
 use leadr_auth_ports::{ActorFilter, AuditQuery, AuditStore, Pruned, StoreError};
 use uuid::Uuid;
@@ -222,67 +221,26 @@ fn list_query(query: &AuditQuery) -> ListQuery {
     list
 }
 
-/// The first chain after `after` that has entries.
-fn next_chain(connection: &mut SqliteConnection, after: &[u8]) -> QueryResult<Option<Id>> {
-    audit_entries::table
-        .filter(audit_entries::chain.gt(after))
-        .filter(length(audit_entries::chain).eq(ID_BYTES))
-        .order(audit_entries::chain)
-        .select(audit_entries::chain)
-        .first(connection)
-        .optional()
-}
-
-fn prune(
-    connection: &mut SqliteConnection,
-    before: Timestamp,
-    key: &AuditKey,
-    now: Timestamp,
-) -> QueryResult<Pruned> {
-    let mut pruned = Pruned::default();
-    // No bytes come before all ids, also before that of all zeros.
-    let mut chain = next_chain(connection, &[])?;
-    while let Some(id) = chain {
-        let entries = prune_chain(connection, id, before, key, now)?;
-        if entries > 0 {
-            pruned.chains += 1;
-            pruned.entries += entries;
-        }
-        chain = next_chain(connection, id.0.as_bytes())?;
-    }
-    Ok(pruned)
-}
-
 /// Answers how many entries were taken away.
-fn prune_chain(
-    connection: &mut SqliteConnection,
-    id: Id,
-    before: Timestamp,
-    key: &AuditKey,
-    now: Timestamp,
-) -> QueryResult<u64> {
-    use audit_entries::{at, chain, seq, table};
-    // Reads what will be taken away, and one more.
-    let first_kept: Option<i64> = table
-        .filter(chain.eq(id))
-        .filter(at.ge(before.unix_micros()))
-        .order(seq)
-        .select(seq)
+fn prune_chain(connection: &mut SqliteConnection, upto: &Checkpoint) -> QueryResult<u64> {
+    let (chain, seq) = (Id::from(upto.chain), to_store(upto.seq)?);
+    let present: Option<i64> = audit_checkpoints::table
+        .find(chain)
+        .select(audit_checkpoints::seq)
         .first(connection)
         .optional()?;
-    let last_old = first_kept.map_or(Some(i64::MAX), |first| first.checked_sub(1));
-    let Some(last_old) = last_old else {
+    if present.is_some_and(|present| present >= seq) {
         return Ok(0);
-    };
-    let Some(last) = newest(connection, id, last_old)? else {
-        return Ok(0);
-    };
-    let gone =
-        diesel::delete(table.filter(chain.eq(id)).filter(seq.le(last_old))).execute(connection)?;
-    let checkpoint = Checkpoint::new(key, ChainId::from_uuid(id.0), last.seq, last.hash, now);
-    diesel::replace_into(audit_checkpoints::table)
-        .values(rows::checkpoint_row(&checkpoint, to_store(last.seq)?))
-        .execute(connection)?;
+    }
+    let going = audit_entries::table
+        .filter(audit_entries::chain.eq(chain))
+        .filter(audit_entries::seq.le(seq));
+    let gone = diesel::delete(going).execute(connection)?;
+    if gone > 0 {
+        diesel::replace_into(audit_checkpoints::table)
+            .values(rows::checkpoint_row(upto, seq))
+            .execute(connection)?;
+    }
     u64::try_from(gone).map_err(|error| Error::DeserializationError(error.into()))
 }
 
@@ -303,16 +261,15 @@ impl AuditStore for Audit {
         Ok(listed.into_iter().map(EntryRow::into_entry).collect())
     }
 
-    async fn prune(
-        &self,
-        before: Timestamp,
-        key: &AuditKey,
-        now: Timestamp,
-        entry: &AuditDraft,
-    ) -> Result<Pruned, StoreError> {
-        let (key, entry) = (key.clone(), entry.clone());
+    async fn prune(&self, upto: &[Checkpoint], entry: &AuditDraft) -> Result<Pruned, StoreError> {
+        let (upto, entry) = (upto.to_vec(), entry.clone());
         let pruned = self.0.write_much(move |connection| {
-            let pruned = prune(connection, before, &key, now)?;
+            let mut pruned = Pruned::default();
+            for checkpoint in &upto {
+                let gone = prune_chain(connection, checkpoint)?;
+                pruned.chains += u64::from(gone > 0);
+                pruned.entries += gone;
+            }
             if pruned.entries > 0 {
                 append(connection, &entry)?;
             }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::{Arg, ArgMatches, Command};
 use leadr_auth_domain::Timestamp;
-use leadr_auth_service::{AuditReport, Pruned};
+use leadr_auth_service::{AuditReport, PruneError, Pruned};
 use serde_json::json;
 
 use super::output::{Output, complain, json_line, line};
@@ -23,7 +23,7 @@ pub(super) fn command() -> Command {
         .subcommand(
             tool(
                 "prune",
-                "Take away old entries, and leave signed checkpoints from which the rest still holds",
+                "Take away old entries of a trail that is whole, and leave signed checkpoints from which the rest still holds",
             )
             .arg(
                 Arg::new("before")
@@ -46,11 +46,21 @@ pub(super) async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
 async fn verify(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let Tools { service, out } = Tools::open(matches).await?;
     let report = service.verify_audit(&operator()?).await?;
+    tell(out, &report)?;
+    Ok(if report.faults.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(exit::TAMPERED)
+    })
+}
+
+/// Says what was found.
+fn tell(out: Output, report: &AuditReport) -> anyhow::Result<()> {
     let AuditReport {
         chains,
         entries,
         faults,
-    } = &report;
+    } = report;
     if out == Output::Json {
         let faults: Vec<_> = faults
             .iter()
@@ -75,17 +85,21 @@ async fn verify(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         };
         line(&format!("{entries} entries in {chains} chains: {found}"))?;
     }
-    Ok(if faults.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(exit::TAMPERED)
-    })
+    Ok(())
 }
 
 async fn prune(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let before = parsed(matches, "--before", Timestamp::parse)?;
     let Tools { service, out } = Tools::open(matches).await?;
-    let Pruned { chains, entries } = service.prune_audit(&operator()?, before).await?;
+    let Pruned { chains, entries } = match service.prune_audit(&operator()?, before).await {
+        Ok(pruned) => pruned,
+        Err(PruneError::NotWhole(report)) => {
+            tell(out, &report)?;
+            complain("the trail is not whole: nothing was pruned");
+            return Ok(ExitCode::from(exit::TAMPERED));
+        }
+        Err(error) => return Err(error.into()),
+    };
     out.either(
         &format!("{entries} entries were taken away, of {chains} chains"),
         &json!({"entries": entries, "chains": chains}),

@@ -66,7 +66,7 @@ pub(super) const MEANINGS: &[Meaning] = &[
     },
     Meaning {
         code: TAMPERED,
-        text: "`audit verify`: the trail was tampered with",
+        text: "`audit verify`, `audit prune`: the trail was tampered with",
     },
 ];
 

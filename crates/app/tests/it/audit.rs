@@ -323,7 +323,10 @@ async fn a_pruned_trail_is_whole(database: Option<&TestDatabase>) {
     let after = it.listed("").await;
     assert_eq!(after[1..], kept);
     assert_eq!(after[0]["action"], "audit.pruned");
-    assert_eq!(after[0]["after"], json!({"before": time}));
+    let first = before.last().unwrap();
+    assert_eq!(first["action"], "pepper.registered");
+    let began = &first["at"];
+    assert_eq!(after[0]["after"], json!({"began": began, "before": time}));
     assert_eq!(of(&after, &older), Vec::<u64>::new());
     assert_eq!(of(&after, &newer), [4, 3]);
     let nothing = it.tool(0, &["audit", "prune", "--before", time]);
@@ -342,6 +345,28 @@ async fn a_pruned_trail_is_whole(database: Option<&TestDatabase>) {
     it.tool(0, &["account", "suspend", "older"]);
     it.is_wrong(&Faults::new());
 
+    // A whole trail that was taken away after a pruning is told.
+    let chain = it.literal(&newer);
+    it.tool(0, &["account", "activate", "newer"]);
+    for table in ["entries", "heads", "checkpoints"] {
+        it.change(&format!(
+            "CREATE TABLE kept_{table} AS SELECT * FROM audit_{table} WHERE chain = {chain};
+             DELETE FROM audit_{table} WHERE chain = {chain}"
+        ))
+        .await;
+    }
+    it.is_wrong(&Faults::from([fault(
+        &newer,
+        "there is no entry of its making",
+    )]));
+    for table in ["entries", "heads", "checkpoints"] {
+        it.change(&format!(
+            "INSERT INTO audit_{table} SELECT * FROM kept_{table}; DROP TABLE kept_{table}"
+        ))
+        .await;
+    }
+    it.is_wrong(&Faults::new());
+
     // Pruning by somebody who cannot sign for it is told.
     let chain = it.literal(&older);
     it.change(&format!(
@@ -353,6 +378,59 @@ async fn a_pruned_trail_is_whole(database: Option<&TestDatabase>) {
     it.tool(8, &["audit", "verify"]).says(&[&format!(
         "account {older}: the record of what was pruned was altered"
     )]);
+}
+
+/// Whoever alters entries does not get a signature for what is left by waiting until somebody prunes.
+async fn a_trail_that_is_not_whole_is_not_pruned(database: Option<&TestDatabase>) {
+    let it = Deployment::new(database);
+    let (older, newer) = (it.account("older"), it.account("newer"));
+    let entries = it.tool(0, &["audit", "verify", "--json"]).json()["entries"].clone();
+    let now = it.listed("").await[0]["at"].as_str().unwrap().to_owned();
+    let early = match database {
+        Some(_) => "UPDATE audit_entries SET at = 'epoch'",
+        None => "UPDATE audit_entries SET at = 0",
+    };
+    it.tamper(early, &newer, 4).await;
+    let mut faults = Faults::from([fault(&newer, "entry 4 was altered")]);
+    for further in [false, true] {
+        if further {
+            it.tamper(
+                "UPDATE audit_entries SET action = 'account.renamed'",
+                &older,
+                2,
+            )
+            .await;
+            faults.insert(fault(&older, "entry 2 was altered"));
+        }
+        for before in ["2001-01-01T00:00:00Z", &now, "2999-01-01T00:00:00Z"] {
+            let prune = ["audit", "prune", "--before", before];
+            let human = it.tool(8, &prune);
+            let human = human.says(&["nothing was pruned"]);
+            for (account, what) in &faults {
+                let line = format!("account {}: {what}\n", account.as_ref().unwrap());
+                assert!(human.err.contains(&line), "{line}: {}", human.err);
+            }
+            let script = it.tool(8, &[&prune[..], &["--json"]].concat());
+            let verified = it.tool(8, &["audit", "verify", "--json"]);
+            assert_eq!(script.json(), verified.json());
+            assert_eq!(script.json()["entries"], entries, "nothing is gone");
+        }
+        it.is_wrong(&faults);
+    }
+}
+
+#[tokio::test]
+async fn a_trail_of_a_file_that_is_not_whole_is_not_pruned() {
+    a_trail_that_is_not_whole_is_not_pruned(None).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trail_of_a_database_that_is_not_whole_is_not_pruned() {
+    if !has_postgres("a_trail_of_a_database_that_is_not_whole_is_not_pruned") {
+        return;
+    }
+    let database = TestDatabase::create_empty().await;
+    a_trail_that_is_not_whole_is_not_pruned(Some(&database)).await;
 }
 
 #[tokio::test]

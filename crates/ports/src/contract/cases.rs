@@ -11,7 +11,7 @@ use leadr_auth_domain::{
 
 use super::fixtures::{
     SECRET, account, account_of, all_noted, at, audit_key, entry, entry_in, fields, key, noted,
-    plain_key,
+    plain_key, upto,
 };
 use crate::{
     ActorFilter, AuditPlace, AuditQuery, Audited, CreateAccountError, CreateKeyError,
@@ -1639,33 +1639,64 @@ cases! { $
         }
     }
 
-    /// What is pruned leaves a checkpoint from which the rest still holds, and the chain goes on.
-    async fn pruning_takes_beginnings_and_leaves_checkpoints(stores) {
+    /// What is pruned leaves the checkpoint that was given, from which the rest still holds, and the chain goes on. What
+    /// the entries say of their times is not asked.
+    async fn pruning_takes_what_it_is_told_and_leaves_checkpoints(stores) {
         let (one, two, three) = (ChainId::Account(account(1).id), ChainId::Account(account(2).id), ChainId::Account(account(3).id));
         let append = async |chain, micros| {
             let mut draft = entry_in(chain);
             draft.at = at(micros);
             stores.audit.append(&draft).await.unwrap();
         };
-        // The clock stepped back in the first: what is old behind something newer stays.
-        for micros in [10, 20, 60, 30, 70] {
+        for micros in [10, 90, 60, 30, 70] {
             append(one, micros).await;
         }
         append(two, 15).await;
         append(three, 90).await;
-        let prune = async |before, now| {
-            stores.audit.prune(at(before), &audit_key(), at(now), &entry()).await.unwrap()
+        let point = async |chain, seq, now| {
+            let entries = trail(&stores).await;
+            let last = entries.iter().find(|entry| (entry.chain, entry.seq) == (chain, seq));
+            upto(last.unwrap(), at(now))
         };
-        assert_eq!(prune(10, 99).await, Pruned::default());
+        let prune = async |upto: &[Checkpoint]| stores.audit.prune(upto, &entry()).await.unwrap();
+        let checkpoints = async || {
+            let mut snapshot = stores.transfer.snapshot().await.unwrap();
+            snapshot.audit_checkpoints(None, 10).await.unwrap()
+        };
+        let left = async || -> Vec<_> {
+            trail(&stores).await.iter().map(|entry| (entry.chain, entry.seq)).collect()
+        };
+        assert_eq!(prune(&[]).await, Pruned::default());
         assert_eq!(entries(&stores).await, 7, "nothing was taken, and nothing said");
-        assert_eq!(prune(50, 100).await, Pruned { chains: 2, entries: 3 });
-        let left: Vec<_> = trail(&stores).await.iter().map(|entry| (entry.chain, entry.seq)).collect();
-        assert_eq!(left, [(ChainId::System, 1), (one, 3), (one, 4), (one, 5), (three, 1)]);
+        let (early, of_one, of_two) = (point(one, 1, 99).await, point(one, 2, 100).await, point(two, 1, 100).await);
+        assert_eq!(prune(&[of_two, of_one]).await, Pruned { chains: 2, entries: 3 });
+        assert_eq!(left().await, [(ChainId::System, 1), (one, 3), (one, 4), (one, 5), (three, 1)]);
+        assert_eq!(checkpoints().await, [of_one, of_two]);
+        // Nobody is there any more, of another chain nobody ever was; and a checkpoint does not go back.
+        let nowhere = Checkpoint::new(&audit_key(), ChainId::Account(account(9).id), 1, early.hash, at(100));
+        assert_eq!(prune(&[of_one, of_two, early, nowhere]).await, Pruned::default());
+        assert_eq!(checkpoints().await, [of_one, of_two]);
+        assert_eq!(entries(&stores).await, 5);
         append(two, 80).await;
         append(one, 80).await;
-        assert_eq!(prune(75, 101).await, Pruned { chains: 2, entries: 4 });
-        let left: Vec<_> = trail(&stores).await.iter().map(|entry| (entry.chain, entry.seq)).collect();
-        assert_eq!(left, [(ChainId::System, 2), (one, 6), (two, 2), (three, 1)]);
+        let of_system = point(ChainId::System, 1, 101).await;
+        assert_eq!(prune(&[early, nowhere, of_system]).await, Pruned { chains: 1, entries: 1 });
+        assert_eq!(checkpoints().await, [of_system, of_one, of_two]);
+        let of_one = point(one, 5, 101).await;
+        assert_eq!(prune(&[of_one]).await, Pruned { chains: 1, entries: 3 });
+        assert_eq!(left().await, [(ChainId::System, 2), (ChainId::System, 3), (one, 6), (two, 2), (three, 1)]);
+        assert_eq!(checkpoints().await, [of_system, of_one, of_two]);
+        // Somebody has put entries in front of a checkpoint: it does not go back for them.
+        let far = Checkpoint::new(&audit_key(), three, 5, early.hash, at(102));
+        assert_eq!(prune(&[far]).await, Pruned { chains: 1, entries: 1 });
+        append(three, 95).await;
+        let query = AuditQuery::of(Some(three), 10);
+        let listed = stores.audit.list(&query).await.unwrap();
+        let back = upto(&listed[0], at(103));
+        assert!(back.seq < far.seq);
+        assert_eq!(prune(&[back]).await, Pruned::default());
+        assert_eq!(stores.audit.list(&query).await.unwrap(), listed);
+        assert_eq!(checkpoints().await, [of_system, of_one, of_two, far]);
     }
 
     /// A snapshot of the trail stands still.

@@ -1,8 +1,9 @@
 //! Values to put into a store.
 
 use leadr_auth_domain::{
-    Account, AccountId, AccountName, AccountRole, ApiKey, AuditAction, AuditDraft, AuditKey,
-    ChainId, KeyId, KeyName, Keyring, Origin, Pepper, PlainKey, Slug, Timestamp, generate_api_key,
+    Account, AccountId, AccountName, AccountRole, ApiKey, AuditAction, AuditDraft, AuditEntry,
+    AuditKey, ChainId, Checkpoint, KeyId, KeyName, Keyring, Origin, Pepper, PlainKey, Slug,
+    Timestamp, generate_api_key,
 };
 
 use crate::{ActorFilter, AuditPlace, AuditQuery, Audited};
@@ -39,6 +40,11 @@ pub fn entry_in(chain: ChainId) -> AuditDraft {
         AuditAction::KeyCreated,
         Origin::TOOL,
     )
+}
+
+/// A checkpoint after an entry, left at `pruned_at`.
+pub fn upto(entry: &AuditEntry, pruned_at: Timestamp) -> Checkpoint {
+    Checkpoint::new(&audit_key(), entry.chain, entry.seq, entry.hash, pruned_at)
 }
 
 /// Lists of a chain, or of all, within the hour that [`at`] knows: the first page and a later one, without a filter, with

@@ -8,7 +8,7 @@ use std::{
 use leadr_auth_domain::{HashedKey, KeyName, KeyPrefix, PepperCheck, PepperId, SealedAuditKey};
 use leadr_auth_ports::{
     AuditQuery, ImportMode, KeyUse, Rehash, Rows, StoreError, StoredPepper, Stores, UpdateKeyError,
-    contract::fixtures::{account, all_noted, at, audit_key, entry, key, noted},
+    contract::fixtures::{account, all_noted, at, entry, key, noted, upto},
 };
 use leadr_auth_postgres::{
     Postgres, PostgresConfig,
@@ -428,9 +428,9 @@ async fn every_operation_gives_its_connection_back() {
     }
     stores.audit.append(&entry()).await.unwrap();
     let query = AuditQuery::of(None, 10);
-    stores.audit.list(&query).await.unwrap();
-    let key = audit_key();
-    let pruned = stores.audit.prune(at(9), &key, at(9), &entry()).await;
+    let listed = stores.audit.list(&query).await.unwrap();
+    let all = [upto(&listed[0], at(9))];
+    let pruned = stores.audit.prune(&all, &entry()).await;
     assert!(pruned.unwrap().entries > 0);
     stores.health.ping().await.unwrap();
     stores.lookup.find(&prefix()).await.unwrap();

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use leadr_auth_domain::{AuditDraft, AuditEntry, AuditKey, Timestamp};
+use leadr_auth_domain::{AuditDraft, AuditEntry, Checkpoint};
 use leadr_auth_ports::{
     AuditQuery, AuditStore, Pruned, StoreError, Stores,
-    contract::fixtures::{at, audit_key, entry},
+    contract::fixtures::{at, entry, upto},
 };
 use leadr_auth_postgres::{
     Postgres, PostgresConfig, migrate,
@@ -65,14 +65,8 @@ impl AuditStore for PrunedByItsOwner {
         self.served.list(query).await
     }
 
-    async fn prune(
-        &self,
-        before: Timestamp,
-        key: &AuditKey,
-        now: Timestamp,
-        entry: &AuditDraft,
-    ) -> Result<Pruned, StoreError> {
-        self.owner.prune(before, key, now, entry).await
+    async fn prune(&self, upto: &[Checkpoint], entry: &AuditDraft) -> Result<Pruned, StoreError> {
+        self.owner.prune(upto, entry).await
     }
 }
 
@@ -123,13 +117,14 @@ async fn a_server_may_add_to_the_trail_and_not_change_it() {
             "{denied}: {error:?}"
         );
     }
-    let pruned = stores
-        .audit
-        .prune(at(9), &audit_key(), at(9), &entry())
-        .await;
-    assert!(pruned.is_err());
-    let listed = stores.audit.list(&AuditQuery::of(None, 10)).await.unwrap();
-    assert_eq!(listed.len(), 1);
+    let query = AuditQuery::of(None, 10);
+    let listed = stores.audit.list(&query).await.unwrap();
+    let all = [upto(&listed[0], at(9))];
+    assert!(stores.audit.prune(&all, &entry()).await.is_err());
+    assert_eq!(stores.audit.list(&query).await.unwrap(), listed);
+    // It is the rights that are missing.
+    let pruned = database.stores().audit.prune(&all, &entry()).await;
+    assert_eq!(pruned.unwrap().entries, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,11 +5,13 @@ use std::net::Ipv6Addr;
 use diesel::{SqliteConnection, connection::SimpleConnection as _, prelude::*};
 use leadr_auth_domain::{
     AccountRole, ApiKey, AuditAction, AuditDraft, AuditEntry, AuditFault, ChainCheck, ChainHead,
-    ChainId, Checkpoint, HashedKey, KeyHash, KeyName, Origin, Pepper, PepperId, Timestamp,
+    ChainId, Checkpoint, HashedKey, KeyHash, KeyName, Origin, Pepper, PepperId,
 };
 use leadr_auth_ports::{
     AuditQuery, Audited, ImportMode, Pruned, Rehash, Rows, StoreError, StoredPepper, Stores,
-    contract::fixtures::{SECRET, account, account_of, at, audit_key, entry, entry_in, key, noted},
+    contract::fixtures::{
+        SECRET, account, account_of, at, audit_key, entry, entry_in, key, noted, upto,
+    },
 };
 use leadr_auth_sqlite::{IfMissing, Sqlite};
 
@@ -309,7 +311,7 @@ async fn a_checkpoint_that_was_altered_is_found() {
         ("DELETE FROM audit_checkpoints", vec![missing(2)]),
     ] {
         let (scratch, stores) = written().await;
-        let pruned = prune(&stores, at(2));
+        let pruned = prune(&stores, 2, 1);
         // Of the chain the first two, the account's making and the first key's; of the deployment's the one there is.
         let expected_pruned = Pruned {
             chains: 2,
@@ -326,6 +328,40 @@ async fn a_checkpoint_that_was_altered_is_found() {
     }
 }
 
+/// What is altered behind the back of who prunes is not signed for: what goes is remembered as it was read, and what stays
+/// shows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_altered_before_it_is_pruned_is_not_signed_for() {
+    let (scratch, stores) = written().await;
+    let (entries, _, _) = everything(&stores).await;
+    let last = entries
+        .iter()
+        .find(|entry| (entry.chain, entry.seq) == (chain(), 3));
+    let point = upto(last.unwrap(), at(500));
+    tamper(
+        &mut scratch.raw(),
+        "UPDATE audit_entries SET at = 0 WHERE chain = CHAIN AND seq > 1;
+         UPDATE audit_entries SET hash = zeroblob(32) WHERE chain = CHAIN AND seq IN (2, 3);
+         DELETE FROM audit_entries WHERE chain = CHAIN AND seq = 5",
+    );
+    let pruned = stores.audit.prune(&[point], &entry()).await.unwrap();
+    let expected = Pruned {
+        chains: 1,
+        entries: 3,
+    };
+    assert_eq!(pruned, expected);
+    let (entries, _, checkpoints) = everything(&stores).await;
+    assert_eq!(checkpoints, [point]);
+    assert!(entries.iter().any(|entry| entry.chain == chain()));
+    assert_eq!(
+        faults_of(&stores, chain()).await,
+        [
+            AuditFault::Altered { seq: 4 },
+            AuditFault::Missing { from: 5, to: 5 }
+        ]
+    );
+}
+
 /// Pruning is one unit, also with what is said of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_pruned_as_a_whole_is_not_pruned() {
@@ -333,12 +369,12 @@ async fn what_cannot_be_pruned_as_a_whole_is_not_pruned() {
     let before = everything(&stores).await;
     for table in ["audit_checkpoints", "audit_entries", "audit_heads"] {
         forbid(&mut scratch.raw(), table);
-        let pruned = prune(&stores, at(3));
+        let pruned = prune(&stores, 3, 1);
         assert!(pruned.await.is_err(), "{table}");
         assert_eq!(everything(&stores).await, before, "{table}");
         allow(&mut scratch.raw());
     }
-    let pruned = prune(&stores, at(3));
+    let pruned = prune(&stores, 3, 1);
     let expected = Pruned {
         chains: 2,
         entries: 4,
@@ -346,7 +382,7 @@ async fn what_cannot_be_pruned_as_a_whole_is_not_pruned() {
     assert_eq!(pruned.await.unwrap(), expected);
     assert_eq!(faults_of(&stores, chain()).await, []);
     assert_eq!(faults_of(&stores, ChainId::System).await, []);
-    let pruned = prune(&stores, Timestamp::MAX);
+    let pruned = prune(&stores, 5, 2);
     let expected = Pruned {
         chains: 2,
         entries: 3,
@@ -357,10 +393,15 @@ async fn what_cannot_be_pruned_as_a_whole_is_not_pruned() {
     assert_eq!(faults_of(&stores, ChainId::System).await, []);
 }
 
-/// Takes away what is of before `before`.
-async fn prune(stores: &Stores, before: Timestamp) -> Result<Pruned, StoreError> {
-    let audit = &stores.audit;
-    audit.prune(before, &audit_key(), at(500), &entry()).await
+/// Takes away what is up to and with these numbers: of the chain, and of the deployment's.
+async fn prune(stores: &Stores, of_chain: u64, of_system: u64) -> Result<Pruned, StoreError> {
+    let (entries, _, _) = everything(stores).await;
+    let points = [(ChainId::System, of_system), (chain(), of_chain)].map(|place| {
+        let mut entries = entries.iter();
+        let last = entries.find(|entry| (entry.chain, entry.seq) == place);
+        upto(last.unwrap(), at(500))
+    });
+    stores.audit.prune(&points, &entry()).await
 }
 
 /// Makes every insertion into a table fail.
