@@ -128,7 +128,8 @@ pub(crate) struct AuditResponse {
     reason = "it describes the query; what is read of it is an AuditFilter"
 )]
 pub(crate) struct AuditQuery {
-    /// Of this account. A tenant may leave it out and means its own; an operator means all, and the deployment's own.
+    /// Of this account. A tenant may leave it out and means its own; an operator means all, and the deployment's own. For an
+    /// operator the nil UUID stands for the deployment's own alone.
     account_id: Option<Uuid>,
     /// About this key.
     key_id: Option<Uuid>,
@@ -212,7 +213,10 @@ pub(crate) async fn list_audit(
     let limit = query.optional("limit", number(1, MAX_LIMIT));
     let limit = limit.unwrap_or(MAX_LIMIT);
     let resolved = access.resolve(account);
-    let chain = resolved.ok().flatten().map(ChainId::Account);
+    let chain = resolved
+        .ok()
+        .flatten()
+        .map(|id| ChainId::from_uuid(id.as_uuid()));
     let after = query.optional("cursor", |value| {
         Cursor::parse(string(value)?, chain).ok_or_else(|| {
             Wrong::new(

@@ -133,6 +133,37 @@ async fn lists_are_filtered_and_go_on_where_they_stopped() {
     assert_eq!(answer.faults(), ["cursor query.cursor"]);
 }
 
+/// The nil UUID is no account's: for an operator it stands for the deployment's own trail.
+#[actix_web::test]
+async fn an_operator_reads_the_deployments_own_trail() {
+    let api = Api::new().await;
+    let nil = "00000000-0000-0000-0000-000000000000";
+    let rotated = leadr_auth_domain::PepperId::parse("new").unwrap();
+    let secrets = [
+        (
+            leadr_auth_domain::PepperId::default(),
+            crate::support::SECRET,
+        ),
+        (rotated.clone(), "another secret for tests, of 32 bytes"),
+    ];
+    let keyring = leadr_auth_domain::Keyring::new(&rotated, secrets).unwrap();
+    api.service.replace_keyring(keyring).await.unwrap();
+    let ask = async |query: &str| {
+        let path = format!("/v1/audit?account_id={nil}{query}");
+        api.get(&path, &api.operator).await.expect(200).json()
+    };
+    let whole = ask("").await;
+    let entries = whole["entries"].as_array().unwrap();
+    assert!(entries.len() > 1, "{whole}");
+    assert!(entries.iter().all(|entry| entry["account_id"].is_null()));
+    let first = ask("&limit=1").await;
+    let cursor = first["next_cursor"].as_str().unwrap();
+    let second = ask(&format!("&limit=1&cursor={cursor}")).await;
+    assert_eq!(second["entries"][0], entries[1]);
+    let path = format!("/v1/audit?account_id={nil}");
+    api.get(&path, &api.one.key).await.expect(403);
+}
+
 #[actix_web::test]
 async fn every_fault_of_a_query_is_named() {
     let api = Api::new().await;
