@@ -168,7 +168,8 @@ impl Cursor {
         let place = AuditPlace {
             at: Timestamp::from_unix_micros(at.parse().ok()?)?,
             chain: ChainId::from_uuid(Uuid::try_parse(place).ok()?),
-            seq: seq.parse().ok()?,
+            // Stores keep the number as a signed one.
+            seq: seq.parse::<i64>().ok()?.try_into().ok()?,
         };
         let is_of_list = chain.is_none_or(|chain| chain == place.chain);
         (is_of_list && Self(place).to_string() == text).then_some(place)
