@@ -516,6 +516,34 @@ async fn renaming() {
     api.get(&path, &api.one.key).await.expect(200);
 }
 
+/// It would be shown to whoever may list, and stay in the audit trail.
+#[actix_web::test]
+async fn no_name_holds_a_key() {
+    let api = Api::new().await;
+    let account = format!("/v1/accounts/{}", api.one.account);
+    for name in [api.one.key.clone(), format!("use {}!", api.one.key)] {
+        let named = json!({"name": name});
+        let made = json!({"name": name, "slug": "three"});
+        for refused in [
+            api.patch(&api.key_of_one(), &api.one.key, named.clone())
+                .await,
+            api.post("/v1/api-keys", &api.one.key, named.clone()).await,
+            api.patch(&account, &api.operator, named).await,
+            api.post("/v1/accounts", &api.operator, made).await,
+        ] {
+            assert_eq!(refused.faults(), ["api_key body.name"]);
+            assert!(!refused.text.contains(&api.one.key), "{}", refused.text);
+        }
+    }
+    let trail = api.get("/v1/audit", &api.operator).await.expect(200);
+    assert!(!trail.text.contains(&api.one.key), "{}", trail.text);
+    // Its prefix is what people know it by.
+    let path = api.key_of_one();
+    let key = api.get(&path, &api.one.key).await.expect(200).json();
+    let named = json!({"name": key["prefix"]});
+    api.patch(&path, &api.one.key, named).await.expect(200);
+}
+
 #[actix_web::test]
 async fn a_key_is_issued_with_scopes_and_shows_them() {
     let api = Api::new().await;
