@@ -307,6 +307,7 @@ pub(crate) async fn get_api_key(
 /// Update an API key: revoke or reactivate it, delete or restore it, rename it, change its scopes.
 ///
 /// All of it happens, or nothing. An empty body changes nothing and answers the key; a deletion answers it as it was.
+/// Only a key that holds all scopes of another reactivates or restores it.
 #[utoipa::path(
     patch, path = "/v1/api-keys/{key_id}", tag = "API Keys", request_body = UpdateKeyRequest,
     params(("key_id" = Uuid, Path, description = "The key's id")),

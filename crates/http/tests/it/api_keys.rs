@@ -598,6 +598,37 @@ async fn nobody_gives_a_scope_that_they_do_not_hold() {
 }
 
 #[actix_web::test]
+async fn nobody_brings_back_a_key_that_is_wider_than_their_own() {
+    let api = Api::new().await;
+    let narrow = api.issue_with(&api.one.account, &["keys:write"]).await;
+    let path = api.key_of_one();
+    let detail = "This key does not hold the scope * and cannot give it";
+    for (stop, back) in [
+        (json!({"status": "revoked"}), json!({"status": "active"})),
+        (json!({"deleted": true}), json!({"deleted": false})),
+    ] {
+        api.patch(&path, &narrow, stop).await.expect(200);
+        let refused = api.patch(&path, &narrow, back.clone()).await;
+        refused.expect_error(403, "scope_not_held", detail);
+        api.get("/v1/me", &api.one.key).await.expect(401);
+        api.patch(&path, &api.operator, back).await.expect(200);
+    }
+    let trail = "/v1/audit?action=authorization.refused";
+    let trail = api.get(trail, &api.one.key).await.expect(200).json();
+    let entries = trail["entries"].as_array().unwrap();
+    assert_eq!(entries.len(), 2);
+    assert_eq!(
+        entries[0]["after"],
+        json!({
+            "request": "PATCH /v1/api-keys/{key_id}",
+            "code": "scope_not_held",
+            "scope": "*",
+            "target": api.one.key_id,
+        })
+    );
+}
+
+#[actix_web::test]
 async fn every_scope_that_is_none_is_named() {
     let api = Api::new().await;
     let long = "a".repeat(129);
