@@ -184,6 +184,18 @@ impl ScopeSet {
         self.0.iter()
     }
 
+    /// Those of them that are `wanted`.
+    #[must_use]
+    pub fn only(&self, wanted: impl Fn(&Scope) -> bool) -> Self {
+        Self(
+            self.0
+                .iter()
+                .filter(|scope| wanted(scope))
+                .cloned()
+                .collect(),
+        )
+    }
+
     /// Is `scope` among them, or covered by one that ends in `*`?
     pub fn covers(&self, scope: &str) -> bool {
         self.0.iter().any(|held| held.covers(scope))
