@@ -21,7 +21,10 @@ pub enum Access {
 
 /// The caller named an account that is not its own. Whether that account exists is not said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ForeignAccount;
+pub struct ForeignAccount(
+    /// The one that was named.
+    pub AccountId,
+);
 
 impl Access {
     /// The reach of a key of `account`.
@@ -55,7 +58,7 @@ impl Access {
             (Self::All, requested) => Ok(requested),
             (Self::Account(own), None) => Ok(Some(own)),
             (Self::Account(own), Some(named)) if named == own => Ok(Some(own)),
-            (Self::Account(_), Some(_)) => Err(ForeignAccount),
+            (Self::Account(_), Some(named)) => Err(ForeignAccount(named)),
         }
     }
 }
@@ -224,7 +227,7 @@ mod tests {
         assert!(!access.reaches(FOREIGN));
         assert_eq!(access.resolve(None), Ok(Some(OWN)));
         assert_eq!(access.resolve(Some(OWN)), Ok(Some(OWN)));
-        assert_eq!(access.resolve(Some(FOREIGN)), Err(ForeignAccount));
+        assert_eq!(access.resolve(Some(FOREIGN)), Err(ForeignAccount(FOREIGN)));
         assert!(tenant(Scopes::All).operator().is_none());
     }
 

@@ -6,8 +6,8 @@ use std::sync::PoisonError;
 
 use leadr_auth_domain::{
     Access, Account, AccountId, ApiKey, AuditAction, AuditDraft, AuditEntry, AuditFault, AuditKey,
-    ChainCheck, ChainHead, ChainId, Checkpoint, Facts, KeyId, OperatorAccess, Origin, PepperId,
-    Principal, Timestamp,
+    ChainCheck, ChainHead, ChainId, Checkpoint, Facts, ForeignAccount, KeyId, OperatorAccess,
+    Origin, PepperId, Principal, Timestamp,
 };
 use leadr_auth_ports::{ActorFilter, AuditPlace, AuditQuery, Audited, Pruned, Snapshot};
 use serde_json::{Map, Value};
@@ -120,7 +120,7 @@ pub struct Refusal {
     pub code: &'static str,
     /// The scope that was missing, where it was one.
     pub scope: Option<String>,
-    /// The id in the path, where there was one.
+    /// The id in the path, or the account that was named elsewhere, where there was one.
     pub target: Option<uuid::Uuid>,
 }
 
@@ -139,7 +139,7 @@ pub struct AuditReport {
 #[derive(Debug)]
 pub enum AuditError {
     /// The caller named another account; whether it exists is not said.
-    ForeignAccount,
+    ForeignAccount(ForeignAccount),
     /// The store did not do it.
     Store(StoreError),
 }
@@ -147,7 +147,7 @@ pub enum AuditError {
 impl fmt::Display for AuditError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::ForeignAccount => "the account is not the caller's",
+            Self::ForeignAccount(_) => "the account is not the caller's",
             Self::Store(_) => "the audit trail could not be read",
         })
     }
@@ -156,7 +156,7 @@ impl fmt::Display for AuditError {
 impl std::error::Error for AuditError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::ForeignAccount => None,
+            Self::ForeignAccount(_) => None,
             Self::Store(source) => Some(source),
         }
     }
@@ -275,7 +275,7 @@ impl Service {
     ) -> Result<Vec<AuditEntry>, AuditError> {
         let account = access
             .resolve(account_id)
-            .map_err(|_| AuditError::ForeignAccount)?;
+            .map_err(AuditError::ForeignAccount)?;
         let chain = account.map(|id| ChainId::from_uuid(id.as_uuid()));
         if chain == Some(ChainId::System) && access != Access::All {
             return Ok(Vec::new());
@@ -583,7 +583,7 @@ mod tests {
         let foreign = AccountId::from_random_bytes([99; 16]);
         assert!(matches!(
             list(tenant, Some(foreign)).await,
-            Err(AuditError::ForeignAccount)
+            Err(AuditError::ForeignAccount(_))
         ));
         let all = list(Access::All, None).await.unwrap();
         assert!(all.len() > own.len());
@@ -594,7 +594,7 @@ mod tests {
         assert!(!system.is_empty() && system.iter().all(is_system));
         assert!(matches!(
             list(tenant, Some(nil)).await,
-            Err(AuditError::ForeignAccount)
+            Err(AuditError::ForeignAccount(_))
         ));
         // A store that others wrote to may have an account with that id.
         let nobody = Access::Account(nil);

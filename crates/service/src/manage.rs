@@ -18,7 +18,7 @@ pub enum KeyError {
     /// There is no such key for this caller: none with the id, or a deleted one, or another account's.
     NotFound,
     /// The caller named another account; whether it exists is not said.
-    ForeignAccount,
+    ForeignAccount(ForeignAccount),
     /// The key was to have a scope that the caller does not hold, or was to be brought back with one.
     ScopeNotHeld(ScopeNotHeld),
     /// The key was to be restored, and the server secret that it is hashed under was dropped: it could never be used.
@@ -31,7 +31,7 @@ impl fmt::Display for KeyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NotFound => "there is no such key",
-            Self::ForeignAccount => "the account is not the caller's",
+            Self::ForeignAccount(_) => "the account is not the caller's",
             Self::ScopeNotHeld(_) => "a scope is not the caller's to give",
             Self::PepperDropped => {
                 "the server secret that the key is hashed under was dropped: the key could never be used, and is not restored"
@@ -44,9 +44,10 @@ impl fmt::Display for KeyError {
 impl std::error::Error for KeyError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::NotFound | Self::ForeignAccount | Self::ScopeNotHeld(_) | Self::PepperDropped => {
-                None
-            }
+            Self::NotFound
+            | Self::ForeignAccount(_)
+            | Self::ScopeNotHeld(_)
+            | Self::PepperDropped => None,
             Self::Store(source) => Some(source),
         }
     }
@@ -59,8 +60,8 @@ impl From<StoreError> for KeyError {
 }
 
 impl From<ForeignAccount> for KeyError {
-    fn from(ForeignAccount: ForeignAccount) -> Self {
-        Self::ForeignAccount
+    fn from(foreign: ForeignAccount) -> Self {
+        Self::ForeignAccount(foreign)
     }
 }
 
@@ -120,9 +121,7 @@ impl Service {
         access: Access,
         filter: KeyFilter,
     ) -> Result<Vec<ApiKey>, KeyError> {
-        if !access.reaches(filter.account_id) {
-            return Err(KeyError::ForeignAccount);
-        }
+        access.resolve(Some(filter.account_id))?;
         let keys = self.stores.keys.list(filter).await?;
         Ok(keys
             .into_iter()
@@ -153,9 +152,7 @@ impl Service {
         access: Access,
         account_id: AccountId,
     ) -> Result<u64, KeyError> {
-        if !access.reaches(account_id) {
-            return Err(KeyError::ForeignAccount);
-        }
+        access.resolve(Some(account_id))?;
         Ok(self.stores.keys.count_active(account_id).await?)
     }
 
@@ -318,9 +315,9 @@ mod tests {
         assert!(matches!(used, Err(KeyError::NotFound)));
         let own = bench.tenant.id;
         let listed = service.list_account_keys(stranger, own, false).await;
-        assert!(matches!(listed, Err(KeyError::ForeignAccount)));
+        assert!(matches!(listed, Err(KeyError::ForeignAccount(_))));
         let counted = service.count_active_keys(stranger, own).await;
-        assert!(matches!(counted, Err(KeyError::ForeignAccount)));
+        assert!(matches!(counted, Err(KeyError::ForeignAccount(_))));
         let untouched = service.key(Access::All, id).await.unwrap();
         assert_eq!(untouched.status, ApiKeyStatus::Active);
         assert_eq!(untouched.last_used_at, None);

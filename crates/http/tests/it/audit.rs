@@ -75,6 +75,38 @@ async fn a_refusal_says_what_was_asked() {
     assert_eq!(entry["actor"]["account_id"], api.one.account);
 }
 
+/// Wherever it was named; whether it exists is neither asked nor told.
+#[actix_web::test]
+async fn a_refusal_says_which_account_was_asked_for() {
+    let api = Api::new().await;
+    for foreign in [&*api.two.account, NOBODY] {
+        let named = format!("account_id={foreign}");
+        let new = json!({"account_id": foreign, "name": "K"});
+        let key = &api.one.key;
+        for answer in [
+            api.get(&format!("/v1/api-keys?{named}"), key).await,
+            api.get(&format!("/v1/audit?{named}"), key).await,
+            api.post("/v1/api-keys", key, new).await,
+        ] {
+            answer.expect_error(403, "forbidden", "This key is not of that account");
+        }
+        let path = "/v1/audit?action=authorization.refused&limit=3";
+        let answer = api.get(path, key).await.expect(200).json();
+        let entries = answer["entries"].as_array().unwrap();
+        for (entry, request) in
+            entries
+                .iter()
+                .zip(["POST /v1/api-keys", "GET /v1/audit", "GET /v1/api-keys"])
+        {
+            assert_eq!(
+                entry["after"],
+                json!({"request": request, "code": "forbidden", "target": foreign})
+            );
+        }
+        assert_eq!(entries.len(), 3);
+    }
+}
+
 #[actix_web::test]
 async fn lists_are_filtered_and_go_on_where_they_stopped() {
     let api = Api::new().await;
