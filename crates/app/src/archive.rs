@@ -8,7 +8,8 @@ use std::fmt;
 
 use leadr_auth_domain::{
     Account, AccountId, AccountName, AccountRole, AccountStatus, ApiKey, ApiKeyStatus, KeyHash,
-    KeyId, KeyName, KeyPrefix, PepperCheck, PepperId, Scopes, Slug, Timestamp, redact_keys,
+    KeyId, KeyName, KeyPrefix, PepperCheck, PepperId, Scope, ScopeFault, ScopeSet, Scopes, Slug,
+    Timestamp, redact_keys,
 };
 use leadr_auth_ports::{StoredPepper, Totals};
 use leadr_auth_service::Record;
@@ -368,15 +369,12 @@ fn pepper_id(field: &str, text: &str) -> Result<PepperId, MalformedLine> {
     PepperId::parse(text).map_err(|fault| MalformedLine::new(format!("{field}: {fault}")))
 }
 
-/// Scopes as a store keeps them, with blanks between them.
+/// Scopes as they are taken over HTTP: what is no scope would be believed once it is stored.
 fn only(texts: &[String]) -> Result<Scopes, MalformedLine> {
-    let is_one = |text: &String| {
-        !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control())
-    };
-    if !texts.iter().all(is_one) {
-        return Err(MalformedLine::new("scopes: one is none"));
-    }
-    Ok(Scopes::from_store(Some(&texts.join(" "))))
+    let fault = |fault: ScopeFault| MalformedLine::new(format!("scopes: {fault}"));
+    let scopes: Result<Vec<_>, _> = texts.iter().map(|text| Scope::parse(text)).collect();
+    let scopes = ScopeSet::new(scopes.map_err(fault)?).map_err(fault)?;
+    Ok(Scopes::Only(scopes))
 }
 
 fn instant(field: &str, text: &str) -> Result<Timestamp, MalformedLine> {
@@ -500,6 +498,8 @@ mod tests {
     fn what_is_wrong_is_said_by_field_and_no_key_is_repeated() {
         let key = generate_api_key([3; 32]);
         let line = key_line();
+        let many: Vec<_> = (0..64).map(|n| format!("\"docs:{n}\"")).collect();
+        let many = many.join(",");
         let cases = [
             (String::new(), "EOF"),
             ("[]".to_owned(), "expected"),
@@ -529,8 +529,20 @@ mod tests {
             ),
             (line.replace("02020202-", ""), "UUID"),
             (line.replace("2026-11", "2026 11"), "pepper_id"),
-            (line.replace("docs:*", "docs *"), "scopes"),
-            (line.replace("docs:*", ""), "scopes"),
+            (line.replace("docs:*", "docs *"), "scopes: not a scope"),
+            (line.replace("docs:*", ""), "scopes: not a scope"),
+            (line.replace("docs:*", "*"), "scopes: not a scope"),
+            (line.replace("docs:*", "key*"), "scopes: not a scope"),
+            (line.replace("docs:*", "KEYS:READ"), "scopes: not a scope"),
+            (line.replace("docs:*", "keys:*"), "scopes: unknown"),
+            (
+                line.replace("docs:*", &"a".repeat(129)),
+                "scopes: longer than 128",
+            ),
+            (
+                line.replace("\"docs:*\"", &many),
+                "scopes: more than 64 scopes",
+            ),
         ];
         for (line, expected) in cases {
             let fault = read_record(&line, Version::Two).unwrap_err().to_string();

@@ -21,7 +21,10 @@ pub enum Access {
 
 /// The caller named an account that is not its own. Whether that account exists is not said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ForeignAccount;
+pub struct ForeignAccount(
+    /// The one that was named.
+    pub AccountId,
+);
 
 impl Access {
     /// The reach of a key of `account`.
@@ -55,7 +58,7 @@ impl Access {
             (Self::All, requested) => Ok(requested),
             (Self::Account(own), None) => Ok(Some(own)),
             (Self::Account(own), Some(named)) if named == own => Ok(Some(own)),
-            (Self::Account(_), Some(_)) => Err(ForeignAccount),
+            (Self::Account(_), Some(named)) => Err(ForeignAccount(named)),
         }
     }
 }
@@ -169,11 +172,14 @@ impl Principal {
         self.scopes.covers(scope) && (self.access == Access::All || !is_operators)
     }
 
-    /// The scopes of a key that this principal issues and wants to have the `requested` ones; its own where it did not say.
-    /// Never wider than its own.
+    /// The scopes of a key that this principal issues and wants to have the `requested` ones; its own where it did not say,
+    /// without those that its key names and it does not hold ([`Principal::holds`]). Never wider than its own.
     pub fn grant(&self, requested: Option<ScopeSet>) -> Result<Scopes, ScopeNotHeld> {
         let Some(requested) = requested else {
-            return Ok(self.scopes.clone());
+            return Ok(match &self.scopes {
+                Scopes::All => Scopes::All,
+                Scopes::Only(own) => Scopes::Only(own.only(|scope| self.holds(scope.as_str()))),
+            });
         };
         let scopes = Scopes::Only(requested);
         self.may_give(&scopes)?;
@@ -221,7 +227,7 @@ mod tests {
         assert!(!access.reaches(FOREIGN));
         assert_eq!(access.resolve(None), Ok(Some(OWN)));
         assert_eq!(access.resolve(Some(OWN)), Ok(Some(OWN)));
-        assert_eq!(access.resolve(Some(FOREIGN)), Err(ForeignAccount));
+        assert_eq!(access.resolve(Some(FOREIGN)), Err(ForeignAccount(FOREIGN)));
         assert!(tenant(Scopes::All).operator().is_none());
     }
 
@@ -271,5 +277,14 @@ mod tests {
         );
         let operator = Principal::deployment(Origin::TOOL);
         assert!(operator.grant(Some(set(&["accounts:write"]))).is_ok());
+        // An operator may have named it for a tenant's key, which has nothing of it, and nothing to pass on.
+        let named = Scopes::Only(set(&["accounts:write", "docs:*", "keys:write"]));
+        let passed_on = Scopes::Only(set(&["docs:*", "keys:write"]));
+        assert_eq!(tenant(named.clone()).grant(None), Ok(passed_on));
+        let operator = Principal {
+            scopes: named.clone(),
+            ..operator
+        };
+        assert_eq!(operator.grant(None), Ok(named));
     }
 }

@@ -3,7 +3,8 @@
 use std::fmt;
 
 use crate::{
-    Account, AccountId, HashedKey, KeyHash, KeyId, KeyName, KeyPrefix, PepperId, Scopes, Timestamp,
+    Account, AccountId, HashedKey, KeyHash, KeyId, KeyName, KeyPrefix, PepperId, ScopeNotHeld,
+    Scopes, Timestamp,
 };
 
 /// Whether a key is meant to work.
@@ -91,6 +92,8 @@ pub enum KeyRefusal {
     Deleted,
     /// The key belongs to an account that the caller does not reach.
     OutOfReach,
+    /// The change brings the key back, and the key has a scope that the caller does not hold.
+    ScopeNotHeld(ScopeNotHeld),
 }
 
 impl ApiKey {
@@ -202,6 +205,13 @@ impl ApiKey {
     /// Is it soft-deleted?
     pub const fn is_deleted(&self) -> bool {
         self.deleted_at.is_some()
+    }
+
+    /// Is this the key `before` reactivated or restored? Whoever brings a key back gives it its scopes anew.
+    pub fn is_brought_back(&self, before: &Self) -> bool {
+        let is_reactivated =
+            before.status == ApiKeyStatus::Revoked && self.status == ApiKeyStatus::Active;
+        is_reactivated || (before.is_deleted() && !self.is_deleted())
     }
 
     /// Applies all of `change` except a deletion, or nothing. This is the key that the caller is shown: one that is

@@ -56,6 +56,12 @@ impl fmt::Display for Right {
 /// The first segments that are this service's own: a scope that begins with one of them is a [`Right`] or nothing.
 const RESERVED: [&str; 3] = ["keys", "accounts", "audit"];
 
+/// Is this text one of this service's own scopes, or would be one?
+fn is_reserved(text: &str) -> bool {
+    let first = text.split(':').next();
+    first.is_some_and(|first| RESERVED.contains(&first))
+}
+
 /// Why a text is no scope, or a list no set of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ScopeFault {
@@ -125,11 +131,7 @@ impl Scope {
         if !named.split(':').all(plain) {
             return Err(ScopeFault::Malformed);
         }
-        let reserved = text
-            .split(':')
-            .next()
-            .is_some_and(|first| RESERVED.contains(&first));
-        if reserved && !Right::ALL.iter().any(|right| right.as_str() == text) {
+        if is_reserved(text) && !Right::ALL.iter().any(|right| right.as_str() == text) {
             return Err(ScopeFault::Unknown);
         }
         Ok(Self(text.to_owned()))
@@ -140,13 +142,17 @@ impl Scope {
         &self.0
     }
 
-    /// Does who holds this scope hold `other` too?
+    /// Does who holds this scope hold `other` too? Every text covers itself. Beyond that only a last segment `*` covers
+    /// anything, and never a scope of this service's own: those are given one by one.
     pub fn covers(&self, other: &str) -> bool {
-        match self.0.strip_suffix('*') {
-            // What is left ends in a colon, so that `a:*` does not cover `ab`.
-            Some(stem) => other.len() > stem.len() && other.starts_with(stem),
-            None => self.0 == other,
+        if self.0 == other {
+            return true;
         }
+        // With its colon, so that `a:*` does not cover `ab`; and without one it is no wildcard, whatever a store holds.
+        let stem = self.0.strip_suffix('*').filter(|stem| stem.ends_with(':'));
+        stem.is_some_and(|stem| {
+            other.len() > stem.len() && other.starts_with(stem) && !is_reserved(other)
+        })
     }
 }
 
@@ -176,6 +182,18 @@ impl ScopeSet {
     /// The scopes, in the order of their texts.
     pub fn iter(&self) -> impl Iterator<Item = &Scope> {
         self.0.iter()
+    }
+
+    /// Those of them that are `wanted`.
+    #[must_use]
+    pub fn only(&self, wanted: impl Fn(&Scope) -> bool) -> Self {
+        Self(
+            self.0
+                .iter()
+                .filter(|scope| wanted(scope))
+                .cloned()
+                .collect(),
+        )
     }
 
     /// Is `scope` among them, or covered by one that ends in `*`?
@@ -303,6 +321,28 @@ mod tests {
                 covered,
                 "{held} {asked}"
             );
+        }
+    }
+
+    #[test]
+    fn what_a_store_holds_and_is_no_scope_covers_only_itself() {
+        for held in [
+            "*",
+            "keys:*",
+            "keys:r*",
+            "key*",
+            "k*",
+            "KEYS:READ",
+            "keys:read:*",
+            "audit:*",
+            "accounts:*",
+        ] {
+            let scopes = Scopes::from_store(Some(held));
+            assert!(scopes.covers(held), "{held}");
+            let others = ["keys", "keys:delete", "keyring:read", "docs:read", "docs"];
+            for other in Right::ALL.map(Right::as_str).iter().chain(&others) {
+                assert!(!scopes.covers(other), "{held} {other}");
+            }
         }
     }
 

@@ -301,6 +301,20 @@ pub fn verify_api_key(key: &str, key_hash: &KeyHash, secret: &str) -> bool {
     hmac::verify(&hmac_key(secret), key.as_bytes(), &key_hash.bytes()).is_ok()
 }
 
+/// Is this one of the characters that a key is made of, after its beginning?
+const fn is_of_key(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '-' || c == '_'
+}
+
+/// Is there a whole key somewhere in the text, or something that looks like one?
+pub(crate) fn holds_key(text: &str) -> bool {
+    let length = PlainKey::LEN - API_KEY_PREFIX.len();
+    text.match_indices(API_KEY_PREFIX).any(|(at, beginning)| {
+        let rest = text.get(at + beginning.len()..).unwrap_or_default();
+        rest.chars().take_while(|&c| is_of_key(c)).count() >= length
+    })
+}
+
 /// `text` with everything that looks like a key, or like the better part of one, cut down to its lookup prefix: for texts
 /// that come from outside and go into a log.
 ///
@@ -316,11 +330,10 @@ pub fn redact_keys(text: &str) -> Cow<'_, str> {
     if !text.contains(API_KEY_PREFIX) {
         return Cow::Borrowed(text);
     }
-    let in_key = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     let mut parts = text.split(API_KEY_PREFIX);
     let mut redacted = parts.next().unwrap_or_default().to_owned();
     for part in parts {
-        let secret = part.chars().take_while(|&c| in_key(c)).count();
+        let secret = part.chars().take_while(|&c| is_of_key(c)).count();
         redacted.push_str(API_KEY_PREFIX);
         if API_KEY_PREFIX.len() + secret <= KeyPrefix::LEN {
             redacted.push_str(part);

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::secret::holds_key;
+
 /// Why a text is not acceptable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TextFault {
@@ -18,6 +20,8 @@ pub enum TextFault {
     /// A control character (such as NUL, a line break or a tab), at either end included. PostgreSQL cannot store a
     /// NUL, and none of them belongs into a label that people read in a list or a terminal.
     ControlCharacter,
+    /// It holds an API key: a name is shown to whoever may list, and stays in the audit trail.
+    HoldsKey,
     /// A slug that is not of lower-case letters and digits in groups joined by single hyphens.
     NotASlug,
 }
@@ -28,6 +32,9 @@ impl fmt::Display for TextFault {
             Self::TooShort { min } => write!(f, "shorter than {min} characters"),
             Self::TooLong { max } => write!(f, "longer than {max} characters"),
             Self::ControlCharacter => f.write_str("contains a control character"),
+            Self::HoldsKey => {
+                f.write_str("contains an API key: a name is shown to whoever may list")
+            }
             Self::NotASlug => {
                 f.write_str("not lower-case letters and digits joined by single hyphens")
             }
@@ -51,6 +58,15 @@ fn label(text: &str, min: usize, max: usize) -> Result<String, TextFault> {
         return Err(TextFault::TooLong { max });
     }
     Ok(trimmed.to_owned())
+}
+
+/// A label that does not hold a key. A slug cannot: there is no `_` in it.
+fn name(text: &str, min: usize, max: usize) -> Result<String, TextFault> {
+    let name = label(text, min, max)?;
+    if holds_key(&name) {
+        return Err(TextFault::HoldsKey);
+    }
+    Ok(name)
 }
 
 macro_rules! text {
@@ -92,13 +108,13 @@ macro_rules! text {
 }
 
 text! {
-    /// What people call a key: trimmed, 1–255 characters, no control character.
-    KeyName, 1..=255, label
+    /// What people call a key: trimmed, 1–255 characters, no control character, no API key in it.
+    KeyName, 1..=255, name
 }
 
 text! {
-    /// What people call an account: trimmed, 2–100 characters, no control character.
-    AccountName, 2..=100, label
+    /// What people call an account: trimmed, 2–100 characters, no control character, no API key in it.
+    AccountName, 2..=100, name
 }
 
 text! {
@@ -172,6 +188,36 @@ mod tests {
                 "{text:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_name_holds_no_key() {
+        let key = crate::generate_api_key([7; 32]);
+        let prefix = key.prefix();
+        let key = key.expose();
+        for text in [
+            key.to_owned(),
+            format!("  {key} "),
+            format!("the key ({key}), of the mail server"),
+            format!("ldr_{key}"),
+            format!("{key}{key}"),
+        ] {
+            assert_eq!(KeyName::parse(&text), Err(TextFault::HoldsKey), "{text}");
+            assert_eq!(AccountName::parse(&text), Err(TextFault::HoldsKey));
+            assert!(Slug::parse(&text).is_err());
+        }
+        assert!(!TextFault::HoldsKey.to_string().contains(key));
+        // The prefix is what people recognise a key by.
+        for text in [
+            prefix.as_str(),
+            "ldr_",
+            "ldr_ldr_",
+            "the ldr_ keys of old",
+            "ldr_production_server",
+        ] {
+            assert_eq!(KeyName::parse(text).unwrap().as_str(), text);
+        }
+        assert_eq!(KeyName::from_store(key.to_owned()).as_str(), key);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use actix_web::http::header::{
 use actix_web::http::{ConnectionType, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage as _, ResponseError as _, web};
-use leadr_auth_domain::{Principal, redact_keys};
+use leadr_auth_domain::{AccountId, Principal, redact_keys};
 use leadr_auth_service::{Chain, Refusal};
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
@@ -112,7 +112,9 @@ async fn note_refusal(
         request: format!("{} {}", method(request.method()), pattern(request)),
         code: refused.code(),
         scope: refused.scope(),
-        target: ids.find_map(|(_, id)| Uuid::parse_str(id).ok()),
+        target: ids
+            .find_map(|(_, id)| Uuid::parse_str(id).ok())
+            .or_else(|| refused.foreign_account().map(AccountId::as_uuid)),
     };
     let service = state.service.clone();
     run_to_end(async move {

@@ -85,7 +85,7 @@ impl AccountResponse {
     reason = "it describes the body; what is read of it is a NewAccount"
 )]
 pub(crate) struct CreateAccountRequest {
-    /// What people call it; unique.
+    /// What people call it; unique. It holds no API key.
     #[schema(min_length = 2, max_length = 100)]
     name: String,
     /// What addresses call it; unique.
@@ -105,7 +105,7 @@ pub(crate) struct CreateAccountRequest {
     reason = "it describes the body; what is read of it is an AccountChange"
 )]
 pub(crate) struct UpdateAccountRequest {
-    /// Another name; unique.
+    /// Another name; unique. It holds no API key.
     #[schema(min_length = 2, max_length = 100)]
     name: Option<String>,
     /// Another slug; unique.

@@ -146,7 +146,7 @@ pub(crate) struct CreateKeyRequest {
     /// The account that the key will belong to. An operator has to say it; a tenant may leave it out and means its own.
     #[schema(value_type = Option<Uuid>)]
     account_id: AccountId,
-    /// What people call it (for example 'Production Server').
+    /// What people call it (for example 'Production Server'). It holds no API key.
     #[schema(value_type = String, min_length = 1, max_length = 255)]
     name: KeyName,
     /// From when on it no longer works, with an offset from UTC; it never expires if this is left out.
@@ -199,7 +199,7 @@ pub(crate) struct UpdateKeyRequest {
     status: Option<WireStatus>,
     /// `true` soft-deletes the key, `false` restores it.
     deleted: Option<bool>,
-    /// Another name.
+    /// Another name. It holds no API key.
     #[schema(min_length = 1, max_length = 255)]
     name: Option<String>,
     /// Other scopes: such that the key which changes it holds itself.
@@ -307,6 +307,7 @@ pub(crate) async fn get_api_key(
 /// Update an API key: revoke or reactivate it, delete or restore it, rename it, change its scopes.
 ///
 /// All of it happens, or nothing. An empty body changes nothing and answers the key; a deletion answers it as it was.
+/// Only a key that holds all scopes of another reactivates or restores it.
 #[utoipa::path(
     patch, path = "/v1/api-keys/{key_id}", tag = "API Keys", request_body = UpdateKeyRequest,
     params(("key_id" = Uuid, Path, description = "The key's id")),

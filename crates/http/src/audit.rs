@@ -128,7 +128,8 @@ pub(crate) struct AuditResponse {
     reason = "it describes the query; what is read of it is an AuditFilter"
 )]
 pub(crate) struct AuditQuery {
-    /// Of this account. A tenant may leave it out and means its own; an operator means all, and the deployment's own.
+    /// Of this account. A tenant may leave it out and means its own; an operator means all, and the deployment's own. For an
+    /// operator the nil UUID stands for the deployment's own alone.
     account_id: Option<Uuid>,
     /// About this key.
     key_id: Option<Uuid>,
@@ -167,7 +168,8 @@ impl Cursor {
         let place = AuditPlace {
             at: Timestamp::from_unix_micros(at.parse().ok()?)?,
             chain: ChainId::from_uuid(Uuid::try_parse(place).ok()?),
-            seq: seq.parse().ok()?,
+            // Stores keep the number as a signed one.
+            seq: seq.parse::<i64>().ok()?.try_into().ok()?,
         };
         let is_of_list = chain.is_none_or(|chain| chain == place.chain);
         (is_of_list && Self(place).to_string() == text).then_some(place)
@@ -212,7 +214,10 @@ pub(crate) async fn list_audit(
     let limit = query.optional("limit", number(1, MAX_LIMIT));
     let limit = limit.unwrap_or(MAX_LIMIT);
     let resolved = access.resolve(account);
-    let chain = resolved.ok().flatten().map(ChainId::Account);
+    let chain = resolved
+        .ok()
+        .flatten()
+        .map(|id| ChainId::from_uuid(id.as_uuid()));
     let after = query.optional("cursor", |value| {
         Cursor::parse(string(value)?, chain).ok_or_else(|| {
             Wrong::new(

@@ -9,7 +9,7 @@ use std::fmt;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
-use leadr_auth_domain::{ForeignAccount, Right, ScopeNotHeld};
+use leadr_auth_domain::{AccountId, ForeignAccount, Right, ScopeNotHeld};
 use leadr_auth_service::{AccountError, AuditError, IssueKeyError, KeyError, StoreError};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -26,6 +26,8 @@ pub(crate) enum ApiError {
     InvalidKey,
     /// The key is valid and does not allow this.
     Forbidden(&'static str),
+    /// The key is valid, and not of the account that the request names. Which one that is goes into the trail only.
+    ForeignAccount(ForeignAccount),
     /// The key is valid and lacks a scope that the route asks for.
     InsufficientScope(Right),
     /// The key is valid and does not hold a scope that it wants to give.
@@ -124,12 +126,20 @@ impl ApiError {
         }
     }
 
+    /// The account that was named and is a foreign one, where that is why.
+    pub(crate) fn foreign_account(&self) -> Option<AccountId> {
+        match self {
+            Self::ForeignAccount(ForeignAccount(account)) => Some(*account),
+            _ => None,
+        }
+    }
+
     /// The stable code.
     pub(crate) fn code(&self) -> &'static str {
         match self {
             Self::KeyRequired => "api_key_required",
             Self::InvalidKey => "invalid_api_key",
-            Self::Forbidden(_) => "forbidden",
+            Self::Forbidden(_) | Self::ForeignAccount(_) => "forbidden",
             Self::InsufficientScope(_) => "insufficient_scope",
             Self::ScopeNotHeld(_) => "scope_not_held",
             Self::Validation(_) => "validation_error",
@@ -155,6 +165,7 @@ impl ApiError {
                 return format!("This key does not hold the scope {scope} and cannot give it")
                     .into();
             }
+            Self::ForeignAccount(_) => "This key is not of that account",
             Self::KeyRequired => "API key required",
             Self::InvalidKey => "Invalid or expired API key",
             Self::Forbidden(detail) | Self::NotFound(detail) | Self::Conflict { detail, .. } => {
@@ -178,6 +189,7 @@ impl ApiError {
             Self::KeyRequired
             | Self::InvalidKey
             | Self::Forbidden(_)
+            | Self::ForeignAccount(_)
             | Self::InsufficientScope(_)
             | Self::ScopeNotHeld(_)
             | Self::Validation(_)
@@ -206,9 +218,10 @@ impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
         match self {
             Self::KeyRequired | Self::InvalidKey => StatusCode::UNAUTHORIZED,
-            Self::Forbidden(_) | Self::InsufficientScope(_) | Self::ScopeNotHeld(_) => {
-                StatusCode::FORBIDDEN
-            }
+            Self::Forbidden(_)
+            | Self::ForeignAccount(_)
+            | Self::InsufficientScope(_)
+            | Self::ScopeNotHeld(_) => StatusCode::FORBIDDEN,
             Self::Validation(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
@@ -249,6 +262,7 @@ impl ResponseError for ApiError {
                 response.force_close();
             }
             Self::Forbidden(_)
+            | Self::ForeignAccount(_)
             | Self::ScopeNotHeld(_)
             | Self::Validation(_)
             | Self::NotFound(_)
@@ -269,7 +283,6 @@ impl ResponseError for ApiError {
     }
 }
 
-const FOREIGN_ACCOUNT: ApiError = ApiError::Forbidden("This key is not of that account");
 const NO_KEY: ApiError = ApiError::NotFound("APIKey not found");
 const NO_ACCOUNT: ApiError = ApiError::NotFound("Account not found");
 
@@ -284,15 +297,15 @@ impl From<StoreError> for ApiError {
 }
 
 impl From<ForeignAccount> for ApiError {
-    fn from(ForeignAccount: ForeignAccount) -> Self {
-        FOREIGN_ACCOUNT
+    fn from(foreign: ForeignAccount) -> Self {
+        Self::ForeignAccount(foreign)
     }
 }
 
 impl From<AuditError> for ApiError {
     fn from(error: AuditError) -> Self {
         match error {
-            AuditError::ForeignAccount => FOREIGN_ACCOUNT,
+            AuditError::ForeignAccount(foreign) => foreign.into(),
             AuditError::Store(error) => error.into(),
         }
     }
@@ -302,7 +315,7 @@ impl From<KeyError> for ApiError {
     fn from(error: KeyError) -> Self {
         match error {
             KeyError::NotFound => NO_KEY,
-            KeyError::ForeignAccount => FOREIGN_ACCOUNT,
+            KeyError::ForeignAccount(foreign) => foreign.into(),
             KeyError::ScopeNotHeld(missing) => Self::ScopeNotHeld(missing),
             KeyError::PepperDropped => Self::Conflict {
                 code: "secret_dropped",
@@ -316,7 +329,7 @@ impl From<KeyError> for ApiError {
 impl From<IssueKeyError> for ApiError {
     fn from(error: IssueKeyError) -> Self {
         match error {
-            IssueKeyError::ForeignAccount => FOREIGN_ACCOUNT,
+            IssueKeyError::ForeignAccount(foreign) => foreign.into(),
             IssueKeyError::ScopeNotHeld(missing) => Self::ScopeNotHeld(missing),
             IssueKeyError::AccountNotFound => NO_ACCOUNT,
             IssueKeyError::Entropy(error) => Self::Internal(error.into()),

@@ -320,6 +320,7 @@ pub(crate) fn text<T>(
                 "control_character",
                 "String should have no control characters",
             ),
+            TextFault::HoldsKey => Wrong::new("api_key", format!("String {fault}")),
             TextFault::NotASlug => Wrong::new(
                 "string_pattern_mismatch",
                 "String should match pattern '^[a-z0-9]+(?:-[a-z0-9]+)*$'",

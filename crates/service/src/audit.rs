@@ -6,8 +6,8 @@ use std::sync::PoisonError;
 
 use leadr_auth_domain::{
     Access, Account, AccountId, ApiKey, AuditAction, AuditDraft, AuditEntry, AuditFault, AuditKey,
-    ChainCheck, ChainHead, ChainId, Checkpoint, Facts, KeyId, LastPlace, OperatorAccess, Origin,
-    PepperId, Principal, Timestamp,
+    ChainCheck, ChainHead, ChainId, Checkpoint, Facts, ForeignAccount, KeyId, LastPlace,
+    OperatorAccess, Origin, PepperId, Principal, Timestamp,
 };
 use leadr_auth_ports::{ActorFilter, AuditPlace, AuditQuery, Audited, Pruned, Snapshot};
 use serde_json::{Map, Value};
@@ -120,7 +120,7 @@ pub struct Refusal {
     pub code: &'static str,
     /// The scope that was missing, where it was one.
     pub scope: Option<String>,
-    /// The id in the path, where there was one.
+    /// The id in the path, or the account that was named elsewhere, where there was one.
     pub target: Option<uuid::Uuid>,
 }
 
@@ -139,7 +139,7 @@ pub struct AuditReport {
 #[derive(Debug)]
 pub enum AuditError {
     /// The caller named another account; whether it exists is not said.
-    ForeignAccount,
+    ForeignAccount(ForeignAccount),
     /// The store did not do it.
     Store(StoreError),
 }
@@ -147,7 +147,7 @@ pub enum AuditError {
 impl fmt::Display for AuditError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::ForeignAccount => "the account is not the caller's",
+            Self::ForeignAccount(_) => "the account is not the caller's",
             Self::Store(_) => "the audit trail could not be read",
         })
     }
@@ -156,7 +156,7 @@ impl fmt::Display for AuditError {
 impl std::error::Error for AuditError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::ForeignAccount => None,
+            Self::ForeignAccount(_) => None,
             Self::Store(source) => Some(source),
         }
     }
@@ -296,7 +296,8 @@ impl Service {
     }
 
     /// At most `limit` entries of an account, or for whoever reaches all and names none, of all; newest first, after a place
-    /// in that list.
+    /// in that list. Whoever reaches all and names the nil UUID gets the deployment's own ([`ChainId::from_uuid`]); it is no
+    /// account's id, so that whoever reaches an account with it gets nothing.
     pub async fn list_audit(
         &self,
         access: Access,
@@ -307,7 +308,11 @@ impl Service {
     ) -> Result<Vec<AuditEntry>, AuditError> {
         let account = access
             .resolve(account_id)
-            .map_err(|_| AuditError::ForeignAccount)?;
+            .map_err(AuditError::ForeignAccount)?;
+        let chain = account.map(|id| ChainId::from_uuid(id.as_uuid()));
+        if chain == Some(ChainId::System) && access != Access::All {
+            return Ok(Vec::new());
+        }
         let AuditFilter {
             key_id,
             actor,
@@ -316,7 +321,7 @@ impl Service {
             until,
         } = filter;
         let query = AuditQuery {
-            chain: account.map(ChainId::Account),
+            chain,
             key_id,
             actor,
             action,
@@ -330,7 +335,8 @@ impl Service {
 
     /// Takes away the entries of before `before`, of each chain the longest beginning in which there are only such, and
     /// leaves checkpoints. First it reads the whole trail, as [`Service::verify_audit`] does: where anything is wrong,
-    /// nothing is taken away. What is signed for is what was read, whatever somebody makes of it meanwhile.
+    /// nothing is taken away. But of an account whose trail is missing only its own is left as it is. What is signed for is
+    /// what was read, whatever somebody makes of it meanwhile.
     pub async fn prune_audit(
         &self,
         operator: &OperatorAccess,
@@ -341,10 +347,18 @@ impl Service {
         let Verification {
             old, began, report, ..
         } = self.verification(&auditor.key, Some(before)).await?;
-        if !report.faults.is_empty() {
+        // An account without a trail (another program may have made it) keeps others from nothing.
+        let is_local = |(chain, fault): &(ChainId, AuditFault)| {
+            *chain != ChainId::System && *fault == AuditFault::TrailMissing
+        };
+        if !report.faults.iter().all(is_local) {
             return Err(PruneError::NotWhole(report));
         }
-        let upto = old.into_iter().map(|(chain, LastPlace { seq, hash })| {
+        let without: HashSet<_> = report.faults.iter().map(|(chain, _)| *chain).collect();
+        let whole = old
+            .into_iter()
+            .filter(|(chain, _)| !without.contains(chain));
+        let upto = whole.map(|(chain, LastPlace { seq, hash })| {
             Checkpoint::new(&auditor.key, chain, seq, hash, now)
         });
         let upto: Vec<_> = upto.collect();
@@ -695,11 +709,24 @@ mod tests {
         let foreign = AccountId::from_random_bytes([99; 16]);
         assert!(matches!(
             list(tenant, Some(foreign)).await,
-            Err(AuditError::ForeignAccount)
+            Err(AuditError::ForeignAccount(_))
         ));
         let all = list(Access::All, None).await.unwrap();
         assert!(all.len() > own.len());
         assert!(list(Access::All, Some(foreign)).await.unwrap().is_empty());
+        let nil = AccountId::new(uuid::Uuid::nil());
+        let system = list(Access::All, Some(nil)).await.unwrap();
+        let is_system = |entry: &AuditEntry| entry.chain == ChainId::System;
+        assert!(!system.is_empty() && system.iter().all(is_system));
+        assert!(matches!(
+            list(tenant, Some(nil)).await,
+            Err(AuditError::ForeignAccount(_))
+        ));
+        // A store that others wrote to may have an account with that id.
+        let nobody = Access::Account(nil);
+        for named in [None, Some(nil)] {
+            assert!(list(nobody, named).await.unwrap().is_empty());
+        }
     }
 
     #[tokio::test]
@@ -774,6 +801,14 @@ mod tests {
         let report = other.verify_audit(&operator).await.unwrap();
         assert_eq!(report.faults, missing);
         other.suspend_account(&operator, account.id).await.unwrap();
+        let report = other.verify_audit(&operator).await.unwrap();
+        assert_eq!(report.faults, missing);
+        // All else is pruned, and it is still told.
+        let pruned = other.prune_audit(&operator, Timestamp::MAX).await.unwrap();
+        assert!(pruned.chains > 0);
+        let left = Rows::of(&other).await;
+        let of_account = |entry: &&AuditEntry| entry.chain == ChainId::Account(account.id);
+        assert_eq!(left.entries.iter().filter(of_account).count(), 1);
         let report = other.verify_audit(&operator).await.unwrap();
         assert_eq!(report.faults, missing);
     }

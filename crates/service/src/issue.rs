@@ -3,8 +3,8 @@
 use std::fmt;
 
 use leadr_auth_domain::{
-    API_KEY_BYTES, AccountId, ApiKey, AuditAction, KeyId, KeyName, PlainKey, Principal,
-    ScopeNotHeld, ScopeSet, Timestamp, generate_api_key,
+    API_KEY_BYTES, AccountId, ApiKey, AuditAction, ForeignAccount, KeyId, KeyName, PlainKey,
+    Principal, ScopeNotHeld, ScopeSet, Timestamp, generate_api_key,
 };
 use leadr_auth_ports::{CreateKeyError, EntropyError};
 
@@ -50,7 +50,7 @@ pub struct IssuedKey {
 #[derive(Debug)]
 pub enum IssueKeyError {
     /// The caller does not reach the account; whether it exists is not said.
-    ForeignAccount,
+    ForeignAccount(ForeignAccount),
     /// The key was to have a scope that its maker does not hold.
     ScopeNotHeld(ScopeNotHeld),
     /// There is no live account with this id.
@@ -64,7 +64,7 @@ pub enum IssueKeyError {
 impl fmt::Display for IssueKeyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::ForeignAccount => "the account is not the caller's",
+            Self::ForeignAccount(_) => "the account is not the caller's",
             Self::ScopeNotHeld(_) => "a scope is not the caller's to give",
             Self::AccountNotFound => "there is no such account",
             Self::Entropy(_) | Self::Store(_) => "the key could not be made",
@@ -75,7 +75,7 @@ impl fmt::Display for IssueKeyError {
 impl std::error::Error for IssueKeyError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::ForeignAccount | Self::ScopeNotHeld(_) | Self::AccountNotFound => None,
+            Self::ForeignAccount(_) | Self::ScopeNotHeld(_) | Self::AccountNotFound => None,
             Self::Entropy(source) => Some(source),
             Self::Store(source) => Some(source),
         }
@@ -96,9 +96,9 @@ impl Service {
         account_id: AccountId,
         new: NewKey,
     ) -> Result<IssuedKey, IssueKeyError> {
-        if !by.access.reaches(account_id) {
-            return Err(IssueKeyError::ForeignAccount);
-        }
+        by.access
+            .resolve(Some(account_id))
+            .map_err(IssueKeyError::ForeignAccount)?;
         let scopes = by.grant(new.scopes).map_err(IssueKeyError::ScopeNotHeld)?;
         let now = self.clock.now();
         let auditor = self.auditor(&by.origin, now).await?;
@@ -192,7 +192,7 @@ mod tests {
         let foreign = AccountId::from_random_bytes([99; 16]);
         let own = bench.tenant(Scopes::All);
         let refused = bench.service.issue_key(&own, foreign, named("K")).await;
-        assert!(matches!(refused, Err(IssueKeyError::ForeignAccount)));
+        assert!(matches!(refused, Err(IssueKeyError::ForeignAccount(_))));
         let missing = bench
             .service
             .issue_key(&Bench::all(), foreign, named("K"))

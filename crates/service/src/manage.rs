@@ -18,8 +18,8 @@ pub enum KeyError {
     /// There is no such key for this caller: none with the id, or a deleted one, or another account's.
     NotFound,
     /// The caller named another account; whether it exists is not said.
-    ForeignAccount,
-    /// The key was to have a scope that the caller does not hold.
+    ForeignAccount(ForeignAccount),
+    /// The key was to have a scope that the caller does not hold, or was to be brought back with one.
     ScopeNotHeld(ScopeNotHeld),
     /// The key was to be restored, and the server secret that it is hashed under was dropped: it could never be used.
     PepperDropped,
@@ -31,7 +31,7 @@ impl fmt::Display for KeyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NotFound => "there is no such key",
-            Self::ForeignAccount => "the account is not the caller's",
+            Self::ForeignAccount(_) => "the account is not the caller's",
             Self::ScopeNotHeld(_) => "a scope is not the caller's to give",
             Self::PepperDropped => {
                 "the server secret that the key is hashed under was dropped: the key could never be used, and is not restored"
@@ -44,9 +44,10 @@ impl fmt::Display for KeyError {
 impl std::error::Error for KeyError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::NotFound | Self::ForeignAccount | Self::ScopeNotHeld(_) | Self::PepperDropped => {
-                None
-            }
+            Self::NotFound
+            | Self::ForeignAccount(_)
+            | Self::ScopeNotHeld(_)
+            | Self::PepperDropped => None,
             Self::Store(source) => Some(source),
         }
     }
@@ -59,8 +60,8 @@ impl From<StoreError> for KeyError {
 }
 
 impl From<ForeignAccount> for KeyError {
-    fn from(ForeignAccount: ForeignAccount) -> Self {
-        Self::ForeignAccount
+    fn from(foreign: ForeignAccount) -> Self {
+        Self::ForeignAccount(foreign)
     }
 }
 
@@ -76,6 +77,9 @@ impl From<UpdateKeyError> for KeyError {
             UpdateKeyError::NotFound
             | UpdateKeyError::Refused(KeyRefusal::Deleted | KeyRefusal::OutOfReach) => {
                 Self::NotFound
+            }
+            UpdateKeyError::Refused(KeyRefusal::ScopeNotHeld(missing)) => {
+                Self::ScopeNotHeld(missing)
             }
             UpdateKeyError::PepperDropped => Self::PepperDropped,
             UpdateKeyError::Store(error) => Self::Store(error),
@@ -117,9 +121,7 @@ impl Service {
         access: Access,
         filter: KeyFilter,
     ) -> Result<Vec<ApiKey>, KeyError> {
-        if !access.reaches(filter.account_id) {
-            return Err(KeyError::ForeignAccount);
-        }
+        access.resolve(Some(filter.account_id))?;
         let keys = self.stores.keys.list(filter).await?;
         Ok(keys
             .into_iter()
@@ -150,14 +152,13 @@ impl Service {
         access: Access,
         account_id: AccountId,
     ) -> Result<u64, KeyError> {
-        if !access.reaches(account_id) {
-            return Err(KeyError::ForeignAccount);
-        }
+        access.resolve(Some(account_id))?;
         Ok(self.stores.keys.count_active(account_id).await?)
     }
 
-    /// Applies all of `change` to a key, or nothing. Scopes that it gives have to be the caller's own. The answer is the key as changed; one that the change deletes, as it
-    /// was before that.
+    /// Applies all of `change` to a key, or nothing. Scopes that it gives have to be the caller's own, and so have those of a
+    /// key that it reactivates or restores; a wider key may be stopped, deleted and renamed, since an emergency must not wait
+    /// for a key that holds more. The answer is the key as changed; one that the change deletes, as it was before that.
     pub async fn update_key(
         &self,
         by: &Principal,
@@ -179,6 +180,10 @@ impl Service {
                 }
                 let before = key.clone();
                 let (as_shown, stored) = key.apply(change, now)?;
+                if stored.is_brought_back(&before) {
+                    by.may_give(&stored.scopes)
+                        .map_err(KeyRefusal::ScopeNotHeld)?;
+                }
                 shown = Some(as_shown);
                 Ok(auditor.key_changed(&before, stored))
             })
@@ -310,9 +315,9 @@ mod tests {
         assert!(matches!(used, Err(KeyError::NotFound)));
         let own = bench.tenant.id;
         let listed = service.list_account_keys(stranger, own, false).await;
-        assert!(matches!(listed, Err(KeyError::ForeignAccount)));
+        assert!(matches!(listed, Err(KeyError::ForeignAccount(_))));
         let counted = service.count_active_keys(stranger, own).await;
-        assert!(matches!(counted, Err(KeyError::ForeignAccount)));
+        assert!(matches!(counted, Err(KeyError::ForeignAccount(_))));
         let untouched = service.key(Access::All, id).await.unwrap();
         assert_eq!(untouched.status, ApiKeyStatus::Active);
         assert_eq!(untouched.last_used_at, None);
@@ -508,5 +513,71 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(lifted.scopes, Scopes::All);
+    }
+
+    /// Else a narrow key would have the rights of every wider one that was stopped.
+    #[tokio::test]
+    async fn nobody_brings_back_a_key_that_is_wider_than_their_own() {
+        use leadr_auth_domain::{Scope, ScopeSet};
+        let set = |scopes: &[&str]| {
+            let scopes = scopes.iter().map(|text| Scope::parse(text).unwrap());
+            Scopes::Only(ScopeSet::new(scopes).unwrap())
+        };
+        let bench = Bench::new().await;
+        let service = &bench.service;
+        let narrow = bench.tenant(set(&["keys:write", "docs:*"]));
+        let give = |scopes: Scopes| KeyChange {
+            scopes: Some(scopes),
+            ..KeyChange::default()
+        };
+        let back = KeyChange {
+            status: Some(ApiKeyStatus::Active),
+            deleted: Some(false),
+            ..KeyChange::default()
+        };
+        for (scopes, missing) in [
+            (Scopes::All, Some("*")),
+            (set(&["docs:read", "keys:read"]), Some("keys:read")),
+            (set(&["docs:read"]), None),
+            (set(&[]), None),
+        ] {
+            let id = bench.issue("Stopped").await.key.id;
+            service
+                .update_key(&Bench::all(), id, &give(scopes.clone()))
+                .await
+                .unwrap();
+            let is_refused = |result: Result<ApiKey, KeyError>| match (result, missing) {
+                (Ok(_), None) => {}
+                (Err(KeyError::ScopeNotHeld(is)), Some(missing)) if is.0 == missing => {}
+                (result, _) => panic!("{missing:?}: {result:?}"),
+            };
+            // Whoever it is may stop it, and give it another name.
+            service.revoke_key(&narrow, id).await.unwrap();
+            let name = KeyName::parse("Renamed").unwrap();
+            service.rename_key(&narrow, id, name).await.unwrap();
+            is_refused(service.reactivate_key(&narrow, id).await);
+            let key = service.key(Access::All, id).await.unwrap();
+            let stays = if missing.is_some() {
+                ApiKeyStatus::Revoked
+            } else {
+                ApiKeyStatus::Active
+            };
+            assert_eq!((key.status, &key.scopes), (stays, &scopes));
+            service.delete_key(&narrow, id).await.unwrap();
+            is_refused(service.restore_key(&narrow, id).await);
+            let restored = service.find_key(Access::All, id).await.unwrap();
+            assert_eq!(restored.is_some(), missing.is_none());
+            if missing.is_none() {
+                service.delete_key(&narrow, id).await.unwrap();
+            }
+            is_refused(service.update_key(&narrow, id, &back).await);
+            // With other scopes, which are its own, it is no longer a wider one.
+            let narrowed = KeyChange {
+                scopes: Some(set(&["docs:read"])),
+                ..back.clone()
+            };
+            let restored = service.update_key(&narrow, id, &narrowed).await.unwrap();
+            assert_eq!(restored.scopes, set(&["docs:read"]));
+        }
     }
 }

@@ -170,7 +170,7 @@ impl Service {
                     Ok(_)
                     | Err(
                         KeyError::NotFound
-                        | KeyError::ForeignAccount
+                        | KeyError::ForeignAccount(_)
                         | KeyError::ScopeNotHeld(_)
                         | KeyError::PepperDropped,
                     ) => {}

@@ -113,6 +113,11 @@ pub enum FaultKind {
         /// The earlier line.
         line: u64,
     },
+    /// An id is the nil UUID, which no record has: the deployment's own audit trail goes by it.
+    NilId {
+        /// Which id.
+        field: &'static str,
+    },
 }
 
 impl fmt::Display for FaultKind {
@@ -120,6 +125,7 @@ impl fmt::Display for FaultKind {
         match self {
             Self::Conflict(conflict) => conflict.fmt(f),
             Self::Repeats { field, line } => write!(f, "line {line} has the same {field}"),
+            Self::NilId { field } => write!(f, "{field}: is the nil UUID, which no record has"),
         }
     }
 }
@@ -180,8 +186,17 @@ fn note<T: Eq + Hash>(
     }
 }
 
+/// Nobody's id, see [`FaultKind::NilId`].
+fn not_nil(id: uuid::Uuid, field: &'static str) -> Result<(), FaultKind> {
+    if id.is_nil() {
+        return Err(FaultKind::NilId { field });
+    }
+    Ok(())
+}
+
 impl Seen {
     fn account(&mut self, account: &Account, line: u64) -> Result<(), FaultKind> {
+        not_nil(account.id.as_uuid(), "id")?;
         note(&mut self.accounts, account.id, line, "id")?;
         if !account.is_deleted() {
             note(&mut self.names, account.name.clone(), line, "name")?;
@@ -191,6 +206,8 @@ impl Seen {
     }
 
     fn key(&mut self, key: &ApiKey, line: u64) -> Result<(), FaultKind> {
+        not_nil(key.id.as_uuid(), "id")?;
+        not_nil(key.account_id.as_uuid(), "account_id")?;
         note(&mut self.keys, key.id, line, "id")?;
         note(&mut self.prefixes, key.key_prefix.clone(), line, "prefix")
     }
@@ -477,6 +494,34 @@ mod tests {
             assert_eq!(faults, expected);
         }
         assert_eq!(exported(&stores).await.len(), 2);
+    }
+
+    /// The deployment's own trail goes by it: an account that had it would read that trail as its own.
+    #[tokio::test]
+    async fn nobody_has_the_nil_id() {
+        let nil = uuid::Uuid::nil();
+        let owner = account(1);
+        let mut nobody = account(2);
+        nobody.id = AccountId::new(nil);
+        let mut nameless = key(1, &owner);
+        nameless.id = KeyId::new(nil);
+        let records = vec![
+            Record::Account(owner.clone()),
+            Record::Account(nobody.clone()),
+            Record::Key(nameless),
+            Record::Key(key(2, &nobody)),
+            Record::Key(key(3, &owner)),
+        ];
+        let expected = [(2, "id"), (3, "id"), (4, "account_id")].map(|(line, field)| Fault {
+            line,
+            what: FaultKind::NilId { field },
+        });
+        let stores = Memory::new().stores();
+        for mode in [ImportMode::DryRun, ImportMode::Commit] {
+            let (summary, faults) = run(&stores, mode, records.clone()).await;
+            assert_eq!((summary.stored, summary.refused), (2, 3));
+            assert_eq!(faults, expected);
+        }
     }
 
     #[tokio::test]

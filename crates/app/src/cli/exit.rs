@@ -86,7 +86,7 @@ fn code_of_cause(cause: &(dyn Error + 'static)) -> Option<u8> {
         return match error {
             KeyError::NotFound => Some(NOT_FOUND),
             KeyError::PepperDropped => Some(REFUSED),
-            KeyError::ForeignAccount | KeyError::ScopeNotHeld(_) | KeyError::Store(_) => None,
+            KeyError::ForeignAccount(_) | KeyError::ScopeNotHeld(_) | KeyError::Store(_) => None,
         };
     }
     if let Some(error) = cause.downcast_ref::<AccountError>() {

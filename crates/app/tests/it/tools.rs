@@ -744,3 +744,21 @@ fn bash_completes_commands_and_flags() {
         assert_eq!(completed(&place, words).trim(), expected, "{words:?}");
     }
 }
+
+#[test]
+fn a_name_that_holds_a_key_is_refused_and_not_repeated() {
+    let place = Place::new();
+    place.make_store();
+    let key = generate_api_key([5; 32]);
+    let name = format!("was {}", key.expose());
+    for arguments in [
+        &["key", "create", "--account", "operator", "--name", &name][..],
+        &["key", "rename", "ldr_AAAAAAAAAA", &name],
+        &["account", "create", "--name", &name, "--slug", "acme"],
+    ] {
+        let refused = place.tool(2, arguments);
+        let said = "contains an API key";
+        assert!(refused.err.contains(said), "{}", refused.err);
+        assert!(!refused.err.contains(key.expose()), "{}", refused.err);
+    }
+}

@@ -144,6 +144,38 @@ fn half_an_export_is_none() {
 }
 
 #[test]
+fn what_would_be_believed_wrongly_is_not_taken() {
+    let nil = "00000000-0000-0000-0000-000000000000";
+    for (line, said) in [
+        (
+            key_line(0).replace("\"scopes\":null", "\"scopes\":[\"keys:*\"]"),
+            "line 3: scopes: unknown",
+        ),
+        (
+            key_line(0).replace("02020202-0202-4202-8202-000000000000", nil),
+            "line 3: id: is the nil UUID",
+        ),
+        (
+            account_line()
+                .replace(ACCOUNT, nil)
+                .replace("older", "newer")
+                .replace("Older", "Newer"),
+            "line 3: id: is the nil UUID",
+        ),
+    ] {
+        let place = Place::new();
+        let keys = u64::from(line.starts_with("{\"key\""));
+        let header = header(SECRET, 2 - keys, keys);
+        let bad = format!("{header}\n{}\n{line}\n", account_line());
+        place.write("bad", bad);
+        let refused = place.tool(7, &["import", "bad"]);
+        assert!(refused.err.contains(said), "{said}: {}", refused.err);
+        let none = "nothing was imported";
+        assert!(refused.out.contains(none), "{}", refused.out);
+    }
+}
+
+#[test]
 fn malformed_lines_are_all_named_and_nothing_is_taken() {
     let place = Place::new();
     let key = plain(70);

@@ -516,6 +516,34 @@ async fn renaming() {
     api.get(&path, &api.one.key).await.expect(200);
 }
 
+/// It would be shown to whoever may list, and stay in the audit trail.
+#[actix_web::test]
+async fn no_name_holds_a_key() {
+    let api = Api::new().await;
+    let account = format!("/v1/accounts/{}", api.one.account);
+    for name in [api.one.key.clone(), format!("use {}!", api.one.key)] {
+        let named = json!({"name": name});
+        let made = json!({"name": name, "slug": "three"});
+        for refused in [
+            api.patch(&api.key_of_one(), &api.one.key, named.clone())
+                .await,
+            api.post("/v1/api-keys", &api.one.key, named.clone()).await,
+            api.patch(&account, &api.operator, named).await,
+            api.post("/v1/accounts", &api.operator, made).await,
+        ] {
+            assert_eq!(refused.faults(), ["api_key body.name"]);
+            assert!(!refused.text.contains(&api.one.key), "{}", refused.text);
+        }
+    }
+    let trail = api.get("/v1/audit", &api.operator).await.expect(200);
+    assert!(!trail.text.contains(&api.one.key), "{}", trail.text);
+    // Its prefix is what people know it by.
+    let path = api.key_of_one();
+    let key = api.get(&path, &api.one.key).await.expect(200).json();
+    let named = json!({"name": key["prefix"]});
+    api.patch(&path, &api.one.key, named).await.expect(200);
+}
+
 #[actix_web::test]
 async fn a_key_is_issued_with_scopes_and_shows_them() {
     let api = Api::new().await;
@@ -567,6 +595,37 @@ async fn nobody_gives_a_scope_that_they_do_not_hold() {
     assert_eq!(refused.json()["code"], "scope_not_held");
     let listed = api.get(path, &api.one.key).await.expect(200).json();
     assert_eq!(listed.as_array().unwrap().len(), 2, "nothing was made");
+}
+
+#[actix_web::test]
+async fn nobody_brings_back_a_key_that_is_wider_than_their_own() {
+    let api = Api::new().await;
+    let narrow = api.issue_with(&api.one.account, &["keys:write"]).await;
+    let path = api.key_of_one();
+    let detail = "This key does not hold the scope * and cannot give it";
+    for (stop, back) in [
+        (json!({"status": "revoked"}), json!({"status": "active"})),
+        (json!({"deleted": true}), json!({"deleted": false})),
+    ] {
+        api.patch(&path, &narrow, stop).await.expect(200);
+        let refused = api.patch(&path, &narrow, back.clone()).await;
+        refused.expect_error(403, "scope_not_held", detail);
+        api.get("/v1/me", &api.one.key).await.expect(401);
+        api.patch(&path, &api.operator, back).await.expect(200);
+    }
+    let trail = "/v1/audit?action=authorization.refused";
+    let trail = api.get(trail, &api.one.key).await.expect(200).json();
+    let entries = trail["entries"].as_array().unwrap();
+    assert_eq!(entries.len(), 2);
+    assert_eq!(
+        entries[0]["after"],
+        json!({
+            "request": "PATCH /v1/api-keys/{key_id}",
+            "code": "scope_not_held",
+            "scope": "*",
+            "target": api.one.key_id,
+        })
+    );
 }
 
 #[actix_web::test]

@@ -75,6 +75,38 @@ async fn a_refusal_says_what_was_asked() {
     assert_eq!(entry["actor"]["account_id"], api.one.account);
 }
 
+/// Wherever it was named; whether it exists is neither asked nor told.
+#[actix_web::test]
+async fn a_refusal_says_which_account_was_asked_for() {
+    let api = Api::new().await;
+    for foreign in [&*api.two.account, NOBODY] {
+        let named = format!("account_id={foreign}");
+        let new = json!({"account_id": foreign, "name": "K"});
+        let key = &api.one.key;
+        for answer in [
+            api.get(&format!("/v1/api-keys?{named}"), key).await,
+            api.get(&format!("/v1/audit?{named}"), key).await,
+            api.post("/v1/api-keys", key, new).await,
+        ] {
+            answer.expect_error(403, "forbidden", "This key is not of that account");
+        }
+        let path = "/v1/audit?action=authorization.refused&limit=3";
+        let answer = api.get(path, key).await.expect(200).json();
+        let entries = answer["entries"].as_array().unwrap();
+        for (entry, request) in
+            entries
+                .iter()
+                .zip(["POST /v1/api-keys", "GET /v1/audit", "GET /v1/api-keys"])
+        {
+            assert_eq!(
+                entry["after"],
+                json!({"request": request, "code": "forbidden", "target": foreign})
+            );
+        }
+        assert_eq!(entries.len(), 3);
+    }
+}
+
 #[actix_web::test]
 async fn lists_are_filtered_and_go_on_where_they_stopped() {
     let api = Api::new().await;
@@ -131,6 +163,65 @@ async fn lists_are_filtered_and_go_on_where_they_stopped() {
     let path = format!("/v1/audit?cursor={altered}");
     let answer = api.get(&path, &asker).await;
     assert_eq!(answer.faults(), ["cursor query.cursor"]);
+}
+
+/// The nil UUID is no account's: for an operator it stands for the deployment's own trail.
+#[actix_web::test]
+async fn an_operator_reads_the_deployments_own_trail() {
+    let api = Api::new().await;
+    let nil = "00000000-0000-0000-0000-000000000000";
+    let rotated = leadr_auth_domain::PepperId::parse("new").unwrap();
+    let secrets = [
+        (
+            leadr_auth_domain::PepperId::default(),
+            crate::support::SECRET,
+        ),
+        (rotated.clone(), "another secret for tests, of 32 bytes"),
+    ];
+    let keyring = leadr_auth_domain::Keyring::new(&rotated, secrets).unwrap();
+    api.service.replace_keyring(keyring).await.unwrap();
+    let ask = async |query: &str| {
+        let path = format!("/v1/audit?account_id={nil}{query}");
+        api.get(&path, &api.operator).await.expect(200).json()
+    };
+    let whole = ask("").await;
+    let entries = whole["entries"].as_array().unwrap();
+    assert!(entries.len() > 1, "{whole}");
+    assert!(entries.iter().all(|entry| entry["account_id"].is_null()));
+    let first = ask("&limit=1").await;
+    let cursor = first["next_cursor"].as_str().unwrap();
+    let second = ask(&format!("&limit=1&cursor={cursor}")).await;
+    assert_eq!(second["entries"][0], entries[1]);
+    let path = format!("/v1/audit?account_id={nil}");
+    api.get(&path, &api.one.key).await.expect(403);
+}
+
+/// The stores keep it as a signed number, and would not agree on what to make of it.
+#[actix_web::test]
+async fn a_cursor_with_a_number_that_no_entry_has_is_refused() {
+    let api = Api::new().await;
+    let page = api
+        .get("/v1/audit?limit=1", &api.operator)
+        .await
+        .expect(200);
+    let page = page.json();
+    let cursor = page["next_cursor"].as_str().unwrap();
+    let (place, _) = cursor.rsplit_once('.').unwrap();
+    for (seq, good) in [
+        ("9223372036854775807", true),
+        ("9223372036854775808", false),
+        ("18446744073709551615", false),
+        ("18446744073709551616", false),
+        ("-1", false),
+    ] {
+        let path = format!("/v1/audit?cursor={place}.{seq}");
+        let answer = api.get(&path, &api.operator).await;
+        if good {
+            answer.expect(200);
+        } else {
+            assert_eq!(answer.faults(), ["cursor query.cursor"], "{seq}");
+        }
+    }
 }
 
 #[actix_web::test]
