@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::{
-    Account, AccountId, AccountRole, ApiKey, KeyId, KeyRecord, Right, Scope, ScopeSet, Scopes,
+    Account, AccountId, AccountRole, ApiKey, ChainId, KeyId, KeyRecord, Right, Scope, ScopeSet,
+    Scopes,
 };
 
 /// How far a caller reaches: into one account, or into all.
@@ -60,6 +61,15 @@ impl Access {
             (Self::Account(own), Some(named)) if named == own => Ok(Some(own)),
             (Self::Account(_), Some(named)) => Err(ForeignAccount(named)),
         }
+    }
+
+    /// Whose audit trail is meant, as [`Access::resolve`] has it: for an operator the nil UUID is the deployment's.
+    pub fn resolve_chain(
+        self,
+        requested: Option<AccountId>,
+    ) -> Result<Option<ChainId>, ForeignAccount> {
+        let account = self.resolve(requested)?;
+        Ok(account.map(|id| ChainId::from_uuid(id.as_uuid())))
     }
 }
 

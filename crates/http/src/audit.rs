@@ -213,11 +213,7 @@ pub(crate) async fn list_audit(
     };
     let limit = query.optional("limit", number(1, MAX_LIMIT));
     let limit = limit.unwrap_or(MAX_LIMIT);
-    let resolved = access.resolve(account);
-    let chain = resolved
-        .ok()
-        .flatten()
-        .map(|id| ChainId::from_uuid(id.as_uuid()));
+    let chain = access.resolve_chain(account).ok().flatten();
     let after = query.optional("cursor", |value| {
         Cursor::parse(string(value)?, chain).ok_or_else(|| {
             Wrong::new(

@@ -306,8 +306,8 @@ impl Service {
         after: Option<AuditPlace>,
         limit: u32,
     ) -> Result<Vec<AuditEntry>, AuditError> {
-        let account = access
-            .resolve(account_id)
+        let chain = access
+            .resolve_chain(account_id)
             .map_err(AuditError::ForeignAccount)?;
         let chain = account.map(|id| ChainId::from_uuid(id.as_uuid()));
         if chain == Some(ChainId::System) && access != Access::All {
