@@ -1011,6 +1011,17 @@ mod tests {
                 let refused = it.prune_audit(&operator, Bench::later(before)).await;
                 let Err(PruneError::NotWhole(found)) = refused else {
                     panic!("{fault:?}: {refused:?}");
+        // Nor where there is no telling when the trail began.
+        let without = with(&|rows| {
+            rows.entries.retain(|entry| entry.chain == chain);
+            rows.heads.retain(|head| head.chain == chain);
+        });
+        let it = without.in_place_of(&bench.service);
+        let refused = it.prune_audit(&operator, Timestamp::MAX).await;
+        let Err(PruneError::NotWhole(found)) = refused else {
+            panic!("{refused:?}");
+        };
+        assert_eq!(found.faults, [(ChainId::System, AuditFault::TrailMissing)]);
                 };
                 assert_eq!(found, report);
             }
