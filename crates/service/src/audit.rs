@@ -224,22 +224,14 @@ impl Service {
         origin: &Origin,
         at: Timestamp,
     ) -> Result<Auditor, StoreError> {
-        if self.known_audit_key().is_none() {
-            self.find_audit_key().await?;
-        }
-        match self.known_audit_key() {
-            Some(key) => Ok(Auditor {
-                key,
-                at,
-                origin: origin.clone(),
-            }),
-            None => Err(StoreError::unavailable(
-                "the key of the audit trail is not known yet",
-            )),
-        }
+        let key = match self.known_audit_key() {
+            Some(key) => key,
+            None => self.find_audit_key().await?,
+        };
+        Ok(Auditor::new(key, at, origin.clone()))
     }
 
-    async fn find_audit_key(&self) -> Result<(), StoreError> {
+    async fn find_audit_key(&self) -> Result<AuditKey, StoreError> {
         let registered = self.stores.secrets.registered().await?;
         if registered.is_empty() {
             return Err(StoreError::unavailable(
@@ -248,13 +240,15 @@ impl Service {
         }
         // A secret that decrypts it is one of the store's, whatever else may be wrong with the keyring.
         if let Some(key) = sealed_audit_key(&self.keyring(), &registered)? {
-            self.set_audit_key(key);
-            return Ok(());
+            self.set_audit_key(key.clone());
+            return Ok(key);
         }
         self.ensure_secret().await.map_err(|error| match error {
             SecretError::Store(error) => error,
             other => StoreError::unavailable(other),
-        })
+        })?;
+        self.known_audit_key()
+            .ok_or_else(|| StoreError::unavailable("the key of the audit trail is not known yet"))
     }
 
     /// What an import writes down, see [`Importer`](crate::Importer). The secrets have to be settled before, by
@@ -309,7 +303,6 @@ impl Service {
         let chain = access
             .resolve_chain(account_id)
             .map_err(AuditError::ForeignAccount)?;
-        let chain = account.map(|id| ChainId::from_uuid(id.as_uuid()));
         if chain == Some(ChainId::System) && access != Access::All {
             return Ok(Vec::new());
         }
@@ -1011,6 +1004,13 @@ mod tests {
                 let refused = it.prune_audit(&operator, Bench::later(before)).await;
                 let Err(PruneError::NotWhole(found)) = refused else {
                     panic!("{fault:?}: {refused:?}");
+                };
+                assert_eq!(found, report);
+            }
+            let left = Rows::of(&bench.service).await;
+            assert_eq!(left.entries, whole.entries, "{fault:?}");
+            assert_eq!(left.checkpoints, [], "{fault:?}");
+        }
         // Nor where there is no telling when the trail began.
         let without = with(&|rows| {
             rows.entries.retain(|entry| entry.chain == chain);
@@ -1022,13 +1022,6 @@ mod tests {
             panic!("{refused:?}");
         };
         assert_eq!(found.faults, [(ChainId::System, AuditFault::TrailMissing)]);
-                };
-                assert_eq!(found, report);
-            }
-            let left = Rows::of(&bench.service).await;
-            assert_eq!(left.entries, whole.entries, "{fault:?}");
-            assert_eq!(left.checkpoints, [], "{fault:?}");
-        }
         let it = whole.in_place_of(&bench.service);
         let pruned = it.prune_audit(&operator, Bench::later(15)).await.unwrap();
         assert!(pruned.entries > 0);
