@@ -523,6 +523,12 @@ pub struct LastPlace {
     pub hash: AuditHash,
 }
 
+impl LastPlace {
+    /// The greatest number that is taken for one that was given. Numbers beyond half of those that a store has were never
+    /// given: somebody wrote them who would like to see them run out.
+    pub const MAX_SEQ: u64 = 1 << 62;
+}
+
 impl AuditDraft {
     /// An entry about to be made, with nothing said of what it was before and after.
     pub const fn new(

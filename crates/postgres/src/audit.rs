@@ -351,20 +351,17 @@ async fn lock_heads(
 
 /// What else there is a trace of in chains: of each the newest entry, and the checkpoint.
 ///
-/// Numbers beyond half of those that there are were never given: somebody wrote them who would like to see them run out.
+/// Numbers beyond [`LastPlace::MAX_SEQ`] are left out.
 const TRACES: &str = "\
 SELECT newest.chain, newest.seq, newest.hash
 FROM unnest($1) AS named (chain) CROSS JOIN LATERAL (
     SELECT chain, seq, hash FROM audit_entries
-    WHERE audit_entries.chain = named.chain AND seq BETWEEN 1 AND 4611686018427387904
+    WHERE audit_entries.chain = named.chain AND seq BETWEEN 1 AND $2
     ORDER BY seq DESC LIMIT 1
 ) AS newest
 UNION ALL
 SELECT chain, seq, hash FROM audit_checkpoints
-WHERE chain = ANY ($1) AND seq BETWEEN 1 AND 4611686018427387904";
-
-/// The greatest number that is taken for one that was given.
-const LAST_SEQ: u64 = 4_611_686_018_427_387_904;
+WHERE chain = ANY ($1) AND seq BETWEEN 1 AND $2";
 
 #[derive(QueryableByName)]
 struct Trace {
@@ -393,6 +390,7 @@ async fn traces(connection: &mut AsyncPgConnection, chains: &[Uuid]) -> QueryRes
     let query = diesel::sql_query(TRACES);
     query
         .bind::<Array<SqlUuid>, _>(chains)
+        .bind::<BigInt, _>(LastPlace::MAX_SEQ.cast_signed())
         .load(connection)
         .await
 }
@@ -513,7 +511,7 @@ pub(crate) async fn append_all<R>(
         let head = rows::head(row);
         let end = ends.entry(row.chain).or_default();
         end.head = Some(head);
-        if (1..=LAST_SEQ).contains(&head.seq) {
+        if (1..=LastPlace::MAX_SEQ).contains(&head.seq) {
             end.trace(LastPlace {
                 seq: head.seq,
                 hash: head.hash,

@@ -38,9 +38,8 @@ diesel::define_sql_function! {
 /// was. Otherwise a list could not go on from it.
 const ID_BYTES: i64 = 16;
 
-/// The greatest number that is taken for one that was given. Numbers beyond half of those that there are were never given:
-/// somebody wrote them who would like to see them run out.
-const LAST_SEQ: i64 = 1 << 62;
+/// As a column has it.
+const LAST_SEQ: i64 = LastPlace::MAX_SEQ.cast_signed();
 
 impl From<ChainId> for Id {
     fn from(chain: ChainId) -> Self {
@@ -153,7 +152,7 @@ fn last_place(
     // There is a trace, though none that could be followed: it is not a chain of which there is nothing.
     let beginning = traces.iter().flatten().next().map(|_| beginning);
     let places = beginning.into_iter().chain(traces.into_iter().flatten());
-    let followed = places.filter(|place| place.seq <= LAST_SEQ.unsigned_abs());
+    let followed = places.filter(|place| place.seq <= LastPlace::MAX_SEQ);
     Ok(followed.max_by_key(|place| place.seq))
 }
 
