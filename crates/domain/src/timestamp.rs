@@ -41,6 +41,9 @@ impl Timestamp {
     /// refused before it costs anything.
     const MAX_TEXT: usize = 64;
 
+    /// The first that there is.
+    pub const MIN: Self = Self(datetime!(0001-01-01 0:00 UTC));
+
     /// The last instant of the year 9999.
     pub const MAX: Self = Self(datetime!(9999-12-31 23:59:59.999_999 UTC));
 
@@ -82,6 +85,13 @@ impl Timestamp {
         let nanos = i128::from(micros) * 1000;
         let instant = OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()?;
         Self::new(instant).ok()
+    }
+
+    /// The instant so many microseconds after 1970; the first or the last that there is, where it is outside of the years that
+    /// a timestamp can hold.
+    pub fn saturating_from_unix_micros(micros: i64) -> Self {
+        let nearest = if micros < 0 { Self::MIN } else { Self::MAX };
+        Self::from_unix_micros(micros).unwrap_or(nearest)
     }
 
     /// Whole microseconds since 1970, negative before it.
@@ -177,6 +187,16 @@ mod tests {
             let at = Timestamp::parse(text).unwrap();
             assert_eq!(at.to_string(), text);
             assert_eq!(Timestamp::from_unix_micros(at.unix_micros()), Some(at));
+        }
+        for (nearest, beyond) in [(Timestamp::MIN, -1), (Timestamp::MAX, 1)] {
+            let end = nearest.unix_micros();
+            assert_eq!(Timestamp::from_unix_micros(end + beyond), None);
+            for micros in [end, end + beyond, beyond * i64::MAX] {
+                assert_eq!(Timestamp::saturating_from_unix_micros(micros), nearest);
+            }
+            let inside = Timestamp::from_unix_micros(end - beyond);
+            let same = Timestamp::saturating_from_unix_micros(end - beyond);
+            assert_eq!(inside, Some(same));
         }
     }
 }

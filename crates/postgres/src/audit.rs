@@ -706,7 +706,7 @@ impl AuditStore for Audit {
             .statement(async |connection| query.load::<EntryRow>(connection).await)
             .await?
             .map_err(error::of_query)?;
-        listed.into_iter().map(rows::entry).collect()
+        Ok(listed.into_iter().map(rows::entry).collect())
     }
 
     async fn prune(&self, upto: &[Checkpoint], entry: &AuditDraft) -> Result<Pruned, StoreError> {

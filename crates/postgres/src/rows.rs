@@ -352,14 +352,9 @@ pub(crate) fn peppers(rows: Vec<PepperRow>) -> Result<Vec<StoredPepper>, StoreEr
     Ok(peppers)
 }
 
-/// The microseconds since 1970 that a timestamp can hold: of the years 1 to 9999.
-const UNIX_MICROS: (i64, i64) = (-62_135_596_800_000_000, 253_402_300_799_999_999);
-
 /// The timestamp that is nearest to an instant which may be outside of all years.
-fn nearest(PgTimestamp(micros): PgTimestamp) -> Option<Timestamp> {
-    let (first, last) = UNIX_MICROS;
-    let micros = micros.clamp(first - PG_EPOCH_MICROS, last - PG_EPOCH_MICROS);
-    timestamp(PgTimestamp(micros))
+fn nearest(PgTimestamp(micros): PgTimestamp) -> Timestamp {
+    Timestamp::saturating_from_unix_micros(micros.saturating_add(PG_EPOCH_MICROS))
 }
 
 /// An entry as it was written, or as somebody left it who tampered with it.
@@ -367,7 +362,7 @@ fn nearest(PgTimestamp(micros): PgTimestamp) -> Option<Timestamp> {
 /// One that holds what was never written would be an error like any unusable row; but then a single such row would keep
 /// everybody from seeing all others. So something stands in for what cannot be read, and instead of its hash the entry
 /// gets one that no entry has: whoever checks the chain finds it altered.
-pub(crate) fn entry(row: EntryRow) -> Result<AuditEntry, StoreError> {
+pub(crate) fn entry(row: EntryRow) -> AuditEntry {
     let actor = match (row.actor.as_str(), row.actor_key_id, row.actor_account_id) {
         ("key", Some(key), Some(account)) => Some(Actor::Key {
             key_id: KeyId::new(key),
@@ -377,20 +372,19 @@ pub(crate) fn entry(row: EntryRow) -> Result<AuditEntry, StoreError> {
         ("server", None, None) => Some(Actor::Server),
         _ => None,
     };
-    let at = timestamp(row.at);
     // An address can be written in several ways, and is sealed as one.
     let client: Option<IpAddr> = row.client.as_deref().and_then(|text| text.parse().ok());
     let is_client_as_written = client.map(|client| client.to_string()) == row.client;
     let previous = AuditHash::from_store(&row.previous);
     let is_previous_as_written = previous.as_bytes().as_slice() == row.previous;
-    let is_readable =
-        actor.is_some() && at.is_some() && is_client_as_written && is_previous_as_written;
-    Ok(AuditEntry {
+    let is_readable = actor.is_some()
+        && timestamp(row.at).is_some()
+        && is_client_as_written
+        && is_previous_as_written;
+    AuditEntry {
         chain: ChainId::from_uuid(row.chain),
         seq: row.seq.cast_unsigned(),
-        at: at
-            .or_else(|| nearest(row.at))
-            .ok_or_else(|| error::corrupt("audit_entries", &row.chain, "at"))?,
+        at: nearest(row.at),
         action: row.action,
         origin: Origin {
             actor: actor.unwrap_or(Actor::Server),
@@ -406,7 +400,7 @@ pub(crate) fn entry(row: EntryRow) -> Result<AuditEntry, StoreError> {
         } else {
             AuditHash::NONE
         },
-    })
+    }
 }
 
 pub(crate) fn head(row: &HeadRow) -> ChainHead {
@@ -419,21 +413,18 @@ pub(crate) fn head(row: &HeadRow) -> ChainHead {
 }
 
 /// As [`entry`]: one that cannot be read is not genuine.
-pub(crate) fn checkpoint(row: &CheckpointRow) -> Result<Checkpoint, StoreError> {
-    let at = timestamp(row.pruned_at);
-    Ok(Checkpoint {
+pub(crate) fn checkpoint(row: &CheckpointRow) -> Checkpoint {
+    Checkpoint {
         chain: ChainId::from_uuid(row.chain),
         seq: row.seq.cast_unsigned(),
         hash: AuditHash::from_store(&row.hash),
-        pruned_at: at
-            .or_else(|| nearest(row.pruned_at))
-            .ok_or_else(|| error::corrupt("audit_checkpoints", &row.chain, "pruned_at"))?,
-        code: if at.is_some() {
+        pruned_at: nearest(row.pruned_at),
+        code: if timestamp(row.pruned_at).is_some() {
             AuditHash::from_store(&row.code)
         } else {
             AuditHash::NONE
         },
-    })
+    }
 }
 
 #[cfg(test)]
@@ -458,7 +449,7 @@ mod tests {
             (i64::MAX, "9999-12-31T23:59:59.999999Z"),
         ] {
             let at = Timestamp::parse(text).unwrap();
-            assert_eq!(nearest(PgTimestamp(micros)), Some(at));
+            assert_eq!(nearest(PgTimestamp(micros)), at);
         }
     }
 }

@@ -674,7 +674,7 @@ impl Snapshot for View {
         }
         let page = query.load::<EntryRow>(&mut self.connection);
         let page = in_time(self.patience, page).await?;
-        page.into_iter().map(rows::entry).collect()
+        Ok(page.into_iter().map(rows::entry).collect())
     }
 
     async fn audit_heads(
@@ -716,6 +716,6 @@ impl Snapshot for View {
         }
         let page = query.load::<CheckpointRow>(&mut self.connection);
         let page = in_time(self.patience, page).await?;
-        page.iter().map(rows::checkpoint).collect()
+        Ok(page.iter().map(rows::checkpoint).collect())
     }
 }

@@ -13,7 +13,7 @@ use diesel::{
     sqlite::{Sqlite, SqliteConnection},
 };
 use leadr_auth_domain::{
-    AuditDraft, AuditEntry, AuditHash, ChainHead, ChainId, Checkpoint, LastPlace,
+    AuditDraft, AuditEntry, AuditHash, ChainHead, ChainId, Checkpoint, LastPlace, Timestamp,
 };
 use leadr_auth_ports::{ActorFilter, AuditQuery, AuditStore, Pruned, StoreError};
 use uuid::Uuid;
@@ -184,9 +184,10 @@ fn list_query(query: &AuditQuery) -> ListQuery {
     if let Some(after) = query.after {
         let (of, number) = (Id::from(after.chain), bound(after.seq));
         // As the first of all times is read whatever is before it; after any of that comes only what is before all of it.
-        let time = match after.at.unix_micros() {
-            rows::FIRST_TIME => i64::MIN,
-            micros => micros,
+        let time = if after.at == Timestamp::MIN {
+            i64::MIN
+        } else {
+            after.at.unix_micros()
         };
         list = if query.chain.is_some() {
             list.filter(seq.lt(number))

@@ -35,11 +35,6 @@ pub(super) const TOOL: &str = "tool";
 /// The label of the server.
 pub(super) const SERVER: &str = "server";
 
-/// The first that a timestamp can hold, in microseconds.
-pub(super) const FIRST_TIME: i64 = -62_135_596_800_000_000;
-/// The last.
-const LAST_TIME: i64 = 253_402_300_799_999_999;
-
 /// Stands behind the action of an entry that could not be read as it is written. No action has it in its text, so no such
 /// entry is genuine.
 const UNREADABLE: char = char::REPLACEMENT_CHARACTER;
@@ -214,8 +209,7 @@ impl Reading {
 
     /// One that no timestamp can hold is the first or the last that one can, so that it keeps its place in a list.
     fn at(&mut self, micros: i64) -> Timestamp {
-        let nearest = Timestamp::from_unix_micros(micros.clamp(FIRST_TIME, LAST_TIME));
-        let nearest = nearest.unwrap_or(Timestamp::MAX);
+        let nearest = Timestamp::saturating_from_unix_micros(micros);
         self.or(Timestamp::from_unix_micros(micros), nearest)
     }
 
