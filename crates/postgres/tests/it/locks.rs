@@ -232,6 +232,14 @@ fn another_hash(key: &ApiKey, secret: &StoredPepper) -> Rehash {
     }
 }
 
+/// A secret that the store was told of.
+async fn registered(stores: &Stores, id: &str) -> StoredPepper {
+    let secret = secret(id);
+    let registered = stores.secrets.register(&secret, false, &entry()).await;
+    registered.unwrap();
+    secret
+}
+
 /// What of a key a new hash changes, and what it leaves.
 async fn hash_of(stores: &Stores, key: &ApiKey) -> (String, PepperId) {
     let key = stores.keys.get(key.id, Rows::Live).await.unwrap().unwrap();
@@ -243,12 +251,7 @@ async fn hash_of(stores: &Stores, key: &ApiKey) -> (String, PepperId) {
 async fn a_drop_waits_for_keys_that_are_being_stored() {
     let database = with_owner().await;
     let stores = database.stores();
-    let secret = secret("old");
-    stores
-        .secrets
-        .register(&secret, false, &entry())
-        .await
-        .unwrap();
+    let secret = registered(&stores, "old").await;
     let (holder, watcher) = hold(
         &database,
         "INSERT INTO api_keys (account_id, name, key_hash, key_prefix, pepper_id)
@@ -270,12 +273,7 @@ async fn a_drop_waits_for_keys_that_are_being_stored() {
 async fn a_drop_waits_for_keys_that_are_being_restored() {
     let database = with_owner().await;
     let stores = database.stores();
-    let secret = secret("old");
-    stores
-        .secrets
-        .register(&secret, false, &entry())
-        .await
-        .unwrap();
+    let secret = registered(&stores, "old").await;
     let chain = ChainId::Account(account(1).id);
     let mut key = key_under(&secret, 1);
     key.soft_delete(at(3));
@@ -326,14 +324,8 @@ async fn what_is_stored_while_a_secret_is_dropped_waits_and_is_refused() {
         .await
         .unwrap();
     let stores = database.stores();
-    let (old, new) = (secret("old"), secret("new"));
-    for secret in [&old, &new] {
-        stores
-            .secrets
-            .register(secret, false, &entry())
-            .await
-            .unwrap();
-    }
+    let old = registered(&stores, "old").await;
+    let new = registered(&stores, "new").await;
     let other = key_under(&new, 3);
     stores.keys.create(&other, &entry()).await.unwrap();
     let mut deleted = key_under(&old, 4);

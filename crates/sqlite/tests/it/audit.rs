@@ -13,9 +13,8 @@ use leadr_auth_ports::{
         SECRET, account, account_of, at, audit_key, entry, entry_in, key, noted, upto,
     },
 };
-use leadr_auth_sqlite::{IfMissing, Sqlite};
 
-use crate::support::{Scratch, fresh, sealed};
+use crate::support::{Scratch, fresh, opened_twice, sealed};
 
 /// The chain of the account that the tests below write of.
 fn chain() -> ChainId {
@@ -603,11 +602,7 @@ async fn an_attempt_that_came_too_late_leaves_no_entry() {
 /// As a server and a command line on one file: each finds the other's entries.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_that_write_one_chain_keep_it_whole() {
-    let scratch = Scratch::new();
-    let one = scratch.open().await.stores();
-    let two = Sqlite::open(scratch.config(), IfMissing::Fail)
-        .unwrap()
-        .stores();
+    let (_scratch, one, two) = opened_twice().await;
     let owner = account(1);
     let made = entry_in(chain());
     one.accounts.create(&owner, &made).await.unwrap();

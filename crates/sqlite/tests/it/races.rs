@@ -13,7 +13,7 @@ use leadr_auth_ports::{
 };
 use leadr_auth_sqlite::{IfMissing, Sqlite};
 
-use crate::support::Scratch;
+use crate::support::{Scratch, opened_twice};
 
 /// Between the read and the write somebody else changes the key: the change is made again, of the key as it is then, and
 /// neither is lost.
@@ -137,11 +137,7 @@ async fn a_change_of_an_account_starts_over_where_somebody_was_quicker() {
 /// As a server and a command line on one file.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_that_write_at_once_lose_nothing() {
-    let scratch = Scratch::new();
-    let one = scratch.open().await.stores();
-    let two = Sqlite::open(scratch.config(), IfMissing::Fail)
-        .unwrap()
-        .stores();
+    let (_scratch, one, two) = opened_twice().await;
     let owner = account(1);
     one.accounts.create(&owner, &entry()).await.unwrap();
     let shared = key(0, &owner);

@@ -7,9 +7,8 @@ use leadr_auth_ports::{
     StoredPepper, Stores, UpdateKeyError,
     contract::fixtures::{account, all_noted, at, entry, fields, key, noted},
 };
-use leadr_auth_sqlite::{IfMissing, Sqlite};
 
-use crate::support::{Scratch, fresh, sealed};
+use crate::support::{Scratch, fresh, opened_twice, sealed};
 
 /// A file with one account.
 async fn with_owner() -> (Scratch, Stores, Account) {
@@ -85,11 +84,7 @@ async fn of_many_keys_the_first_are_listed() {
 /// As a server that issues a key while a command line drops the secret: one of them comes first, and the other one knows.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_processes_leave_no_key_under_a_dropped_secret() {
-    let scratch = Scratch::new();
-    let one = scratch.open().await.stores();
-    let two = Sqlite::open(scratch.config(), IfMissing::Fail)
-        .unwrap()
-        .stores();
+    let (_scratch, one, two) = opened_twice().await;
     let owner = account(1);
     one.accounts.create(&owner, &entry()).await.unwrap();
     registered(&one, "kept").await;

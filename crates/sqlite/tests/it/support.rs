@@ -89,6 +89,13 @@ pub(crate) async fn fresh() -> (Scratch, Stores) {
     (scratch, stores)
 }
 
+/// A file that is open twice, as by a server and a command line.
+pub(crate) async fn opened_twice() -> (Scratch, Stores, Stores) {
+    let (scratch, one) = fresh().await;
+    let two = Sqlite::open(scratch.config(), IfMissing::Fail).unwrap();
+    (scratch, one, two.stores())
+}
+
 /// A database with a hundred keys.
 pub(crate) async fn filled() -> Scratch {
     let scratch = Scratch::new();
