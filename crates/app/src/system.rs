@@ -1,8 +1,11 @@
 //! The real clock and the real randomness: the one place that touches them.
 
+use std::time::Duration;
+
 use leadr_auth_domain::Timestamp;
 use leadr_auth_ports::{Clock, Entropy, EntropyError};
 use ring::rand::{SecureRandom as _, SystemRandom};
+use rustix::time::{ClockId, clock_gettime};
 use time::OffsetDateTime;
 
 /// The machine's clock.
@@ -17,6 +20,14 @@ impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         // A clock past the year 9999 is broken; at its end every key that can expire has expired, which is the safe side.
         Timestamp::new(OffsetDateTime::now_utc()).unwrap_or(Timestamp::MAX)
+    }
+
+    fn uptime(&self) -> Duration {
+        let time = clock_gettime(ClockId::Boottime);
+        Duration::new(
+            time.tv_sec.try_into().unwrap_or_default(),
+            time.tv_nsec.try_into().unwrap_or_default(),
+        )
     }
 }
 

@@ -45,6 +45,11 @@ id! {
     KeyId
 }
 
+id! {
+    /// Identifies a running server among those of a deployment. A process has one from its start to its end.
+    NodeId
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

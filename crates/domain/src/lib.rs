@@ -41,7 +41,7 @@ pub use audit::{
     Checkpoint, Facts, LastPlace,
 };
 pub use audit_key::{AuditKey, SealedAuditKey};
-pub use id::{AccountId, KeyId};
+pub use id::{AccountId, KeyId, NodeId};
 pub use keyring::{HashedKey, Keyring, KeyringFault, PepperId};
 pub use scope::{Right, Scope, ScopeFault, ScopeSet, Scopes};
 pub use secret::{

@@ -8,24 +8,29 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use async_trait::async_trait;
 use leadr_auth_domain::{
     Account, AccountId, AccountRole, Actor, ApiKey, ApiKeyStatus, AuditDraft, AuditEntry,
-    ChainHead, ChainId, Checkpoint, KeyId, KeyPrefix, KeyRecord, LastPlace, PepperId, Slug,
+    ChainHead, ChainId, Checkpoint, KeyId, KeyPrefix, KeyRecord, LastPlace, NodeId, PepperId, Slug,
     Timestamp,
 };
 use leadr_auth_ports::{
-    AccountChangeFn, AccountRepository, ActorFilter, AuditQuery, AuditStore, Audited,
-    CreateAccountError, CreateKeyError, CreateOperatorError, DropPepperError, ImportConflict,
-    ImportMode, ImportOutcome, KeyChangeFn, KeyFilter, KeyLookup, KeyRepository, KeyUse, PepperUse,
-    Pruned, Rehash, Rows, SecretRegistry, Snapshot, StoreError, StoreHealth, StoreLoad,
-    StoredPepper, Stores, Totals, TransferStore, UpdateAccountError, UpdateKeyError, UsageStore,
+    AccountChangeFn, AccountRepository, ActorFilter, AuditQuery, AuditStore, Audited, Change,
+    ChangeFeed, CreateAccountError, CreateKeyError, CreateOperatorError, DropPepperError, Heard,
+    ImportConflict, ImportMode, ImportOutcome, KeyChangeFn, KeyFilter, KeyLookup, KeyRepository,
+    KeyUse, LocalFeed, NodeReport, PepperUse, Pruned, Rehash, Rows, SecretRegistry, Signal,
+    Snapshot, StoreError, StoreHealth, StoreLoad, StoredPepper, Stores, Subscription, Totals,
+    TransferStore, UpdateAccountError, UpdateKeyError, UsageStore,
 };
 
 /// A store in this process. Its clones share their contents.
 ///
 /// One lock guards it all, so that every method is atomic; it is held for some map operations and never across an
 /// `await`. Every method decides first and writes last, so that a change that panics leaves nothing half done, and a
-/// poisoned lock guards data that is whole.
+/// poisoned lock guards data that is whole. What was changed is told while the lock is held, so that everybody hears it in the
+/// order in which it was done.
 #[derive(Clone, Default)]
-pub struct Memory(Arc<RwLock<State>>);
+pub struct Memory {
+    state: Arc<RwLock<State>>,
+    feed: LocalFeed,
+}
 
 /// Places a key in its account's list: newest first, then the greater id first.
 type Place = (Reverse<Timestamp>, Reverse<KeyId>);
@@ -100,16 +105,22 @@ impl Memory {
             secrets: this.clone(),
             audit: this.clone(),
             transfer: this.clone(),
+            feed: this.clone(),
             health: this,
         }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, State> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, State> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says that something was changed, to be called before the lock is given back.
+    fn tell(&self, change: Change) {
+        self.feed.tell(&Heard::Change(change));
     }
 }
 
@@ -184,7 +195,12 @@ impl Memory {
     /// Runs an import on the contents, or for a dry run on a copy.
     fn import<T>(&self, mode: ImportMode, work: impl FnOnce(&mut State) -> T) -> T {
         match mode {
-            ImportMode::Commit => work(&mut self.write()),
+            ImportMode::Commit => {
+                let mut state = self.write();
+                let done = work(&mut state);
+                self.tell(Change::Everything);
+                done
+            }
             ImportMode::DryRun => {
                 let mut copy = self.read().clone();
                 work(&mut copy)
@@ -294,6 +310,7 @@ impl KeyRepository for Memory {
         }
         state.insert_key(key);
         state.append(entry);
+        self.tell(Change::Key(key.key_prefix.clone()));
         Ok(())
     }
 
@@ -335,6 +352,7 @@ impl KeyRepository for Memory {
         if let Some(entry) = &entry {
             state.append(entry);
         }
+        self.tell(Change::Key(stored.key_prefix.clone()));
         Ok(stored)
     }
 
@@ -411,6 +429,7 @@ impl AccountRepository for Memory {
         state.accounts.insert(account.id, account.clone());
         state.insert_key(key);
         state.append(entry);
+        self.tell(Change::Key(key.key_prefix.clone()));
         Ok(())
     }
 
@@ -454,6 +473,7 @@ impl AccountRepository for Memory {
                 if let Some(entry) = &entry {
                     state.append(entry);
                 }
+                self.tell(Change::Account(id));
                 Ok(changed)
             }
         }
@@ -592,6 +612,7 @@ impl SecretRegistry for Memory {
             if let Some(key) = stored.filter(|key| key.key_hash.expose_hex() == known) {
                 key.key_hash = rehash.becomes.hash.clone();
                 key.pepper_id = rehash.becomes.pepper_id.clone();
+                self.tell(Change::Key(key.key_prefix.clone()));
                 moved.push((rehash.key_id, &rehash.becomes.pepper_id));
             }
         }
@@ -824,6 +845,32 @@ impl Snapshot for Copied {
         limit: u32,
     ) -> Result<Vec<Checkpoint>, StoreError> {
         Ok(self.of_chains(after, limit, |trail| trail.checkpoint))
+    }
+}
+
+#[async_trait]
+impl ChangeFeed for Memory {
+    async fn subscribe(&self) -> Result<Box<dyn Subscription>, StoreError> {
+        Ok(self.feed.subscribe())
+    }
+
+    async fn tick(&self, report: &NodeReport) -> Result<(), StoreError> {
+        self.feed.tick(report);
+        Ok(())
+    }
+
+    async fn send(&self, signal: &Signal) -> Result<(), StoreError> {
+        self.feed.tell(&Heard::Signal(signal.clone()));
+        Ok(())
+    }
+
+    async fn nodes(&self) -> Result<Vec<NodeReport>, StoreError> {
+        Ok(self.feed.nodes())
+    }
+
+    async fn forget(&self, id: NodeId, silent_since: Timestamp) -> Result<(), StoreError> {
+        self.feed.forget(id, silent_since);
+        Ok(())
     }
 }
 

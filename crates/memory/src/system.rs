@@ -2,29 +2,47 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use leadr_auth_domain::Timestamp;
 use leadr_auth_ports::{Clock, Entropy, EntropyError};
 
 /// A clock that is set by hand.
 #[derive(Debug)]
-pub struct ManualClock(Mutex<Timestamp>);
+pub struct ManualClock {
+    now: Mutex<Timestamp>,
+    /// In nanoseconds.
+    uptime: AtomicU64,
+}
 
 impl ManualClock {
-    /// Stands at `now`.
+    /// Stands at `now`, on a machine that has just been started.
     pub const fn new(now: Timestamp) -> Self {
-        Self(Mutex::new(now))
+        Self {
+            now: Mutex::new(now),
+            uptime: AtomicU64::new(0),
+        }
     }
 
-    /// Sets it to `now`, which may be earlier: clocks do step back.
+    /// Sets it to `now`, which may be earlier: clocks do step back. The machine's uptime stays.
     pub fn set(&self, now: Timestamp) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        *self.now.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    }
+
+    /// Lets the machine run for a while. The time of day stays.
+    pub fn run_on(&self, time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.uptime.fetch_add(nanos, Ordering::SeqCst);
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn uptime(&self) -> Duration {
+        Duration::from_nanos(self.uptime.load(Ordering::SeqCst))
     }
 }
 

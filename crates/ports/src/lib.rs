@@ -24,10 +24,12 @@
 
 mod account_repository;
 mod audit_store;
+mod change_feed;
 mod error;
 mod health;
 mod key_lookup;
 mod key_repository;
+mod local_feed;
 mod secret_registry;
 mod system;
 mod transfer_store;
@@ -42,12 +44,14 @@ pub use account_repository::{
     AccountChangeFn, AccountRepository, CreateAccountError, CreateOperatorError, UpdateAccountError,
 };
 pub use audit_store::{ActorFilter, AuditPlace, AuditQuery, AuditStore, Audited, Pruned};
+pub use change_feed::{Change, ChangeFeed, Heard, NodeReport, Probe, Signal, Subscription};
 pub use error::{BoxError, StoreError};
 pub use health::{StoreHealth, StoreLoad};
 pub use key_lookup::KeyLookup;
 pub use key_repository::{
     CreateKeyError, KeyChangeFn, KeyFilter, KeyRepository, Rows, UpdateKeyError,
 };
+pub use local_feed::LocalFeed;
 pub use secret_registry::{DropPepperError, PepperUse, Rehash, SecretRegistry, StoredPepper};
 pub use system::{Clock, Entropy, EntropyError};
 pub use transfer_store::{
@@ -59,6 +63,7 @@ pub use usage_store::{KeyUse, UsageStore};
 pub use {
     account_repository::MockAccountRepository,
     audit_store::MockAuditStore,
+    change_feed::MockChangeFeed,
     health::MockStoreHealth,
     key_lookup::MockKeyLookup,
     key_repository::MockKeyRepository,
@@ -85,6 +90,8 @@ pub struct Stores {
     pub audit: Arc<dyn AuditStore>,
     /// All of it, in and out.
     pub transfer: Arc<dyn TransferStore>,
+    /// What tells of changes.
+    pub feed: Arc<dyn ChangeFeed>,
     /// Whether it answers.
     pub health: Arc<dyn StoreHealth>,
 }

@@ -1,6 +1,7 @@
 //! Time and randomness.
 
 use std::fmt;
+use std::time::Duration;
 
 use leadr_auth_domain::Timestamp;
 
@@ -9,8 +10,12 @@ use crate::BoxError;
 /// Tells the time. A use case asks once and passes the answer on.
 #[cfg_attr(feature = "mock", mockall::automock)]
 pub trait Clock: Send + Sync {
-    /// The time now.
+    /// The time now. It may have been set, forwards or back, since it was asked last.
     fn now(&self) -> Timestamp;
+
+    /// How long the machine has been running: only a difference of two means something. Nobody sets this one, and it goes on
+    /// while the process is stopped and while the machine is suspended.
+    fn uptime(&self) -> Duration;
 }
 
 /// Gives random bytes that nobody can predict.

@@ -1,12 +1,13 @@
 //! The cases.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use leadr_auth_domain::{
-    Account, AccountName, AccountRefusal, AccountRole, AccountStatus, Actor, ApiKey, ApiKeyStatus,
-    AuditAction, AuditEntry, ChainCheck, ChainHead, ChainId, Checkpoint, Facts, HashedKey, KeyHash,
-    KeyName, KeyPrefix, KeyRefusal, Keyring, Origin, Pepper, PepperId, Scope, ScopeSet, Scopes,
-    SealedAuditKey, Slug, Timestamp,
+    Account, AccountId, AccountName, AccountRefusal, AccountRole, AccountStatus, Actor, ApiKey,
+    ApiKeyStatus, AuditAction, AuditEntry, ChainCheck, ChainHead, ChainId, Checkpoint, Facts,
+    HashedKey, KeyHash, KeyName, KeyPrefix, KeyRefusal, Keyring, NodeId, Origin, Pepper, PepperId,
+    Scope, ScopeSet, Scopes, SealedAuditKey, Slug, Timestamp,
 };
 
 use super::fixtures::{
@@ -14,9 +15,10 @@ use super::fixtures::{
     plain_key, upto,
 };
 use crate::{
-    ActorFilter, AuditPlace, AuditQuery, Audited, CreateAccountError, CreateKeyError,
-    CreateOperatorError, DropPepperError, ImportConflict, ImportMode, ImportOutcome, KeyFilter,
-    KeyUse, Pruned, Rehash, Rows, StoredPepper, Stores, Totals, UpdateAccountError, UpdateKeyError,
+    ActorFilter, AuditPlace, AuditQuery, Audited, Change, CreateAccountError, CreateKeyError,
+    CreateOperatorError, DropPepperError, Heard, ImportConflict, ImportMode, ImportOutcome,
+    KeyFilter, KeyUse, NodeReport, Probe, Pruned, Rehash, Rows, Signal, StoredPepper, Stores,
+    Subscription, Totals, UpdateAccountError, UpdateKeyError,
 };
 
 /// How many change the same record at once in the races.
@@ -155,6 +157,66 @@ fn key_under(ring: &Keyring, n: u8, owner: &Account) -> ApiKey {
     key.pepper_id = pepper_id;
     key.key_hash = hash;
     key
+}
+
+/// A node's report, as it is at its tick `number`.
+fn report(n: u8, number: u64) -> NodeReport {
+    NodeReport {
+        id: NodeId::from_random_bytes([n; 16]),
+        name: format!("node-{n}.example:8000 (\u{1f511})"),
+        version: "1.2.3".to_owned(),
+        tick: number,
+        started_at: at(1),
+        seen_at: at(1_000 * u32::try_from(number).unwrap() + u32::from(n)),
+        patience: Duration::from_millis(2_000),
+        lease_age: (number > 1).then_some(Duration::from_micros(1_500)),
+        lag: (number > 1).then_some(Duration::from_micros(321)),
+    }
+}
+
+/// What is heard up to the tick of a report, which is sent now; without it.
+async fn heard_until_tick(
+    stores: &Stores,
+    subscription: &mut Box<dyn Subscription>,
+    report: &NodeReport,
+) -> Vec<Heard> {
+    let tick = Heard::Signal(Signal::Tick {
+        node: report.id,
+        number: report.tick,
+        patience: report.patience,
+    });
+    stores.feed.tick(report).await.unwrap();
+    let mut all = Vec::new();
+    loop {
+        let heard = heard(subscription).await;
+        if heard == tick {
+            return all;
+        }
+        all.push(heard);
+    }
+}
+
+async fn heard(subscription: &mut Box<dyn Subscription>) -> Heard {
+    let next = tokio::time::timeout(Duration::from_secs(20), subscription.next());
+    next.await.expect("nothing more was heard").unwrap()
+}
+
+/// Was it said of a key, or of everything, that it may have changed?
+fn concerns_key(heard: &[Heard], prefix: &KeyPrefix) -> bool {
+    heard.iter().any(|heard| match heard {
+        Heard::Change(Change::Key(changed)) => changed == prefix,
+        Heard::Change(Change::Everything) => true,
+        Heard::Change(Change::Account(_)) | Heard::Signal(_) => false,
+    })
+}
+
+/// Was it said of an account, or of everything, that it may have changed?
+fn concerns_account(heard: &[Heard], id: AccountId) -> bool {
+    heard.iter().any(|heard| match heard {
+        Heard::Change(Change::Account(changed)) => *changed == id,
+        Heard::Change(Change::Everything) => true,
+        Heard::Change(Change::Key(_)) | Heard::Signal(_) => false,
+    })
 }
 
 cases! { $
@@ -1718,4 +1780,184 @@ cases! { $
         let load = stores.health.load();
         assert!(load.in_use <= load.open && load.open <= load.max, "{load:?}");
     }
+
+    /// Whatever changes a key is heard before a tick that is sent after it, by whoever listens: also by those that listened
+    /// before there was anything.
+    async fn every_change_of_a_key_is_heard_before_a_later_tick(stores) {
+        let mut subscription = stores.feed.subscribe().await.unwrap();
+        let owner = account(1);
+        stores.accounts.create(&owner, &entry()).await.unwrap();
+        let first = key(1, &owner);
+        stores.keys.create(&first, &entry()).await.unwrap();
+        let heard = heard_until_tick(&stores, &mut subscription, &report(1, 1)).await;
+        assert!(concerns_key(&heard, &first.key_prefix), "made: {heard:?}");
+
+        let changes: [fn(&mut ApiKey); 5] = [
+            |key| key.revoke(at(5)),
+            |key| key.name = KeyName::parse("Renamed").unwrap(),
+            |key| key.scopes = scopes(["docs:read".to_owned()]),
+            |key| key.soft_delete(at(6)),
+            |key| key.restore(at(7)),
+        ];
+        for (n, change) in (2..).zip(changes) {
+            stores.keys.update(first.id, &mut |mut key| {
+                change(&mut key);
+                Ok(noted(key))
+            }).await.unwrap();
+            let heard = heard_until_tick(&stores, &mut subscription, &report(1, n)).await;
+            assert!(concerns_key(&heard, &first.key_prefix), "{n}: {heard:?}");
+        }
+
+        let (pepper, ring) = pepper("new");
+        register(&stores, &pepper).await;
+        let rehash = Rehash {
+            key_id: first.id,
+            was: first.key_hash.clone(),
+            becomes: ring.hash(&plain_key(1)),
+        };
+        assert_eq!(stores.secrets.rehash(&[rehash], &entry()).await.unwrap(), 1);
+        let heard = heard_until_tick(&stores, &mut subscription, &report(1, 8)).await;
+        assert!(concerns_key(&heard, &first.key_prefix), "hashed anew: {heard:?}");
+
+        let (operator, its_key) = (account_of(2, AccountRole::Operator), key(2, &account(2)));
+        stores.accounts.create_with_key(&operator, &its_key, &entry()).await.unwrap();
+        let heard = heard_until_tick(&stores, &mut subscription, &report(1, 9)).await;
+        assert!(concerns_key(&heard, &its_key.key_prefix), "with its account: {heard:?}");
+
+        let imported = key(3, &owner);
+        let done = stores.transfer.import_keys(&all_noted(&[imported.clone()]), ImportMode::Commit).await;
+        assert_eq!(done.unwrap(), [ImportOutcome::Stored]);
+        let heard = heard_until_tick(&stores, &mut subscription, &report(1, 10)).await;
+        assert!(concerns_key(&heard, &imported.key_prefix), "imported: {heard:?}");
+    }
+
+    /// As for keys.
+    async fn every_change_of_an_account_is_heard_before_a_later_tick(stores) {
+        let mut subscription = stores.feed.subscribe().await.unwrap();
+        let owner = account(1);
+        stores.accounts.create(&owner, &entry()).await.unwrap();
+        let changes: [fn(&mut Account); 4] = [
+            |account| account.suspend(at(5)),
+            |account| account.activate(at(6)),
+            |account| account.soft_delete(at(7)),
+            |account| account.deleted_at = None,
+        ];
+        for (n, change) in (1..).zip(changes) {
+            stores.accounts.update(owner.id, &mut |mut account| {
+                change(&mut account);
+                Ok(noted(account))
+            }).await.unwrap();
+            let heard = heard_until_tick(&stores, &mut subscription, &report(1, n)).await;
+            assert!(concerns_account(&heard, owner.id), "{n}: {heard:?}");
+        }
+    }
+
+    /// A use is no change: nobody is told.
+    async fn a_use_is_not_heard(stores) {
+        let owner = account(1);
+        stores.accounts.create(&owner, &entry()).await.unwrap();
+        let used = key(1, &owner);
+        stores.keys.create(&used, &entry()).await.unwrap();
+        let mut subscription = stores.feed.subscribe().await.unwrap();
+        heard_until_tick(&stores, &mut subscription, &report(1, 1)).await;
+        let use_of_it = KeyUse { key_id: used.id, used_at: at(9) };
+        stores.usage.record(&[use_of_it]).await.unwrap();
+        let heard = heard_until_tick(&stores, &mut subscription, &report(1, 2)).await;
+        assert_eq!(heard, []);
+    }
+
+    /// Who has heard of a change finds it done.
+    async fn what_was_heard_is_there_to_be_read(stores) {
+        let owner = account(1);
+        stores.accounts.create(&owner, &entry()).await.unwrap();
+        let contested = key(1, &owner);
+        stores.keys.create(&contested, &entry()).await.unwrap();
+        let mut subscription = stores.feed.subscribe().await.unwrap();
+        for n in 0..50 {
+            let (keys, id) = (Arc::clone(&stores.keys), contested.id);
+            let status = if n % 2 == 0 { ApiKeyStatus::Revoked } else { ApiKeyStatus::Active };
+            let changing = tokio::spawn(async move {
+                keys.update(id, &mut |mut key| {
+                    key.status = status;
+                    Ok(noted(key))
+                }).await.unwrap();
+            });
+            loop {
+                if concerns_key(&[heard(&mut subscription).await], &contested.key_prefix) {
+                    break;
+                }
+            }
+            let found = stores.lookup.find(&contested.key_prefix).await.unwrap().unwrap();
+            assert_eq!(found.key.status, status, "{n}");
+            changing.await.unwrap();
+        }
+    }
+
+    /// All who listen hear the same, in the same order, whoever says it.
+    async fn everybody_hears_in_one_order(stores) {
+        let owner = account(1);
+        stores.accounts.create(&owner, &entry()).await.unwrap();
+        let mut subscriptions = [
+            stores.feed.subscribe().await.unwrap(),
+            stores.feed.subscribe().await.unwrap(),
+        ];
+        let mut at_work = Vec::new();
+        for n in 0..RACERS {
+            let (stores, owner) = (stores.clone(), owner.clone());
+            at_work.push(tokio::spawn(async move {
+                let n = u8::try_from(n).unwrap();
+                stores.keys.create(&key(n, &owner), &entry()).await.unwrap();
+                stores.feed.tick(&report(n, 1)).await.unwrap();
+            }));
+        }
+        for work in at_work {
+            work.await.unwrap();
+        }
+        let last = report(99, 1);
+        let [one, other] = &mut subscriptions;
+        let first = heard_until_tick(&stores, one, &last).await;
+        let mut second = Vec::new();
+        while second.len() < first.len() {
+            second.push(heard(other).await);
+        }
+        assert_eq!(first, second);
+        for n in 0..RACERS {
+            let n = u8::try_from(n).unwrap();
+            let said = |wanted: &dyn Fn(&Heard) -> bool| first.iter().position(|heard| wanted(heard));
+            let prefix = key(n, &owner).key_prefix;
+            let changed = said(&|heard| concerns_key(std::slice::from_ref(heard), &prefix));
+            let ticked = said(&|heard| matches!(heard, Heard::Signal(Signal::Tick { node, .. }) if *node == report(n, 1).id));
+            assert!(changed.unwrap() < ticked.unwrap(), "{n}: {first:?}");
+        }
+    }
+
+    /// Every signal is heard as it was sent, by its sender too.
+    async fn signals_are_heard_as_they_were_sent(stores) {
+        let mut subscription = stores.feed.subscribe().await.unwrap();
+        let [one, two] = [report(1, 1).id, report(2, 1).id];
+        let probe = Probe { node: one, number: u64::from(u32::MAX) };
+        let signals = [
+            Signal::Tick { node: two, number: 7, patience: Duration::from_millis(1_500) },
+            Signal::Probe(probe),
+            Signal::Seen { by: two, probe },
+            Signal::Farewell(one),
+        ];
+        for signal in signals {
+            stores.feed.send(&signal).await.unwrap();
+            assert_eq!(heard(&mut subscription).await, Heard::Signal(signal));
+        }
+    }
+
+    /// The last that each node said of itself is kept, until it is forgotten.
+    async fn nodes_are_known_by_what_they_said_last(stores) {
+        assert_eq!(stores.feed.nodes().await.unwrap(), []);
+        for (n, number) in [(1, 1), (2, 1), (1, 2), (3, 1), (1, 3)] {
+            stores.feed.tick(&report(n, number)).await.unwrap();
+        }
+        assert_eq!(stores.feed.nodes().await.unwrap(), [report(1, 3), report(3, 1), report(2, 1)]);
+        let silent_since = report(3, 1).seen_at;
+        stores.feed.forget(report(1, 3).id, silent_since).await.unwrap();
+        assert_eq!(stores.feed.nodes().await.unwrap(), [report(3, 1)], "the one that ended, and the silent one, are gone");
+    }
+
 }
