@@ -107,7 +107,8 @@ impl Origin {
     /// The server itself.
     pub const SERVER: Self = Self::of(Actor::Server);
 
-    const fn of(actor: Actor) -> Self {
+    /// Somebody, of whose request nothing more is known.
+    pub const fn of(actor: Actor) -> Self {
         Self {
             actor,
             request_id: None,

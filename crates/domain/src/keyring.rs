@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::{ApiKey, KeyHash, Pepper, PlainKey, WeakPepper};
+use crate::{ApiKey, KeyDigest, KeyHash, Pepper, PlainKey, WeakPepper};
 
 /// Names a secret, and is none: `^[A-Za-z0-9_.-]{1,64}$`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -213,8 +213,18 @@ impl Keyring {
     /// Is `key` the key of this record? `None` where the ring does not have the record's secret; the work of a comparison
     /// is done all the same.
     pub fn verify(&self, key: &PlainKey, record: &ApiKey) -> Option<bool> {
-        if let Some(pepper) = self.get(&record.pepper_id) {
-            return Some(pepper.verify(key, &record.key_hash));
+        self.verify_digest(key, &record.pepper_id, &record.key_hash.digest())
+    }
+
+    /// As [`Keyring::verify`], of a record whose hash is under the secret `pepper_id`.
+    pub fn verify_digest(
+        &self,
+        key: &PlainKey,
+        pepper_id: &PepperId,
+        digest: &KeyDigest,
+    ) -> Option<bool> {
+        if let Some(pepper) = self.get(pepper_id) {
+            return Some(pepper.verify_digest(key, digest));
         }
         self.verify_against_nothing(key);
         None

@@ -45,12 +45,13 @@ pub use id::{AccountId, KeyId, NodeId};
 pub use keyring::{HashedKey, Keyring, KeyringFault, PepperId};
 pub use scope::{Right, Scope, ScopeFault, ScopeSet, Scopes};
 pub use secret::{
-    API_KEY_BYTES, API_KEY_PREFIX, KeyHash, KeyPrefix, MalformedKey, Pepper, PepperCheck, PlainKey,
-    WeakPepper, generate_api_key, hash_api_key, redact_keys, verify_api_key,
+    API_KEY_BYTES, API_KEY_PREFIX, KeyDigest, KeyHash, KeyPrefix, MalformedKey, Pepper,
+    PepperCheck, PlainKey, PrefixCode, WeakPepper, generate_api_key, hash_api_key, redact_keys,
+    verify_api_key,
 };
 pub use text::{AccountName, KeyName, Slug, TextFault};
 pub use timestamp::{Timestamp, TimestampFault};
-pub use verdict::{Verdict, decide};
+pub use verdict::{AccountStanding, KeyStanding, Verdict, decide};
 
 #[cfg(test)]
 mod testing {

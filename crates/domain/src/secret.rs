@@ -26,7 +26,10 @@ const PEPPER_CHECK_TEXT: &[u8] = b"leadr-auth: check value of the server secret,
 ///
 /// It exists in the request that presents it and in the answer that issues it, and nowhere else.
 #[derive(Clone)]
-pub struct PlainKey(String);
+pub struct PlainKey {
+    text: String,
+    prefix_code: PrefixCode,
+}
 
 /// The text is not a well-formed key. The text itself is not in here, since it may be a mistyped secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,14 +59,22 @@ impl PlainKey {
         let mut bytes = [0; API_KEY_BYTES];
         // The decoder refuses padding, other alphabets and non-zero spare bits.
         match URL_SAFE_NO_PAD.decode_slice(body, &mut bytes) {
-            Ok(API_KEY_BYTES) => Ok(Self(text.to_owned())),
+            Ok(API_KEY_BYTES) => Ok(Self {
+                text: text.to_owned(),
+                prefix_code: PrefixCode::of(&bytes),
+            }),
             _ => Err(MalformedKey),
         }
     }
 
     /// The first 14 characters, by which its record is found.
     pub fn prefix(&self) -> KeyPrefix {
-        KeyPrefix(self.0.chars().take(KeyPrefix::LEN).collect())
+        KeyPrefix(self.text.chars().take(KeyPrefix::LEN).collect())
+    }
+
+    /// The prefix as a number.
+    pub const fn prefix_code(&self) -> PrefixCode {
+        self.prefix_code
     }
 
     /// The prefix and an ellipsis: enough to recognise a key, worth nothing to a thief.
@@ -73,7 +84,7 @@ impl PlainKey {
 
     /// The secret itself, for the one answer that shows it to its owner.
     pub fn expose(&self) -> &str {
-        &self.0
+        &self.text
     }
 }
 
@@ -94,7 +105,30 @@ impl fmt::Debug for PlainKey {
 /// assert!(PlainKey::parse(key.expose()).is_ok());
 /// ```
 pub fn generate_api_key(bytes: [u8; API_KEY_BYTES]) -> PlainKey {
-    PlainKey(format!("{API_KEY_PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes)))
+    PlainKey {
+        text: format!("{API_KEY_PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes)),
+        prefix_code: PrefixCode::of(&bytes),
+    }
+}
+
+/// A lookup prefix as a number: the 60 bits that its ten characters after `ldr_` spell. It stands for the prefix where many
+/// are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PrefixCode(u64);
+
+impl PrefixCode {
+    /// Of the bytes that are spelled by what follows `ldr_`.
+    fn of(bytes: &[u8]) -> Self {
+        let first = bytes.iter().take(8);
+        let number = first.fold(0, |number, byte| number << 8 | u64::from(*byte));
+        // Ten characters of six bits are seven bytes and a half.
+        Self(number >> 4)
+    }
+
+    /// The number.
+    pub const fn as_u64(self) -> u64 {
+        self.0
+    }
 }
 
 /// The part of a key by which its record is found. Unique in the store, and no secret.
@@ -119,6 +153,18 @@ impl KeyPrefix {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The prefix as a number. `None` for a stored one that no presented key can have.
+    pub fn code(&self) -> Option<PrefixCode> {
+        let spelled = self.0.strip_prefix(API_KEY_PREFIX)?;
+        if self.0.len() != Self::LEN {
+            return None;
+        }
+        // Twelve characters are whole bytes.
+        let mut bytes = [0; 9];
+        let decoded = URL_SAFE_NO_PAD.decode_slice(format!("{spelled}AA"), &mut bytes);
+        decoded.ok().map(|_| PrefixCode::of(&bytes))
+    }
 }
 
 impl fmt::Display for KeyPrefix {
@@ -142,6 +188,11 @@ impl KeyHash {
         &self.0
     }
 
+    /// What it says, in bytes.
+    pub fn digest(&self) -> KeyDigest {
+        KeyDigest(self.bytes())
+    }
+
     /// The 32 bytes, or zeroes (the hash of nothing anyone can find) where the text is not 64 hexadecimal digits.
     fn bytes(&self) -> [u8; 32] {
         let mut bytes = [0; 32];
@@ -161,9 +212,13 @@ impl KeyHash {
     }
 
     fn of_tag(tag: &hmac::Tag) -> Self {
+        Self::of_bytes(tag.as_ref())
+    }
+
+    fn of_bytes(bytes: &[u8]) -> Self {
         use fmt::Write as _;
         let mut hex = String::with_capacity(64);
-        for byte in tag.as_ref() {
+        for byte in bytes {
             // Writing to a String cannot fail.
             let _ = write!(hex, "{byte:02x}");
         }
@@ -174,6 +229,23 @@ impl KeyHash {
 impl fmt::Debug for KeyHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("KeyHash(…)")
+    }
+}
+
+/// A [`KeyHash`] in bytes, for whoever compares with it often.
+#[derive(Clone, Copy)]
+pub struct KeyDigest([u8; 32]);
+
+impl KeyDigest {
+    /// The hash as it is stored.
+    pub fn to_hash(&self) -> KeyHash {
+        KeyHash::of_bytes(&self.0)
+    }
+}
+
+impl fmt::Debug for KeyDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyDigest(…)")
     }
 }
 
@@ -207,12 +279,17 @@ impl Pepper {
 
     /// Hashes a key for the store.
     pub fn hash(&self, key: &PlainKey) -> KeyHash {
-        KeyHash::of_tag(&hmac::sign(&self.0, key.0.as_bytes()))
+        KeyHash::of_tag(&hmac::sign(&self.0, key.text.as_bytes()))
     }
 
     /// Is `key` the key that was hashed? Takes the same time whether it is or not.
     pub fn verify(&self, key: &PlainKey, hash: &KeyHash) -> bool {
-        hmac::verify(&self.0, key.0.as_bytes(), &hash.bytes()).is_ok()
+        self.verify_digest(key, &hash.digest())
+    }
+
+    /// As [`Pepper::verify`].
+    pub fn verify_digest(&self, key: &PlainKey, digest: &KeyDigest) -> bool {
+        hmac::verify(&self.0, key.text.as_bytes(), &digest.0).is_ok()
     }
 
     /// The value by which this pepper is recognised.
@@ -233,8 +310,7 @@ impl Pepper {
     /// Does the work of [`Pepper::verify`] for a key whose prefix nobody has, so that the time of an answer does not
     /// tell an unknown prefix from a wrong secret. It is always `false`.
     pub fn verify_against_nothing(&self, key: &PlainKey) -> bool {
-        let nothing = KeyHash("0".repeat(64));
-        self.verify(key, &nothing)
+        self.verify_digest(key, &KeyDigest([0; 32]))
     }
 }
 
@@ -351,6 +427,45 @@ mod tests {
     use super::*;
 
     const SECRET: &str = "a server secret of 32 bytes or so";
+
+    #[test]
+    fn a_prefix_and_its_number_are_one() {
+        for n in 0..=255_u8 {
+            let mut bytes = [n; 32];
+            bytes[7] = n.rotate_left(3);
+            let key = generate_api_key(bytes);
+            assert_eq!(key.prefix().code(), Some(key.prefix_code()), "{n}");
+            assert_eq!(
+                PlainKey::parse(key.expose()).unwrap().prefix_code(),
+                key.prefix_code()
+            );
+            // The last character of the prefix counts, and the first after it does not.
+            let mut other = bytes;
+            other[7] ^= 0b0001_0000;
+            assert_ne!(generate_api_key(other).prefix_code(), key.prefix_code());
+            let mut same = bytes;
+            same[7] ^= 0b0000_1000;
+            let same = generate_api_key(same);
+            assert_eq!(same.prefix(), key.prefix());
+            assert_eq!(same.prefix_code(), key.prefix_code());
+        }
+        for none in [
+            "ldr_",
+            "ldr_abc",
+            "ldr_123456789",
+            "ldr_12345678901",
+            "ldr_12345 789/",
+        ] {
+            assert_eq!(KeyPrefix::parse(none).unwrap().code(), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn a_digest_is_the_hash_in_bytes() {
+        let hash = hash_api_key("ldr_test", "secret");
+        assert_eq!(hash.digest().to_hash().expose_hex(), hash.expose_hex());
+        assert_eq!(format!("{:?}", hash.digest()), "KeyDigest(…)");
+    }
 
     #[test]
     fn a_generated_key_has_the_documented_form() {

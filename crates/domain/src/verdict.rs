@@ -1,6 +1,6 @@
 //! The verification policy, whole.
 
-use crate::{AccountStatus, ApiKeyStatus, KeyRecord, Timestamp};
+use crate::{Account, AccountStatus, ApiKey, ApiKeyStatus, KeyRecord, Timestamp};
 
 /// What is to be said of a presented key. A refusal is a value: errors are for "could not find out".
 ///
@@ -23,25 +23,71 @@ pub enum Verdict {
     AccountSuspended,
 }
 
+/// All that the policy looks at of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyStanding {
+    /// Is it soft-deleted?
+    pub deleted: bool,
+    /// Whether it is meant to work.
+    pub status: ApiKeyStatus,
+    /// From when on it no longer works; `None` if it never expires.
+    pub expires_at: Option<Timestamp>,
+}
+
+impl KeyStanding {
+    /// How a key stands.
+    pub const fn of(key: &ApiKey) -> Self {
+        Self {
+            deleted: key.is_deleted(),
+            status: key.status,
+            expires_at: key.expires_at,
+        }
+    }
+
+    /// As [`decide`], about a key of an account that stands so.
+    pub fn verdict(self, account: AccountStanding, now: Timestamp) -> Verdict {
+        if self.deleted {
+            Verdict::Deleted
+        } else if self.status == ApiKeyStatus::Revoked {
+            Verdict::Revoked
+        } else if self.expires_at.is_some_and(|expires_at| now >= expires_at) {
+            Verdict::Expired
+        } else if account.deleted {
+            Verdict::AccountDeleted
+        } else if account.status == AccountStatus::Suspended {
+            Verdict::AccountSuspended
+        } else {
+            Verdict::Valid
+        }
+    }
+}
+
+/// All that the policy looks at of an account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AccountStanding {
+    /// Is it soft-deleted?
+    pub deleted: bool,
+    /// Whether its keys may work.
+    pub status: AccountStatus,
+}
+
+impl AccountStanding {
+    /// How an account stands.
+    pub const fn of(account: &Account) -> Self {
+        Self {
+            deleted: account.is_deleted(),
+            status: account.status,
+        }
+    }
+}
+
 /// Decides about a key whose secret has been found right, at the time `now`.
 ///
 /// Where several reasons refuse it, the most lasting one about the key itself is named first, then those of its
 /// account. It never answers [`Verdict::Unknown`], which is what there is to say where no record was found.
 pub fn decide(record: &KeyRecord, now: Timestamp) -> Verdict {
     let KeyRecord { key, account } = record;
-    if key.is_deleted() {
-        Verdict::Deleted
-    } else if key.status == ApiKeyStatus::Revoked {
-        Verdict::Revoked
-    } else if key.is_expired(now) {
-        Verdict::Expired
-    } else if account.is_deleted() {
-        Verdict::AccountDeleted
-    } else if account.status == AccountStatus::Suspended {
-        Verdict::AccountSuspended
-    } else {
-        Verdict::Valid
-    }
+    KeyStanding::of(key).verdict(AccountStanding::of(account), now)
 }
 
 #[cfg(test)]

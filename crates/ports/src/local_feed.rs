@@ -1,5 +1,6 @@
 //! A change feed for a store that is within one process.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -55,7 +56,7 @@ impl LocalFeed {
     /// As [`ChangeFeed::nodes`](crate::ChangeFeed::nodes).
     pub fn nodes(&self) -> Vec<NodeReport> {
         let mut nodes: Vec<_> = self.state().reports.values().cloned().collect();
-        nodes.sort_by(|one, other| other.seen_at.cmp(&one.seen_at));
+        nodes.sort_by_key(|report| Reverse(report.seen_at));
         nodes
     }
 

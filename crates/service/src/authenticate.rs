@@ -1,6 +1,9 @@
-//! Who presents this key?
+//! Who presents this key? For whoever manages keys and accounts: the store is asked each time. For everybody else's keys
+//! there is [`crate::verification`].
 
-use leadr_auth_domain::{Access, KeyRecord, OperatorAccess, PlainKey, Principal, Verdict, decide};
+use leadr_auth_domain::{
+    Access, ApiKey, KeyRecord, OperatorAccess, PlainKey, Principal, Verdict, decide,
+};
 
 use crate::{Service, StoreError};
 
@@ -12,6 +15,16 @@ pub enum Authentication {
     /// It is not. The reason is for those who may hear it; the one who presented the key is told nothing but "no". Never
     /// [`Verdict::Valid`].
     Refused(Verdict),
+}
+
+impl Authentication {
+    /// The verdict.
+    pub(crate) const fn verdict(&self) -> Verdict {
+        match self {
+            Self::Accepted(_) => Verdict::Valid,
+            Self::Refused(verdict) => *verdict,
+        }
+    }
 }
 
 /// Somebody who presented a valid key.
@@ -41,7 +54,8 @@ impl Service {
     /// the answer. An error means that nobody knows whether the key is good.
     pub async fn authenticate(&self, key: &PlainKey) -> Result<Authentication, StoreError> {
         let outcome = self.find_out(key).await;
-        self.verifications.count(&outcome);
+        self.verifications
+            .count(outcome.as_ref().ok().map(Authentication::verdict));
         outcome
     }
 
@@ -53,7 +67,11 @@ impl Service {
         match decide(&record, now) {
             Verdict::Valid => {
                 self.usage.note(record.key.id, now);
-                self.rehasher.note(&self.keyring(), key, &record.key);
+                let ApiKey { id, pepper_id, .. } = &record.key;
+                self.rehasher
+                    .note(&self.keyring(), key, *id, pepper_id, || {
+                        record.key.key_hash.clone()
+                    });
                 Ok(Authentication::Accepted(Box::new(Caller { record })))
             }
             refusal => Ok(Authentication::Refused(refusal)),

@@ -25,11 +25,12 @@ pub mod secret;
 pub mod statistics;
 pub mod transfer;
 pub mod usage;
+pub mod verification;
 
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use leadr_auth_domain::{AuditKey, Keyring};
+use leadr_auth_domain::{AuditKey, Keyring, NodeId};
 use leadr_auth_ports::{Clock, Entropy, EntropyError, Stores};
 
 pub use accounts::{AccountError, NewAccount};
@@ -48,9 +49,13 @@ pub use secret::{DropError, PepperRole, PepperStatus, PrepareError, SecretError}
 pub use statistics::{Statistics, UsageStatistics};
 pub use transfer::{Exporter, Importer, Record};
 pub use usage::UsageRecorder;
+pub use verification::{
+    CacheStatistics, Propagation, Sabotage, Verification, VerificationConfig, VerifiedKey,
+};
 
 use rehash::Rehasher;
 use statistics::Verifications;
+use verification::{Nodes, VerificationCache};
 
 /// All use cases, on the ports that it was given. Its clones share everything.
 #[derive(Clone)]
@@ -67,16 +72,62 @@ pub struct Service {
     rehasher: Rehasher,
     readiness: Readiness,
     verifications: Verifications,
+    config: ServiceConfig,
+    cache: Arc<VerificationCache>,
+    cached: Arc<verification::Counters>,
+    nodes: Arc<Nodes>,
+    /// Which node of a deployment this process is, once it follows changes.
+    node_id: Arc<OnceLock<NodeId>>,
+}
+
+/// How the service behaves where it has a choice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceConfig {
+    /// How keys are verified.
+    pub verification: VerificationConfig,
+    /// What people know this process by, among others of the same store.
+    pub node_name: String,
+    /// The version of the program.
+    pub version: String,
+}
+
+impl Default for ServiceConfig {
+    fn default() -> Self {
+        Self {
+            verification: VerificationConfig::default(),
+            node_name: "leadr-auth".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
 }
 
 impl Service {
-    /// Puts the use cases on top of `stores`.
+    /// Puts the use cases on top of `stores`, with defaults.
     pub fn new(
         stores: Stores,
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
         keyring: impl Into<Keyring>,
     ) -> Self {
+        Self::with_config(stores, clock, entropy, keyring, ServiceConfig::default())
+    }
+
+    /// Puts the use cases on top of `stores`.
+    pub fn with_config(
+        stores: Stores,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        keyring: impl Into<Keyring>,
+        config: ServiceConfig,
+    ) -> Self {
+        let VerificationConfig {
+            cache_bytes,
+            sabotage,
+            ..
+        } = config.verification;
+        let cache = Arc::new(VerificationCache::new(cache_bytes, sabotage));
+        // Before anybody gets hold of them: no change is to pass by the cache.
+        let stores = verification::watched(stores, &cache);
         let usage = UsageRecorder::new(Arc::clone(&stores.usage));
         let rehasher = Rehasher::new(Arc::clone(&stores.secrets), Arc::clone(&clock));
         Self {
@@ -90,6 +141,11 @@ impl Service {
             rehasher,
             readiness: Readiness::default(),
             verifications: Verifications::default(),
+            config,
+            cache,
+            cached: Arc::default(),
+            nodes: Arc::default(),
+            node_id: Arc::default(),
         }
     }
 

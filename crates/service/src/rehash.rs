@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use leadr_auth_domain::{ApiKey, AuditAction, ChainId, KeyId, Keyring, Origin, PlainKey};
+use leadr_auth_domain::{
+    AuditAction, ChainId, KeyHash, KeyId, Keyring, Origin, PepperId, PlainKey, PrefixCode,
+};
 use leadr_auth_ports::{Clock, PepperUse, Rehash, SecretRegistry, StoreError};
 use tokio::time::Instant;
 
@@ -32,9 +34,15 @@ const WAITING: usize = 100_000;
 pub(crate) struct Rehasher {
     registry: Arc<dyn SecretRegistry>,
     clock: Arc<dyn Clock>,
-    waiting: Arc<Mutex<HashMap<KeyId, Rehash>>>,
+    waiting: Arc<Mutex<HashMap<KeyId, Note>>>,
     remaining: Arc<Mutex<Vec<PepperUse>>>,
     done: Arc<AtomicU64>,
+}
+
+/// A new hash, and of which key in the cache it is.
+struct Note {
+    rehash: Rehash,
+    prefix: PrefixCode,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -53,16 +61,26 @@ impl Rehasher {
     }
 
     /// Notes the new hash of a key that has just been compared, if it needs one. Never waits.
-    pub(crate) fn note(&self, ring: &Keyring, plain: &PlainKey, key: &ApiKey) {
-        if key.pepper_id == *ring.current_id() {
+    pub(crate) fn note(
+        &self,
+        ring: &Keyring,
+        plain: &PlainKey,
+        key_id: KeyId,
+        under: &PepperId,
+        was: impl FnOnce() -> KeyHash,
+    ) {
+        if under == ring.current_id() {
             return;
         }
         let mut waiting = lock(&self.waiting);
         if waiting.len() < WAITING {
-            waiting.entry(key.id).or_insert_with(|| Rehash {
-                key_id: key.id,
-                was: key.key_hash.clone(),
-                becomes: ring.hash(plain),
+            waiting.entry(key_id).or_insert_with(|| Note {
+                rehash: Rehash {
+                    key_id,
+                    was: was(),
+                    becomes: ring.hash(plain),
+                },
+                prefix: plain.prefix_code(),
             });
         }
     }
@@ -77,7 +95,7 @@ impl Rehasher {
         self.done.load(Ordering::Relaxed)
     }
 
-    fn take(&self) -> Vec<Rehash> {
+    fn take(&self) -> Vec<Note> {
         lock(&self.waiting).drain().map(|(_, note)| note).collect()
     }
 
@@ -100,24 +118,36 @@ impl Rehasher {
 }
 
 impl Service {
-    /// Writes down uses of keys and new hashes in the background, and keeps count of the keys that remain under retired
-    /// secrets, until `stop` is over. Then writes down the last uses.
+    /// Writes down uses of keys and new hashes in the background, keeps count of the keys that remain under retired secrets,
+    /// and follows the changes of the store, until `stop` is over. Then writes down the last uses. Nothing is to be verified
+    /// any more by then.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let usage = self.usage.clone().run(stop);
         tokio::select! {
             () = usage => {}
             () = self.rehash_for_ever() => {}
+            () = self.follow_changes() => {}
         }
+        self.say_farewell().await;
     }
 
     /// Writes all notes down. Where the store fails, those that are not written are dropped: see the module's docs.
     pub(crate) async fn flush_rehashes(&self) -> Result<(), StoreError> {
-        for batch in self.rehasher.take().chunks(BATCH) {
+        let mut notes = self.rehasher.take();
+        while !notes.is_empty() {
+            let rest = notes.split_off(notes.len().min(BATCH));
+            let batch = std::mem::replace(&mut notes, rest);
+            let prefixes: Vec<_> = batch.iter().map(|note| note.prefix).collect();
+            let batch: Vec<_> = batch.into_iter().map(|note| note.rehash).collect();
             let auditor = self.auditor(&Origin::SERVER, self.clock.now()).await?;
             // The store says which of them were moved.
             let entry = auditor.draft(ChainId::System, AuditAction::PepperRehashed);
-            let done = self.stores.secrets.rehash(batch, &entry).await?;
+            let done = self.stores.secrets.rehash(&batch, &entry).await?;
             self.rehasher.done.fetch_add(done, Ordering::Relaxed);
+            // The next use of each would note it again.
+            for prefix in prefixes {
+                self.cache.forget_code(prefix);
+            }
         }
         Ok(())
     }
@@ -155,7 +185,7 @@ impl Service {
 
 #[cfg(test)]
 mod tests {
-    use leadr_auth_domain::{Access, PepperId};
+    use leadr_auth_domain::Access;
     use leadr_auth_ports::MockSecretRegistry;
 
     use super::*;

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use leadr_auth_domain::Verdict;
-use leadr_auth_ports::{PepperUse, StoreError, StoreLoad};
+use leadr_auth_ports::{PepperUse, StoreLoad};
 
-use crate::{Authentication, Service};
+use crate::{CacheStatistics, Service};
 
 /// Everything that is counted, at one moment. The counts begin at zero when the process starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub struct Statistics {
     pub verifications: Vec<(Verdict, u64)>,
     /// How often no verdict was found, because the store failed.
     pub undecided: u64,
+    /// How the cache of verification is doing.
+    pub cache: CacheStatistics,
     /// How the recorder of uses is doing.
     pub usage: UsageStatistics,
     /// How many keys remained under each retired secret of the keyring, when they were last counted: within the last
@@ -81,13 +83,9 @@ verdicts! {
 pub(crate) struct Verifications(Arc<Counters>);
 
 impl Verifications {
-    /// Counts what came of one.
-    pub(crate) fn count(&self, outcome: &Result<Authentication, StoreError>) {
-        let counter = match outcome {
-            Ok(Authentication::Accepted(_)) => self.0.of(Verdict::Valid),
-            Ok(Authentication::Refused(verdict)) => self.0.of(*verdict),
-            Err(_) => &self.0.undecided,
-        };
+    /// Counts what came of one: its verdict, or that none was found.
+    pub(crate) fn count(&self, verdict: Option<Verdict>) {
+        let counter = verdict.map_or(&self.0.undecided, |verdict| self.0.of(verdict));
         counter.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -102,6 +100,7 @@ impl Service {
                 .map(|&verdict| (verdict, counters.of(verdict).load(Ordering::Relaxed)))
                 .collect(),
             undecided: counters.undecided.load(Ordering::Relaxed),
+            cache: self.cache_statistics(),
             usage: self.usage.statistics(),
             remaining: self.rehasher.remaining(),
             rehashed: self.rehasher.done(),
@@ -113,7 +112,7 @@ impl Service {
 #[cfg(test)]
 mod tests {
     use leadr_auth_domain::generate_api_key;
-    use leadr_auth_ports::{MockKeyLookup, MockStoreHealth};
+    use leadr_auth_ports::{MockKeyLookup, MockStoreHealth, StoreError};
 
     use super::*;
     use crate::testing::Bench;

@@ -1,0 +1,287 @@
+//! What verification has found out before, for as long as that may be relied on.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::time::Duration;
+
+use leadr_auth_domain::{
+    Account, AccountId, ApiKey, KeyPrefix, KeyRecord, PepperId, PrefixCode, Scopes,
+};
+use leadr_auth_ports::{Change, StoreError};
+use quick_cache::sync::Cache;
+use quick_cache::{DefaultHashBuilder, Weighter};
+use tokio::sync::watch;
+
+use super::Sabotage;
+use super::fills::{Begun, Fills, Ticket};
+use super::lease::Lease;
+use super::record::{CachedAccount, CachedKey};
+
+/// How many prefixes that nobody has are kept at most: half a megabyte.
+const NOBODY: usize = 10_000;
+
+/// What a key costs that has a short name and no scopes: for a first guess of how many there will be.
+const USUAL_WEIGHT: u64 = 240;
+
+/// What a fill found out, shared with whoever joined it.
+pub(crate) type Filled = Result<Option<Arc<CachedKey>>, Arc<StoreError>>;
+
+/// Tells those who joined a fill what came of it. A fill that was given up tells nothing.
+pub(crate) type Joiner = watch::Receiver<Option<Filled>>;
+
+/// What is known of a prefix.
+pub(crate) enum Known {
+    /// The key that has it.
+    Key(Arc<CachedKey>),
+    /// No key has it.
+    Nobody,
+}
+
+/// The keys and accounts that verification has read. It asks nobody; whoever fills it asks the store.
+///
+/// Two things keep it right. What is told of by [`VerificationCache::forget`] is gone when that returns, and no fill that was
+/// underway brings it back. And of what nobody has told it, it only says something while its lease holds.
+pub(crate) struct VerificationCache {
+    keys: Cache<PrefixCode, Arc<CachedKey>, KeyWeight>,
+    /// Apart, so that a flood of keys that nobody has throws out none that somebody has.
+    nobody: Cache<PrefixCode, ()>,
+    accounts: Mutex<Accounts>,
+    fills: Fills<Joiner>,
+    /// Counts how often the whole cache was dropped.
+    epoch: AtomicU64,
+    shared: RwLock<Shared>,
+    pub(crate) lease: Lease,
+    pub(crate) sabotage: Sabotage,
+}
+
+#[derive(Clone)]
+struct KeyWeight;
+
+impl Weighter<PrefixCode, Arc<CachedKey>> for KeyWeight {
+    fn weight(&self, _: &PrefixCode, key: &Arc<CachedKey>) -> u64 {
+        key.weight()
+    }
+}
+
+/// The accounts of the keys. What no key needs any more goes by itself, but for its place in the map.
+#[derive(Default)]
+struct Accounts {
+    known: HashMap<AccountId, Weak<CachedAccount>>,
+    /// At how many places those are looked for that are not needed any more.
+    sweep_at: usize,
+}
+
+/// What many keys have in common.
+struct Shared {
+    pepper_ids: Vec<Arc<PepperId>>,
+    all_scopes: Arc<Scopes>,
+}
+
+impl VerificationCache {
+    /// One that keeps up to `bytes` of keys.
+    pub(crate) fn new(bytes: u64, sabotage: Sabotage) -> Self {
+        let keys = usize::try_from(bytes / USUAL_WEIGHT).unwrap_or(usize::MAX);
+        Self {
+            keys: Cache::with(
+                keys,
+                bytes,
+                KeyWeight,
+                DefaultHashBuilder::default(),
+                quick_cache::sync::DefaultLifecycle::default(),
+            ),
+            nobody: Cache::new(NOBODY),
+            accounts: Mutex::default(),
+            fills: Fills::new(),
+            epoch: AtomicU64::new(0),
+            shared: RwLock::new(Shared {
+                pepper_ids: Vec::new(),
+                all_scopes: Arc::new(Scopes::All),
+            }),
+            lease: Lease::new(),
+            sabotage,
+        }
+    }
+
+    /// May a request that began at `now` be answered from here?
+    pub(crate) fn may_answer(&self, now: Duration) -> bool {
+        self.lease.holds(now) || self.sabotage.is(Sabotage::NoTicks)
+    }
+
+    /// What is known of a prefix, whether or not it may be relied on.
+    pub(crate) fn get(&self, code: PrefixCode) -> Option<Known> {
+        if let Some(key) = self.keys.get(&code) {
+            let is_good = key.account().is_good(self.epoch.load(Ordering::Acquire));
+            return is_good.then_some(Known::Key(key));
+        }
+        self.nobody.get(&code).map(|()| Known::Nobody)
+    }
+
+    /// Begins to fill what is not known, before the store is asked; or joins who does so already.
+    pub(crate) fn begin(&self, code: PrefixCode) -> Fill<'_> {
+        let (sender, receiver) = watch::channel(None);
+        match self.fills.begin(code, || receiver) {
+            Begun::First(ticket) => Fill::Own(OwnFill {
+                cache: self,
+                ticket,
+                code,
+                sender,
+            }),
+            Begun::Joined(joiner) => Fill::Joined(joiner),
+        }
+    }
+
+    /// A record as it is kept. It is published by whoever began to fill it, and by nobody else.
+    pub(crate) fn keep(&self, record: &KeyRecord) -> Arc<CachedKey> {
+        let KeyRecord { key, account } = record;
+        let account = self.keep_account(account);
+        Arc::new(CachedKey::new(
+            key,
+            account,
+            self.keep_pepper_id(key),
+            self.keep_scopes(key),
+        ))
+    }
+
+    fn keep_account(&self, account: &Account) -> Arc<CachedAccount> {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = accounts.known.get(&account.id).and_then(Weak::upgrade);
+        if let Some(known) = known {
+            if known.is_good(epoch) && known.is_as(account) {
+                return known;
+            }
+            // One of the two was read before a change that is still on its way here. The keys that have the other are read
+            // again.
+            known.retire();
+        }
+        let kept = Arc::new(CachedAccount::new(account, epoch));
+        accounts.known.insert(account.id, Arc::downgrade(&kept));
+        if accounts.known.len() > accounts.sweep_at {
+            accounts
+                .known
+                .retain(|_, account| account.strong_count() > 0);
+            accounts.sweep_at = 2 * accounts.known.len() + 1_000;
+        }
+        kept
+    }
+
+    fn keep_pepper_id(&self, key: &ApiKey) -> Arc<PepperId> {
+        let find = |shared: &Shared| {
+            let mut known = shared.pepper_ids.iter();
+            known.find(|id| ***id == key.pepper_id).map(Arc::clone)
+        };
+        if let Some(known) = find(&self.shared.read().unwrap_or_else(PoisonError::into_inner)) {
+            return known;
+        }
+        let mut shared = self.shared.write().unwrap_or_else(PoisonError::into_inner);
+        find(&shared).unwrap_or_else(|| {
+            let id = Arc::new(key.pepper_id.clone());
+            shared.pepper_ids.push(Arc::clone(&id));
+            id
+        })
+    }
+
+    fn keep_scopes(&self, key: &ApiKey) -> Arc<Scopes> {
+        match &key.scopes {
+            Scopes::All => {
+                let shared = self.shared.read().unwrap_or_else(PoisonError::into_inner);
+                Arc::clone(&shared.all_scopes)
+            }
+            scopes @ Scopes::Only(_) => Arc::new(scopes.clone()),
+        }
+    }
+
+    /// Throws away what is kept of something that was changed. Fills that are underway do not bring it back.
+    pub(crate) fn forget(&self, change: &Change) {
+        match change {
+            Change::Key(prefix) => self.forget_key(prefix),
+            Change::Account(id) => self.forget_account(*id),
+            Change::Everything => self.forget_everything(),
+        }
+    }
+
+    pub(crate) fn forget_key(&self, prefix: &KeyPrefix) {
+        if let Some(code) = prefix.code() {
+            self.forget_code(code);
+        }
+    }
+
+    pub(crate) fn forget_code(&self, code: PrefixCode) {
+        self.fills.strike_out(code, || {
+            self.keys.remove(&code);
+            self.nobody.remove(&code);
+        });
+    }
+
+    /// Fills are struck out first. One that is still standing when its account is retired has not published yet, and
+    /// cannot; one that began after that reads what is true now.
+    pub(crate) fn forget_account(&self, id: AccountId) {
+        self.fills.strike_out_all();
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(account) = accounts.known.remove(&id).and_then(|known| known.upgrade()) {
+            account.retire();
+        }
+    }
+
+    /// In no time, however much there is: what is of another epoch is not good any more, and goes when its place is needed.
+    pub(crate) fn forget_everything(&self) {
+        self.fills.strike_out_all();
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        accounts.known.clear();
+        drop(accounts);
+        self.nobody.clear();
+    }
+
+    /// How many keys are kept, those that are not good any more included, and how many bytes they take.
+    pub(crate) fn size(&self) -> (usize, u64) {
+        (self.keys.len(), self.keys.weight())
+    }
+}
+
+/// What becomes of somebody who has to have something filled.
+pub(crate) enum Fill<'a> {
+    /// Asks the store.
+    Own(OwnFill<'a>),
+    /// Waits for somebody else who does.
+    Joined(Joiner),
+}
+
+/// A fill that is underway. Where it is dropped, those who joined it are told nothing, and one of them begins anew.
+pub(crate) struct OwnFill<'a> {
+    cache: &'a VerificationCache,
+    ticket: Ticket<'a, Joiner>,
+    code: PrefixCode,
+    sender: watch::Sender<Option<Filled>>,
+}
+
+impl OwnFill<'_> {
+    /// Ends it with what the store said. That is kept if nothing of it was changed meanwhile; an error never is.
+    pub(crate) fn end(self, answer: Result<Option<KeyRecord>, StoreError>) -> Filled {
+        let Self {
+            cache,
+            ticket,
+            code,
+            sender,
+        } = self;
+        let filled = answer
+            .map(|record| record.map(|record| cache.keep(&record)))
+            .map_err(Arc::new);
+        let publish = || match &filled {
+            Ok(Some(key)) => {
+                cache.nobody.remove(&code);
+                cache.keys.insert(code, Arc::clone(key));
+            }
+            Ok(None) => {
+                cache.keys.remove(&code);
+                cache.nobody.insert(code, ());
+            }
+            Err(_) => {}
+        };
+        ticket.end(!cache.sabotage.is(Sabotage::NoFence), publish);
+        // Those who joined after it was struck out joined another one.
+        let _ = sender.send(Some(filled.clone()));
+        filled
+    }
+}

@@ -1,0 +1,235 @@
+//! Listens to the store for as long as the process runs.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use leadr_auth_domain::{NodeId, Timestamp};
+use leadr_auth_ports::{NodeReport, Probe, Signal, StoreError, Subscription};
+use tokio::time::{Interval, MissedTickBehavior};
+
+use super::follower::Follower;
+use crate::{Chain, Service};
+
+/// How long it waits before it asks a store again that does not let it listen.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// How many ticks may wait for the store at the same time.
+const TICKS_AT_ONCE: usize = 4;
+
+/// For how long a node is remembered that says nothing any more.
+const REMEMBERED: time::Duration = time::Duration::days(1);
+
+/// The most that somebody waits for proof that a change has reached every node.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+/// How far a change has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Propagation {
+    /// Whether every node that runs has heard of it, or cannot go by what it knew before any more.
+    pub propagated: bool,
+    /// How many nodes run, as far as this one hears; itself included.
+    pub nodes: usize,
+    /// How long that took to find out.
+    pub took: Duration,
+}
+
+impl Service {
+    /// Follows the changes of the store, which is what makes the cache answer at all.
+    pub(crate) async fn follow_changes(&self) {
+        let id = match self.random() {
+            Ok(bytes) => *self
+                .node_id
+                .get_or_init(|| NodeId::from_random_bytes(bytes)),
+            Err(error) => {
+                tracing::error!(error = %Chain(&error), "this node has no id; nothing is answered from the cache");
+                return;
+            }
+        };
+        let started_at = self.clock.now();
+        self.clear_away(id, started_at).await;
+        let mut follower = Follower::new(
+            Arc::clone(&self.cache),
+            Arc::clone(&self.nodes),
+            self.config.verification.clone(),
+            id,
+        );
+        let mut failing = false;
+        loop {
+            follower.before_listening();
+            match self.stores.feed.subscribe().await {
+                Ok(mut subscription) => {
+                    follower.listens(self.clock.uptime());
+                    if failing {
+                        tracing::info!("changes are heard again");
+                    }
+                    let error = self.listen(&mut follower, &mut subscription, started_at);
+                    let error = error.await;
+                    follower.lost();
+                    failing = true;
+                    tracing::warn!(error = %Chain(&error), "changes are not heard; what is kept is dropped when they are again");
+                }
+                Err(error) => {
+                    if !failing {
+                        tracing::warn!(error = %Chain(&error), "changes are not heard; the store is asked for every key");
+                    }
+                    failing = true;
+                }
+            }
+            tokio::time::sleep(RETRY_AFTER).await;
+        }
+    }
+
+    /// Listens until that is over, and says why it is.
+    async fn listen(
+        &self,
+        follower: &mut Follower,
+        subscription: &mut Box<dyn Subscription>,
+        started_at: Timestamp,
+    ) -> StoreError {
+        let mut ticks = every(self.config.verification.tick);
+        let underway = Arc::new(AtomicUsize::new(0));
+        loop {
+            tokio::select! {
+                biased;
+                heard = subscription.next() => match heard {
+                    Ok(heard) => {
+                        let reply = follower.hear(heard, self.clock.uptime());
+                        if let Some(signal) = reply {
+                            self.say(signal);
+                        }
+                    }
+                    Err(error) => return error,
+                },
+                _ = ticks.tick() => {
+                    if follower.is_deaf(self.clock.uptime()) {
+                        return StoreError::unavailable("nothing that is sent comes back");
+                    }
+                    if underway.load(Ordering::Acquire) < TICKS_AT_ONCE {
+                        self.tick(follower, started_at, &underway);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends a tick. Nobody waits for it here: while the store takes its time, what it says is to be heard.
+    fn tick(&self, follower: &mut Follower, started_at: Timestamp, underway: &Arc<AtomicUsize>) {
+        let Some(&id) = self.node_id.get() else {
+            return;
+        };
+        let proof = follower.proof();
+        let config = &self.config;
+        let now = self.clock.uptime();
+        let report = NodeReport {
+            id,
+            name: config.node_name.clone(),
+            version: config.version.clone(),
+            // Not earlier than this is the time of which it will be the proof.
+            tick: follower.tick(now),
+            started_at,
+            seen_at: self.clock.now(),
+            patience: config.verification.patience(),
+            lease_age: proof.map(|proof| now.saturating_sub(proof.sent_at)),
+            lag: proof.map(|proof| proof.lag),
+        };
+        underway.fetch_add(1, Ordering::AcqRel);
+        let (feed, underway) = (Arc::clone(&self.stores.feed), Arc::clone(underway));
+        tokio::spawn(async move {
+            if let Err(error) = feed.tick(&report).await {
+                tracing::debug!(error = %Chain(&error), "a tick was not sent");
+            }
+            underway.fetch_sub(1, Ordering::AcqRel);
+        });
+    }
+
+    fn say(&self, signal: Signal) {
+        let feed = Arc::clone(&self.stores.feed);
+        tokio::spawn(async move {
+            if let Err(error) = feed.send(&signal).await {
+                tracing::debug!(error = %Chain(&error), "a signal was not sent");
+            }
+        });
+    }
+
+    /// Says that this node keeps nothing any more, which it must not from here on.
+    pub(crate) async fn say_farewell(&self) {
+        let Some(&id) = self.node_id.get() else {
+            return;
+        };
+        self.cache.forget_everything();
+        if let Err(error) = self.stores.feed.send(&Signal::Farewell(id)).await {
+            tracing::debug!(error = %Chain(&error), "the end was not announced");
+        }
+        self.clear_away(id, self.clock.now()).await;
+    }
+
+    async fn clear_away(&self, id: NodeId, now: Timestamp) {
+        let silent_since = now.as_offset_date_time().checked_sub(REMEMBERED);
+        let silent_since = silent_since.and_then(|since| Timestamp::new(since).ok());
+        let forgotten = self
+            .stores
+            .feed
+            .forget(id, silent_since.unwrap_or(Timestamp::MIN));
+        if let Err(error) = forgotten.await {
+            tracing::debug!(error = %Chain(&error), "what nodes said was not cleared away");
+        }
+    }
+
+    /// Waits until every node has heard of what was changed before this was called, or cannot go by anything older any
+    /// more: that is so when its patience is over.
+    pub async fn await_propagation(&self) -> Propagation {
+        let began = self.clock.uptime();
+        let Some(&me) = self.node_id.get() else {
+            return Propagation {
+                propagated: false,
+                nodes: 0,
+                took: Duration::ZERO,
+            };
+        };
+        let mut asked = self.nodes.ask(me, began);
+        let own = self.config.verification.patience();
+        let longest = asked.patience.max(own);
+        // Who has listened for less than a node may be silent does not know them all.
+        let knows_all = asked
+            .listening_since
+            .is_some_and(|since| since.saturating_add(longest) <= began);
+        let longest = if knows_all {
+            Some(longest)
+        } else {
+            let reports = self.stores.feed.nodes().await.ok();
+            reports.map(|reports| {
+                let told = reports.iter().map(|report| report.patience);
+                told.fold(longest, Duration::max)
+            })
+        };
+        let probe = Probe {
+            node: me,
+            number: asked.number,
+        };
+        if asked.nodes > 0 {
+            self.say(Signal::Probe(probe));
+        }
+        let over = began + longest.unwrap_or(own);
+        let left = over.saturating_sub(self.clock.uptime());
+        let answered = async {
+            if !knows_all || asked.answered.wait_for(|all| *all).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        let in_time = tokio::time::timeout(left.min(LONGEST_WAIT), answered).await;
+        self.nodes.withdraw(asked.number);
+        let took = self.clock.uptime().saturating_sub(began);
+        Propagation {
+            propagated: in_time.is_ok() || (longest.is_some() && left <= LONGEST_WAIT),
+            nodes: asked.nodes + 1,
+            took,
+        }
+    }
+}
+
+fn every(period: Duration) -> Interval {
+    let mut ticks = tokio::time::interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}

@@ -1,0 +1,380 @@
+//! Is this key good? The question that is asked more often than all others together, and is answered from memory.
+//!
+//! A verification goes: [`cache`] (has this prefix been looked up, and may what was found be relied on?), else the store
+//! through [`fills`]; the secret is compared in either case; the domain decides; the use is noted. What makes the first step
+//! sound is the other direction: [`follow`] hears of every change that the store commits, wherever it was made, and has
+//! [`follower`] throw away what it concerns; and [`changes`] does the same for what this process changes itself, before it
+//! answers.
+//!
+//! # What may be relied on, and why
+//!
+//! - **Here**: a key that was revoked through this process is refused from the moment on that the change is answered. The
+//!   store has committed, then what the cache knew went, then the answer; and the fence in [`fills`] keeps a fill that was
+//!   underway from bringing it back.
+//! - **Elsewhere**: as soon as the news arrives, as a rule within milliseconds; and within [`VerificationConfig::bound`],
+//!   whatever happens. Every node sends itself ticks through the store. One that comes back proves that all that was committed
+//!   before it was sent has been heard. The [`lease`] of the cache goes from the sending of the last such tick to the bound
+//!   after it. So an answer at `t` rests on a tick sent after `t` − bound, and on all that was committed before that. Where
+//!   no tick comes back, for whatever reason, the lease runs out, and the store is asked for every key. No clock of one machine
+//!   is compared with another's.
+//! - Nothing that manages keys or accounts is answered from here, and no caller of it is let in from here.
+
+mod cache;
+mod changes;
+mod fills;
+mod follow;
+mod follower;
+mod lease;
+mod nodes;
+mod record;
+mod sync;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use leadr_auth_domain::{Access, PlainKey, PrefixCode, Verdict};
+
+pub(crate) use cache::VerificationCache;
+pub(crate) use changes::watched;
+pub use follow::Propagation;
+pub(crate) use nodes::Nodes;
+use record::CachedKey;
+pub use record::VerifiedKey;
+
+use crate::{Service, StoreError};
+use cache::{Fill, Filled, Known};
+
+/// How verification behaves where it has a choice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerificationConfig {
+    /// How many bytes the cache may take, as it counts them.
+    pub cache_bytes: u64,
+    /// How long after a change, made on another node or by another program, this node may at most go on as if there had been
+    /// none. Zero turns the cache off.
+    pub bound: Duration,
+    /// How often this node makes sure that it still hears. A fraction of the bound, so that one lost tick is no harm.
+    pub tick: Duration,
+    /// How much longer than the bound what is known may be relied on while the store cannot be asked. Zero, unless somebody
+    /// would rather let in a key that was revoked meanwhile than turn away one that was not.
+    pub stale_if_error: Duration,
+    /// Which mechanism is switched off.
+    pub sabotage: Sabotage,
+}
+
+impl Default for VerificationConfig {
+    /// 256 MiB, which is a million keys; two seconds, four ticks in them, and nothing after them.
+    fn default() -> Self {
+        Self {
+            cache_bytes: 256 << 20,
+            bound: Duration::from_secs(2),
+            tick: Duration::from_millis(500),
+            stale_if_error: Duration::ZERO,
+            sabotage: Sabotage::Nothing,
+        }
+    }
+}
+
+impl VerificationConfig {
+    /// For how long after a change this node may at most go on as if there had been none, whatever happens.
+    pub const fn patience(&self) -> Duration {
+        self.bound.saturating_add(self.stale_if_error)
+    }
+}
+
+/// A mechanism to be switched off by a test, which then has to fail. Without the feature `sabotage` nothing is, whatever is
+/// asked for: no release has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sabotage {
+    /// None.
+    #[default]
+    Nothing,
+    /// A fill publishes also where what it read was changed meanwhile.
+    NoFence,
+    /// What was known goes before the store commits, and not after.
+    ForgetEarly,
+    /// What is known is relied on whether ticks come back or not.
+    NoTicks,
+    /// The cache is dropped before it is listened anew, and not after.
+    ListenLate,
+    /// The lease goes by the time of day.
+    WallClock,
+    /// Uses are not written down at the end.
+    NoLastFlush,
+}
+
+impl Sabotage {
+    /// Is this the mechanism that is switched off?
+    #[cfg(feature = "sabotage")]
+    pub(crate) fn is(self, mechanism: Self) -> bool {
+        self == mechanism
+    }
+
+    #[cfg(not(feature = "sabotage"))]
+    #[expect(clippy::unused_self, reason = "as with the feature")]
+    pub(crate) const fn is(self, _: Self) -> bool {
+        false
+    }
+}
+
+/// What came of a key that was presented to be verified.
+#[derive(Clone, Debug)]
+pub enum Verification {
+    /// It is good.
+    Accepted(VerifiedKey),
+    /// It is not, for this reason, which is for those who may hear it. The key is there if its secret was right. Never
+    /// [`Verdict::Valid`].
+    Refused(Verdict, Option<VerifiedKey>),
+}
+
+impl Verification {
+    /// The verdict.
+    pub const fn verdict(&self) -> Verdict {
+        match self {
+            Self::Accepted(_) => Verdict::Valid,
+            Self::Refused(verdict, _) => *verdict,
+        }
+    }
+}
+
+/// How often what was known answered, and how often it did not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheStatistics {
+    /// What was known was relied on.
+    pub hits: u64,
+    /// Nothing was known, and the store was asked.
+    pub misses: u64,
+    /// The lease was over, and the store was asked whatever was known.
+    pub bypasses: u64,
+    /// The store did not answer, and what was known was relied on although the lease was over.
+    pub stale: u64,
+    /// How many keys are kept.
+    pub keys: usize,
+    /// How many bytes they take, as the cache counts them.
+    pub bytes: u64,
+    /// How much longer the lease goes; zero when it is over.
+    pub lease: Duration,
+}
+
+/// The counters of [`CacheStatistics`].
+#[derive(Default)]
+pub(crate) struct Counters {
+    hits: AtomicU64,
+    misses: AtomicU64,
+    bypasses: AtomicU64,
+    stale: AtomicU64,
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+impl Service {
+    /// Is this key good, and whose is it? For whoever protects something with keys: answered from memory where that is known,
+    /// see the module's docs for what it means.
+    ///
+    /// A key that `reach` does not reach is [`Verdict::Unknown`], as one that nobody has: a tenant who verifies learns about
+    /// its own keys only, and uses no other. The use of a good key is noted.
+    pub async fn verify(&self, reach: Access, key: &PlainKey) -> Result<Verification, StoreError> {
+        let outcome = self.verify_genuine(reach, key).await;
+        self.verifications
+            .count(outcome.as_ref().ok().map(Verification::verdict));
+        outcome
+    }
+
+    async fn verify_genuine(
+        &self,
+        reach: Access,
+        key: &PlainKey,
+    ) -> Result<Verification, StoreError> {
+        let found = self.find_verified(key).await?;
+        let Some(found) = found.filter(|found| reach.reaches(found.account_id())) else {
+            return Ok(Verification::Refused(Verdict::Unknown, None));
+        };
+        let now = self.clock.now();
+        match found.verdict(now) {
+            Verdict::Valid => {
+                self.usage.note(found.id(), now);
+                self.rehasher
+                    .note(&self.keyring(), key, found.id(), found.pepper_id(), || {
+                        found.digest().to_hash()
+                    });
+                Ok(Verification::Accepted(found))
+            }
+            refusal => Ok(Verification::Refused(refusal, Some(found))),
+        }
+    }
+
+    /// This very key, whatever its state; `None` where the prefix is unknown or the secret is another.
+    async fn find_verified(&self, key: &PlainKey) -> Result<Option<VerifiedKey>, StoreError> {
+        let ring = self.keyring();
+        let began = self.verification_time();
+        if self.cache.may_answer(began) {
+            match self.cache.get(key.prefix_code()) {
+                Some(Known::Nobody) => {
+                    count(&self.cached.hits);
+                    // The work of a comparison all the same: time must not tell an unknown prefix from a wrong secret.
+                    ring.verify_against_nothing(key);
+                    return Ok(None);
+                }
+                // Under a secret that this process does not have it may have been hashed anew meanwhile.
+                Some(Known::Key(known)) if ring.get(known.pepper_id()).is_some() => {
+                    count(&self.cached.hits);
+                    return self.compare(key, VerifiedKey(known)).await;
+                }
+                Some(Known::Key(_)) | None => count(&self.cached.misses),
+            }
+        } else {
+            count(&self.cached.bypasses);
+        }
+        let found = match self.look_up(key, began).await {
+            Ok(found) => found,
+            Err(error) => self.known_before(key.prefix_code(), began, error)?,
+        };
+        if let Some(found) = found {
+            return self.compare(key, VerifiedKey(found)).await;
+        }
+        ring.verify_against_nothing(key);
+        Ok(None)
+    }
+
+    /// Is the key the one that was found?
+    async fn compare(
+        &self,
+        key: &PlainKey,
+        found: VerifiedKey,
+    ) -> Result<Option<VerifiedKey>, StoreError> {
+        let ring = self.keyring();
+        match ring.verify_digest(key, found.pepper_id(), found.digest()) {
+            Some(true) => Ok(Some(found)),
+            Some(false) => {
+                self.may_refuse_hashes()?;
+                Ok(None)
+            }
+            None => {
+                self.may_refuse_keys_under(found.pepper_id()).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Asks the store, once for all who ask at the same time.
+    async fn look_up(
+        &self,
+        key: &PlainKey,
+        began: Duration,
+    ) -> Result<Option<Arc<CachedKey>>, StoreError> {
+        let filled = if self.cache.may_answer(began) {
+            self.fill(key).await
+        } else {
+            // Whoever began before may have read what was so before.
+            let found = self.stores.lookup.find(&key.prefix()).await;
+            found
+                .map(|record| record.map(|record| self.cache.keep(&record)))
+                .map_err(Arc::new)
+        };
+        filled.map_err(|error| shared(&error))
+    }
+
+    async fn fill(&self, key: &PlainKey) -> Filled {
+        loop {
+            match self.cache.begin(key.prefix_code()) {
+                Fill::Own(fill) => {
+                    let answer = self.stores.lookup.find(&key.prefix()).await;
+                    return fill.end(answer);
+                }
+                Fill::Joined(mut joined) => {
+                    // Whoever asked may have gone away before there was an answer.
+                    if let Ok(filled) = joined.wait_for(Option::is_some).await
+                        && let Some(filled) = filled.clone()
+                    {
+                        return filled;
+                    }
+                }
+            }
+        }
+    }
+
+    /// What was known while the lease held, where an operator allows that and the store cannot be asked.
+    fn known_before(
+        &self,
+        code: PrefixCode,
+        began: Duration,
+        error: StoreError,
+    ) -> Result<Option<Arc<CachedKey>>, StoreError> {
+        let stale_until = self
+            .cache
+            .lease
+            .until()
+            .saturating_add(self.config.verification.stale_if_error);
+        if !error.is_retryable() || began >= stale_until {
+            return Err(error);
+        }
+        let known = match self.cache.get(code) {
+            Some(Known::Key(known)) => Some(known),
+            Some(Known::Nobody) => None,
+            None => return Err(error),
+        };
+        count(&self.cached.stale);
+        Ok(known)
+    }
+
+    /// The time by which the lease goes.
+    fn verification_time(&self) -> Duration {
+        if self.config.verification.sabotage.is(Sabotage::WallClock) {
+            let micros = self.clock.now().unix_micros();
+            return Duration::from_micros(micros.try_into().unwrap_or_default());
+        }
+        self.clock.uptime()
+    }
+
+    /// How the cache is doing.
+    pub(crate) fn cache_statistics(&self) -> CacheStatistics {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (keys, bytes) = self.cache.size();
+        let lease = self.cache.lease.until();
+        CacheStatistics {
+            hits: read(&self.cached.hits),
+            misses: read(&self.cached.misses),
+            bypasses: read(&self.cached.bypasses),
+            stale: read(&self.cached.stale),
+            keys,
+            bytes,
+            lease: lease.saturating_sub(self.clock.uptime()),
+        }
+    }
+}
+
+/// The error of a fill, for each of those who waited for it.
+fn shared(error: &Arc<StoreError>) -> StoreError {
+    let source = Box::new(SharedSource(Arc::clone(error)));
+    match **error {
+        StoreError::Unavailable(_) => StoreError::Unavailable(source),
+        StoreError::Internal(_) => StoreError::Internal(source),
+    }
+}
+
+/// The source of a store's error, which is several errors' source.
+#[derive(Debug)]
+struct SharedSource(Arc<StoreError>);
+
+impl SharedSource {
+    fn source(&self) -> &(dyn std::error::Error + 'static) {
+        match &*self.0 {
+            StoreError::Unavailable(source) | StoreError::Internal(source) => source.as_ref(),
+        }
+    }
+}
+
+impl fmt::Display for SharedSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self.source(), f)
+    }
+}
+
+impl std::error::Error for SharedSource {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source().source()
+    }
+}

@@ -1,0 +1,182 @@
+//! What the cache keeps of a key: what verification looks at and what it tells, in as few bytes as that takes.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use leadr_auth_domain::{
+    Access, Account, AccountId, AccountRole, AccountStanding, Actor, ApiKey, KeyDigest, KeyId,
+    KeyStanding, Origin, PepperId, Principal, Scopes, Timestamp, Verdict,
+};
+
+/// What is kept of an account, once for all its keys.
+pub(crate) struct CachedAccount {
+    id: AccountId,
+    role: AccountRole,
+    standing: AccountStanding,
+    /// Which of the times between two drops of the whole cache it is of.
+    epoch: u64,
+    /// Whether the account was changed since this was read. With it all its keys are to be read again.
+    retired: AtomicBool,
+}
+
+impl CachedAccount {
+    pub(crate) fn new(account: &Account, epoch: u64) -> Self {
+        Self {
+            id: account.id,
+            role: account.role,
+            standing: AccountStanding::of(account),
+            epoch,
+            retired: AtomicBool::new(false),
+        }
+    }
+
+    /// Does it say what `account` says?
+    pub(crate) fn is_as(&self, account: &Account) -> bool {
+        self.role == account.role && self.standing == AccountStanding::of(account)
+    }
+
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_good(&self, epoch: u64) -> bool {
+        self.epoch == epoch && !self.retired.load(Ordering::Acquire)
+    }
+}
+
+/// What is kept of a key.
+pub(crate) struct CachedKey {
+    account: Arc<CachedAccount>,
+    pepper_id: Arc<PepperId>,
+    scopes: Arc<Scopes>,
+    name: Box<str>,
+    id: KeyId,
+    digest: KeyDigest,
+    standing: KeyStanding,
+}
+
+impl CachedKey {
+    pub(crate) fn new(
+        key: &ApiKey,
+        account: Arc<CachedAccount>,
+        pepper_id: Arc<PepperId>,
+        scopes: Arc<Scopes>,
+    ) -> Self {
+        Self {
+            account,
+            pepper_id,
+            scopes,
+            name: key.name.as_str().into(),
+            id: key.id,
+            digest: key.key_hash.digest(),
+            standing: KeyStanding::of(key),
+        }
+    }
+
+    pub(crate) fn account(&self) -> &CachedAccount {
+        &self.account
+    }
+
+    pub(crate) fn pepper_id(&self) -> &PepperId {
+        &self.pepper_id
+    }
+
+    /// How many bytes it takes, with its place in the cache. An estimate: what an allocator adds is not known.
+    pub(crate) fn weight(&self) -> u64 {
+        // A slot of the cache's slab and of its table, each with some room to grow.
+        const PLACE: usize = 60;
+        // What an allocation costs beyond what is in it.
+        const ALLOCATION: usize = 16;
+        const ARC: usize = 2 * size_of::<usize>();
+        let own = ALLOCATION + ARC + size_of::<Self>() + ALLOCATION + self.name.len();
+        let scopes = match &*self.scopes {
+            // Shared by all.
+            Scopes::All => 0,
+            Scopes::Only(scopes) => {
+                // A node of the set has room for eleven.
+                let nodes = 11 * size_of::<String>();
+                let texts = scopes.iter().map(|scope| ALLOCATION + scope.as_str().len());
+                ALLOCATION + ARC + size_of::<Scopes>() + nodes + texts.sum::<usize>()
+            }
+        };
+        // The account is counted with its first key.
+        let account = match Arc::strong_count(&self.account) {
+            1 => 2 * ALLOCATION + ARC + size_of::<CachedAccount>() + 4 * size_of::<usize>(),
+            _ => 0,
+        };
+        u64::try_from(PLACE + own + scopes + account).unwrap_or(u64::MAX)
+    }
+}
+
+/// A key of which the secret was presented, as verification knows it.
+#[derive(Clone)]
+pub struct VerifiedKey(pub(super) Arc<CachedKey>);
+
+impl VerifiedKey {
+    /// Which key.
+    pub fn id(&self) -> KeyId {
+        self.0.id
+    }
+
+    /// Whose key it is.
+    pub fn account_id(&self) -> AccountId {
+        self.0.account.id
+    }
+
+    /// What people call it.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// What it may be used for.
+    pub fn scopes(&self) -> &Scopes {
+        &self.0.scopes
+    }
+
+    /// From when on it no longer works; `None` if it never expires.
+    pub fn expires_at(&self) -> Option<Timestamp> {
+        self.0.standing.expires_at
+    }
+
+    /// Whose records its holder may reach.
+    pub fn access(&self) -> Access {
+        match self.0.account.role {
+            AccountRole::Operator => Access::All,
+            AccountRole::Tenant => Access::Account(self.0.account.id),
+        }
+    }
+
+    /// Who its holder is and what they may do. The request's id and address are for whoever knows them to add.
+    pub fn principal(&self) -> Principal {
+        Principal {
+            access: self.access(),
+            scopes: self.scopes().clone(),
+            origin: Origin::of(Actor::Key {
+                key_id: self.id(),
+                account_id: self.account_id(),
+            }),
+        }
+    }
+
+    pub(super) fn digest(&self) -> &KeyDigest {
+        &self.0.digest
+    }
+
+    pub(super) fn pepper_id(&self) -> &PepperId {
+        &self.0.pepper_id
+    }
+
+    pub(super) fn verdict(&self, now: Timestamp) -> Verdict {
+        self.0.standing.verdict(self.0.account.standing, now)
+    }
+}
+
+impl fmt::Debug for VerifiedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VerifiedKey")
+            .field("id", &self.id())
+            .field("account_id", &self.account_id())
+            .finish_non_exhaustive()
+    }
+}
