@@ -28,9 +28,9 @@ pub mod usage;
 pub mod verification;
 
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
-use leadr_auth_domain::{AuditKey, Keyring, NodeId};
+use leadr_auth_domain::{AuditKey, Keyring};
 use leadr_auth_ports::{Clock, Entropy, EntropyError, Stores};
 
 pub use accounts::{AccountError, NewAccount};
@@ -55,7 +55,7 @@ pub use verification::{
 
 use rehash::Rehasher;
 use statistics::Verifications;
-use verification::{Nodes, VerificationCache};
+use verification::Verifier;
 
 /// All use cases, on the ports that it was given. Its clones share everything.
 #[derive(Clone)]
@@ -73,11 +73,7 @@ pub struct Service {
     readiness: Readiness,
     verifications: Verifications,
     config: ServiceConfig,
-    cache: Arc<VerificationCache>,
-    cached: Arc<verification::Counters>,
-    nodes: Arc<Nodes>,
-    /// Which node of a deployment this process is, once it follows changes.
-    node_id: Arc<OnceLock<NodeId>>,
+    verifier: Arc<Verifier>,
 }
 
 /// How the service behaves where it has a choice.
@@ -120,14 +116,9 @@ impl Service {
         keyring: impl Into<Keyring>,
         config: ServiceConfig,
     ) -> Self {
-        let VerificationConfig {
-            cache_bytes,
-            sabotage,
-            ..
-        } = config.verification;
-        let cache = Arc::new(VerificationCache::new(cache_bytes, sabotage));
+        let verifier = Arc::new(Verifier::new(&config.verification));
         // Before anybody gets hold of them: no change is to pass by the cache.
-        let stores = verification::watched(stores, &cache);
+        let stores = verification::watched(stores, &verifier.cache);
         let usage = UsageRecorder::new(Arc::clone(&stores.usage));
         let rehasher = Rehasher::new(Arc::clone(&stores.secrets), Arc::clone(&clock));
         Self {
@@ -142,10 +133,7 @@ impl Service {
             readiness: Readiness::default(),
             verifications: Verifications::default(),
             config,
-            cache,
-            cached: Arc::default(),
-            nodes: Arc::default(),
-            node_id: Arc::default(),
+            verifier,
         }
     }
 

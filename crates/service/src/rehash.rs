@@ -146,7 +146,7 @@ impl Service {
             self.rehasher.done.fetch_add(done, Ordering::Relaxed);
             // The next use of each would note it again.
             for prefix in prefixes {
-                self.cache.forget_code(prefix);
+                self.verifier.cache.forget_code(prefix);
             }
         }
         Ok(())

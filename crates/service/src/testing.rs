@@ -35,11 +35,12 @@ fn service(clock: Arc<ManualClock>) -> Service {
 
 /// Another process on the same store.
 pub(crate) fn service_on(service: &Service, keyring: impl Into<Keyring>) -> Service {
-    Service::new(
+    Service::with_config(
         service.stores.clone(),
         service.clock.clone(),
         service.entropy.clone(),
         keyring,
+        service.config.clone(),
     )
 }
 

@@ -68,16 +68,21 @@ impl<P: ?Sized> Watched<P> {
 
 impl Forgets<'_> {
     fn note(&mut self, change: Change) {
+        if self.changes.contains(&change) {
+            return;
+        }
         if self.cache.sabotage.is(Sabotage::ForgetEarly) {
             self.cache.forget(&change);
-        } else {
-            self.changes.push(change);
         }
+        self.changes.push(change);
     }
 }
 
 impl Drop for Forgets<'_> {
     fn drop(&mut self) {
+        if self.cache.sabotage.is(Sabotage::ForgetEarly) {
+            return;
+        }
         for change in &self.changes {
             self.cache.forget(change);
         }

@@ -1,7 +1,6 @@
 //! Listens to the store for as long as the process runs.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use leadr_auth_domain::{NodeId, Timestamp};
@@ -15,7 +14,7 @@ use crate::{Chain, Service};
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// How many ticks may wait for the store at the same time.
-const TICKS_AT_ONCE: usize = 4;
+pub(super) const TICKS_AT_ONCE: u32 = 4;
 
 /// For how long a node is remembered that says nothing any more.
 const REMEMBERED: time::Duration = time::Duration::days(1);
@@ -39,6 +38,7 @@ impl Service {
     pub(crate) async fn follow_changes(&self) {
         let id = match self.random() {
             Ok(bytes) => *self
+                .verifier
                 .node_id
                 .get_or_init(|| NodeId::from_random_bytes(bytes)),
             Err(error) => {
@@ -49,8 +49,8 @@ impl Service {
         let started_at = self.clock.now();
         self.clear_away(id, started_at).await;
         let mut follower = Follower::new(
-            Arc::clone(&self.cache),
-            Arc::clone(&self.nodes),
+            Arc::clone(&self.verifier.cache),
+            Arc::clone(&self.verifier.nodes),
             self.config.verification.clone(),
             id,
         );
@@ -59,7 +59,7 @@ impl Service {
             follower.before_listening();
             match self.stores.feed.subscribe().await {
                 Ok(mut subscription) => {
-                    follower.listens(self.clock.uptime());
+                    follower.listens(self.lease_time());
                     if failing {
                         tracing::info!("changes are heard again");
                     }
@@ -88,13 +88,12 @@ impl Service {
         started_at: Timestamp,
     ) -> StoreError {
         let mut ticks = every(self.config.verification.tick);
-        let underway = Arc::new(AtomicUsize::new(0));
         loop {
             tokio::select! {
                 biased;
                 heard = subscription.next() => match heard {
                     Ok(heard) => {
-                        let reply = follower.hear(heard, self.clock.uptime());
+                        let reply = follower.hear(heard, self.lease_time());
                         if let Some(signal) = reply {
                             self.say(signal);
                         }
@@ -102,25 +101,25 @@ impl Service {
                     Err(error) => return error,
                 },
                 _ = ticks.tick() => {
-                    if follower.is_deaf(self.clock.uptime()) {
+                    if follower.is_deaf(self.lease_time()) {
                         return StoreError::unavailable("nothing that is sent comes back");
                     }
-                    if underway.load(Ordering::Acquire) < TICKS_AT_ONCE {
-                        self.tick(follower, started_at, &underway);
-                    }
+                    self.tick(follower, started_at);
                 }
             }
         }
     }
 
-    /// Sends a tick. Nobody waits for it here: while the store takes its time, what it says is to be heard.
-    fn tick(&self, follower: &mut Follower, started_at: Timestamp, underway: &Arc<AtomicUsize>) {
-        let Some(&id) = self.node_id.get() else {
+    /// Sends a tick, unless too many wait for the store already. Nobody waits for it here: while the store takes its time, what
+    /// it says is to be heard.
+    fn tick(&self, follower: &mut Follower, started_at: Timestamp) {
+        let permit = Arc::clone(&self.verifier.ticks).try_acquire_owned();
+        let (Some(&id), Ok(permit)) = (self.verifier.node_id.get(), permit) else {
             return;
         };
         let proof = follower.proof();
         let config = &self.config;
-        let now = self.clock.uptime();
+        let now = self.lease_time();
         let report = NodeReport {
             id,
             name: config.node_name.clone(),
@@ -133,13 +132,12 @@ impl Service {
             lease_age: proof.map(|proof| now.saturating_sub(proof.sent_at)),
             lag: proof.map(|proof| proof.lag),
         };
-        underway.fetch_add(1, Ordering::AcqRel);
-        let (feed, underway) = (Arc::clone(&self.stores.feed), Arc::clone(underway));
+        let feed = Arc::clone(&self.stores.feed);
         tokio::spawn(async move {
             if let Err(error) = feed.tick(&report).await {
                 tracing::debug!(error = %Chain(&error), "a tick was not sent");
             }
-            underway.fetch_sub(1, Ordering::AcqRel);
+            drop(permit);
         });
     }
 
@@ -154,14 +152,17 @@ impl Service {
 
     /// Says that this node keeps nothing any more, which it must not from here on.
     pub(crate) async fn say_farewell(&self) {
-        let Some(&id) = self.node_id.get() else {
+        let Some(&id) = self.verifier.node_id.get() else {
             return;
         };
-        self.cache.forget_everything();
+        self.verifier.cache.forget_everything();
+        // A tick that came after it would make the node known again.
+        let none_underway = self.verifier.ticks.acquire_many(TICKS_AT_ONCE).await;
         if let Err(error) = self.stores.feed.send(&Signal::Farewell(id)).await {
             tracing::debug!(error = %Chain(&error), "the end was not announced");
         }
         self.clear_away(id, self.clock.now()).await;
+        drop(none_underway);
     }
 
     async fn clear_away(&self, id: NodeId, now: Timestamp) {
@@ -179,15 +180,15 @@ impl Service {
     /// Waits until every node has heard of what was changed before this was called, or cannot go by anything older any
     /// more: that is so when its patience is over.
     pub async fn await_propagation(&self) -> Propagation {
-        let began = self.clock.uptime();
-        let Some(&me) = self.node_id.get() else {
+        let began = self.lease_time();
+        let Some(&me) = self.verifier.node_id.get() else {
             return Propagation {
                 propagated: false,
                 nodes: 0,
                 took: Duration::ZERO,
             };
         };
-        let mut asked = self.nodes.ask(me, began);
+        let mut asked = self.verifier.nodes.ask(me, began);
         let own = self.config.verification.patience();
         let longest = asked.patience.max(own);
         // Who has listened for less than a node may be silent does not know them all.
@@ -211,15 +212,15 @@ impl Service {
             self.say(Signal::Probe(probe));
         }
         let over = began + longest.unwrap_or(own);
-        let left = over.saturating_sub(self.clock.uptime());
+        let left = over.saturating_sub(self.lease_time());
         let answered = async {
             if !knows_all || asked.answered.wait_for(|all| *all).await.is_err() {
                 std::future::pending::<()>().await;
             }
         };
         let in_time = tokio::time::timeout(left.min(LONGEST_WAIT), answered).await;
-        self.nodes.withdraw(asked.number);
-        let took = self.clock.uptime().saturating_sub(began);
+        self.verifier.nodes.withdraw(asked.number);
+        let took = self.lease_time().saturating_sub(began);
         Propagation {
             propagated: in_time.is_ok() || (longest.is_some() && left <= LONGEST_WAIT),
             nodes: asked.nodes + 1,

@@ -28,23 +28,26 @@ mod lease;
 mod nodes;
 mod record;
 mod sync;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use leadr_auth_domain::{Access, PlainKey, PrefixCode, Verdict};
+use leadr_auth_domain::{Access, NodeId, PlainKey, PrefixCode, Verdict};
 
-pub(crate) use cache::VerificationCache;
 pub(crate) use changes::watched;
 pub use follow::Propagation;
-pub(crate) use nodes::Nodes;
 use record::CachedKey;
 pub use record::VerifiedKey;
 
+use tokio::sync::Semaphore;
+
 use crate::{Service, StoreError};
-use cache::{Fill, Filled, Known};
+use cache::{Fill, Filled, Known, VerificationCache};
+use nodes::Nodes;
 
 /// How verification behaves where it has a choice.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,9 +160,34 @@ pub struct CacheStatistics {
     pub lease: Duration,
 }
 
+/// What verification knows, and by which it is kept true. A service's clones share it.
+pub(crate) struct Verifier {
+    pub(crate) cache: Arc<VerificationCache>,
+    nodes: Arc<Nodes>,
+    /// Which node of a deployment this process is, once it follows changes.
+    node_id: OnceLock<NodeId>,
+    /// A permit for each tick that may wait for the store.
+    ticks: Arc<Semaphore>,
+    counters: Counters,
+}
+
+impl Verifier {
+    pub(crate) fn new(config: &VerificationConfig) -> Self {
+        let cache = VerificationCache::new(config.cache_bytes, config.sabotage);
+        let permits = usize::try_from(follow::TICKS_AT_ONCE).unwrap_or(1);
+        Self {
+            cache: Arc::new(cache),
+            nodes: Arc::default(),
+            node_id: OnceLock::new(),
+            ticks: Arc::new(Semaphore::new(permits)),
+            counters: Counters::default(),
+        }
+    }
+}
+
 /// The counters of [`CacheStatistics`].
 #[derive(Default)]
-pub(crate) struct Counters {
+struct Counters {
     hits: AtomicU64,
     misses: AtomicU64,
     bypasses: AtomicU64,
@@ -209,24 +237,24 @@ impl Service {
     /// This very key, whatever its state; `None` where the prefix is unknown or the secret is another.
     async fn find_verified(&self, key: &PlainKey) -> Result<Option<VerifiedKey>, StoreError> {
         let ring = self.keyring();
-        let began = self.verification_time();
-        if self.cache.may_answer(began) {
-            match self.cache.get(key.prefix_code()) {
+        let began = self.lease_time();
+        if self.verifier.cache.may_answer(began) {
+            match self.verifier.cache.get(key.prefix_code()) {
                 Some(Known::Nobody) => {
-                    count(&self.cached.hits);
+                    count(&self.verifier.counters.hits);
                     // The work of a comparison all the same: time must not tell an unknown prefix from a wrong secret.
                     ring.verify_against_nothing(key);
                     return Ok(None);
                 }
                 // Under a secret that this process does not have it may have been hashed anew meanwhile.
                 Some(Known::Key(known)) if ring.get(known.pepper_id()).is_some() => {
-                    count(&self.cached.hits);
+                    count(&self.verifier.counters.hits);
                     return self.compare(key, VerifiedKey(known)).await;
                 }
-                Some(Known::Key(_)) | None => count(&self.cached.misses),
+                Some(Known::Key(_)) | None => count(&self.verifier.counters.misses),
             }
         } else {
-            count(&self.cached.bypasses);
+            count(&self.verifier.counters.bypasses);
         }
         let found = match self.look_up(key, began).await {
             Ok(found) => found,
@@ -265,13 +293,13 @@ impl Service {
         key: &PlainKey,
         began: Duration,
     ) -> Result<Option<Arc<CachedKey>>, StoreError> {
-        let filled = if self.cache.may_answer(began) {
+        let filled = if self.verifier.cache.may_answer(began) {
             self.fill(key).await
         } else {
             // Whoever began before may have read what was so before.
             let found = self.stores.lookup.find(&key.prefix()).await;
             found
-                .map(|record| record.map(|record| self.cache.keep(&record)))
+                .map(|record| record.map(|record| self.verifier.cache.keep(&record)))
                 .map_err(Arc::new)
         };
         filled.map_err(|error| shared(&error))
@@ -279,7 +307,7 @@ impl Service {
 
     async fn fill(&self, key: &PlainKey) -> Filled {
         loop {
-            match self.cache.begin(key.prefix_code()) {
+            match self.verifier.cache.begin(key.prefix_code()) {
                 Fill::Own(fill) => {
                     let answer = self.stores.lookup.find(&key.prefix()).await;
                     return fill.end(answer);
@@ -304,6 +332,7 @@ impl Service {
         error: StoreError,
     ) -> Result<Option<Arc<CachedKey>>, StoreError> {
         let stale_until = self
+            .verifier
             .cache
             .lease
             .until()
@@ -311,17 +340,17 @@ impl Service {
         if !error.is_retryable() || began >= stale_until {
             return Err(error);
         }
-        let known = match self.cache.get(code) {
+        let known = match self.verifier.cache.get(code) {
             Some(Known::Key(known)) => Some(known),
             Some(Known::Nobody) => None,
             None => return Err(error),
         };
-        count(&self.cached.stale);
+        count(&self.verifier.counters.stale);
         Ok(known)
     }
 
     /// The time by which the lease goes.
-    fn verification_time(&self) -> Duration {
+    fn lease_time(&self) -> Duration {
         if self.config.verification.sabotage.is(Sabotage::WallClock) {
             let micros = self.clock.now().unix_micros();
             return Duration::from_micros(micros.try_into().unwrap_or_default());
@@ -332,16 +361,16 @@ impl Service {
     /// How the cache is doing.
     pub(crate) fn cache_statistics(&self) -> CacheStatistics {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let (keys, bytes) = self.cache.size();
-        let lease = self.cache.lease.until();
+        let (keys, bytes) = self.verifier.cache.size();
+        let lease = self.verifier.cache.lease.until();
         CacheStatistics {
-            hits: read(&self.cached.hits),
-            misses: read(&self.cached.misses),
-            bypasses: read(&self.cached.bypasses),
-            stale: read(&self.cached.stale),
+            hits: read(&self.verifier.counters.hits),
+            misses: read(&self.verifier.counters.misses),
+            bypasses: read(&self.verifier.counters.bypasses),
+            stale: read(&self.verifier.counters.stale),
             keys,
             bytes,
-            lease: lease.saturating_sub(self.clock.uptime()),
+            lease: lease.saturating_sub(self.lease_time()),
         }
     }
 }
