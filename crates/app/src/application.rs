@@ -14,14 +14,14 @@ use leadr_auth_domain::{PepperId, PlainKey};
 use leadr_auth_http::{HttpConfig, State};
 use leadr_auth_ports::Entropy as _;
 use leadr_auth_service::readiness::Phase;
-use leadr_auth_service::{Chain, OperatorState, Service};
+use leadr_auth_service::{Chain, OperatorState, Service, ServiceConfig};
 use leadr_auth_sqlite::ServerLock;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::config::{Config, SecretConfig, StorageConfig};
 use crate::storage::Database;
-use crate::system::{OsEntropy, SystemClock};
+use crate::system::{OsEntropy, SystemClock, host_name};
 use crate::tls::Certificate;
 
 /// How long start-up waits before it asks a store again that was away.
@@ -103,7 +103,16 @@ impl Application {
             body_timeout: config.body_timeout,
             instance: u64::from_le_bytes(instance),
         };
-        let service = Service::new(stores, Arc::new(SystemClock), entropy, keyring);
+        let service_config = ServiceConfig {
+            verification: config.verification,
+            usage_resolution: config.usage_resolution,
+            node_name: config
+                .node_name
+                .unwrap_or_else(|| format!("{}:{}", host_name(), address.port())),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let clock = Arc::new(SystemClock);
+        let service = Service::with_config(stores, clock, entropy, keyring, service_config);
         if local {
             service.check_secret().await?;
         }

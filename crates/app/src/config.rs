@@ -14,6 +14,7 @@ use actix_web::http::header::{HeaderName, HeaderValue};
 use leadr_auth_domain::{Keyring, KeyringFault, Pepper, PepperId, PlainKey};
 use leadr_auth_ports::Entropy;
 use leadr_auth_postgres::PostgresConfig;
+use leadr_auth_service::VerificationConfig;
 use leadr_auth_sqlite::SqliteConfig;
 use tracing_subscriber::EnvFilter;
 
@@ -43,6 +44,13 @@ pub const SETTINGS: &[Setting] = &[
         value: "URL",
         default: "leadr-auth.db in the data directory",
         help: "Where accounts and keys are kept: sqlite:PATH, postgres://USER:PASSWORD@HOST/NAME, or memory: (gone when the process ends)",
+    },
+    Setting {
+        name: "DATABASE_LISTEN_URL",
+        flag: Some("database-listen-url"),
+        value: "URL",
+        default: "DATABASE_URL",
+        help: "Where changes are heard, if not by DATABASE_URL: PostgreSQL itself, where that goes through a pooler",
     },
     Setting {
         name: "DATA_DIR",
@@ -169,6 +177,48 @@ pub const SETTINGS: &[Setting] = &[
         value: "S",
         default: "30",
         help: "How long requests that are underway may take to end after SIGTERM, in seconds, 0 to 3600",
+    },
+    Setting {
+        name: "CACHE_MB",
+        flag: Some("cache-mb"),
+        value: "MB",
+        default: "256",
+        help: "How much memory verified keys may take, in MiB, 1 to 1000000; a million keys take about 240",
+    },
+    Setting {
+        name: "REVOCATION_BOUND_MS",
+        flag: Some("revocation-bound-ms"),
+        value: "MS",
+        default: "2000",
+        help: "How long after a key was stopped on another node it may be let in here at most, whatever happens, in milliseconds, 0 to 60000; 0 asks the store for every key",
+    },
+    Setting {
+        name: "REVOCATION_TICK_MS",
+        flag: Some("revocation-tick-ms"),
+        value: "MS",
+        default: "500",
+        help: "How often a node makes sure that it still hears of changes, in milliseconds, 50 to 30000; at most half of the bound",
+    },
+    Setting {
+        name: "STALE_IF_ERROR_SECONDS",
+        flag: Some("stale-if-error-seconds"),
+        value: "S",
+        default: "0",
+        help: "How much longer than the bound keys are let in that were good before, while the store cannot be asked, in seconds, 0 to 86400; also those that were stopped meanwhile",
+    },
+    Setting {
+        name: "USAGE_RESOLUTION_SECONDS",
+        flag: Some("usage-resolution-seconds"),
+        value: "S",
+        default: "60",
+        help: "How often the use of one key is written down at most, after its first use, in seconds, 1 to 3600",
+    },
+    Setting {
+        name: "NODE_NAME",
+        flag: Some("node-name"),
+        value: "TEXT",
+        default: "the host's name and the port",
+        help: "What this process is called among others on the same database, 1 to 100 characters",
     },
     Setting {
         name: "MIGRATE",
@@ -350,6 +400,12 @@ pub struct Config {
     pub shutdown_grace: Duration,
     /// How long requests that are underway may take to end.
     pub shutdown_timeout: Duration,
+    /// How keys are verified.
+    pub verification: VerificationConfig,
+    /// How often the use of one key is written down at most.
+    pub usage_resolution: Duration,
+    /// What this process is called among others; `None` where nobody said.
+    pub node_name: Option<String>,
     /// Whether the schema is brought up to date at start.
     pub migrate: bool,
     /// What is logged.
@@ -503,17 +559,8 @@ impl<'a> Reader<'a> {
         let pool_size = self.size("POOL_SIZE", 1, 1000);
         let lookup_timeout = self.millis("DATABASE_TIMEOUT_MS", 10, 60_000);
         let statement_timeout = self.millis("STATEMENT_TIMEOUT_MS", 100, 600_000);
-        let on_command_line = self
-            .sources
-            .flags
-            .get(name)
-            .is_some_and(|url| has_password(url));
-        if on_command_line {
-            self.fault(
-                name,
-                "has a password on the command line, where every user of the machine can read it; \
-                 set the environment variable instead",
-            );
+        let listen_url = self.listen_url();
+        if self.refuse_password_as_flag(name) {
             return None;
         }
         match self.sources.said(name) {
@@ -541,6 +588,7 @@ impl<'a> Reader<'a> {
                     return None;
                 }
                 let mut config = PostgresConfig::new(url);
+                config.listen_url = listen_url?;
                 config.pool_size = pool_size?.div_ceil(workers?).max(MIN_POOL);
                 config.lookup_timeout = lookup_timeout?;
                 config.statement_timeout = statement_timeout?;
@@ -551,6 +599,91 @@ impl<'a> Reader<'a> {
                 None
             }
         }
+    }
+
+    /// Where changes are heard; `Some(None)` where nothing is said of it, and `None` where that is faulty.
+    #[expect(
+        clippy::option_option,
+        reason = "as with every setting, `None` is a fault"
+    )]
+    fn listen_url(&mut self) -> Option<Option<String>> {
+        let name = "DATABASE_LISTEN_URL";
+        if self.refuse_password_as_flag(name) {
+            return None;
+        }
+        let Some(url) = self.sources.said(name) else {
+            return Some(None);
+        };
+        let of_postgres = |url: &str| {
+            ["postgres://", "postgresql://"]
+                .iter()
+                .any(|s| url.starts_with(s))
+        };
+        if !self.sources.said("DATABASE_URL").is_some_and(of_postgres) {
+            self.fault(name, "is set, and DATABASE_URL is not one of PostgreSQL");
+        } else if !of_postgres(url) {
+            self.fault(name, "is not a postgres://… URL");
+        } else if let Err(fault) = PostgresConfig::check_url(url) {
+            self.fault(name, fault.to_string());
+        } else {
+            return Some(Some(url.to_owned()));
+        }
+        None
+    }
+
+    /// Answers whether the URL was given as a flag, with a password in it.
+    fn refuse_password_as_flag(&mut self, name: &'static str) -> bool {
+        let flag = self.sources.flags.get(name);
+        let on_command_line = flag.is_some_and(|url| has_password(url));
+        if on_command_line {
+            self.fault(
+                name,
+                "has a password on the command line, where every user of the machine can read it; \
+                 set the environment variable instead",
+            );
+        }
+        on_command_line
+    }
+
+    fn verification(&mut self) -> Option<VerificationConfig> {
+        let cache_mb = self.number("CACHE_MB", 1, 1_000_000);
+        let bound = self.millis("REVOCATION_BOUND_MS", 0, 60_000);
+        let tick = self.millis("REVOCATION_TICK_MS", 50, 30_000);
+        let stale_if_error = self.number("STALE_IF_ERROR_SECONDS", 0, 86_400);
+        let (bound, tick) = (bound?, tick?);
+        if !bound.is_zero() && bound < 2 * tick {
+            self.fault(
+                "REVOCATION_TICK_MS",
+                "is more than half of REVOCATION_BOUND_MS: one tick that is late would end what is known",
+            );
+            return None;
+        }
+        Some(VerificationConfig {
+            cache_bytes: cache_mb? << 20,
+            bound,
+            tick,
+            stale_if_error: Duration::from_secs(stale_if_error?),
+            ..VerificationConfig::default()
+        })
+    }
+
+    /// `Some(None)` where none is said, and `None` where it is faulty.
+    #[expect(
+        clippy::option_option,
+        reason = "as with every setting, `None` is a fault"
+    )]
+    fn node_name(&mut self) -> Option<Option<String>> {
+        let Some(said) = self.sources.said("NODE_NAME") else {
+            return Some(None);
+        };
+        let fits = said.chars().count() <= 100 && !said.chars().any(char::is_control);
+        if !fits {
+            self.fault(
+                "NODE_NAME",
+                "is not 1 to 100 characters without control characters",
+            );
+        }
+        fits.then(|| Some(said.to_owned()))
     }
 
     fn data_dir(&self) -> PathBuf {
@@ -920,6 +1053,9 @@ impl Config {
             },
             "on or off",
         );
+        let verification = reader.verification();
+        let usage_resolution = reader.number("USAGE_RESOLUTION_SECONDS", 1, 3600);
+        let node_name = reader.node_name();
         let log = reader.log();
         let otlp = reader.otlp();
         let config = || {
@@ -935,6 +1071,9 @@ impl Config {
                 body_timeout: body_timeout?,
                 shutdown_grace: Duration::from_secs(shutdown_grace?),
                 shutdown_timeout: Duration::from_secs(shutdown_timeout?),
+                verification: verification?,
+                usage_resolution: Duration::from_secs(usage_resolution?),
+                node_name: node_name?,
                 migrate: migrate?,
                 log: log?,
                 otlp,
@@ -1007,6 +1146,67 @@ mod tests {
             .iter()
             .map(|fault| fault.name)
             .collect()
+    }
+
+    #[test]
+    fn the_bound_has_room_for_two_ticks_or_is_none_at_all() {
+        let config = read(&[]).unwrap();
+        assert_eq!(config.verification, VerificationConfig::default());
+        assert_eq!(
+            (config.usage_resolution, config.node_name),
+            (Duration::from_secs(60), None)
+        );
+        let said = read(&[
+            ("CACHE_MB", "3"),
+            ("REVOCATION_BOUND_MS", "300"),
+            ("REVOCATION_TICK_MS", "150"),
+            ("STALE_IF_ERROR_SECONDS", "30"),
+            ("USAGE_RESOLUTION_SECONDS", "1"),
+            ("NODE_NAME", " eu-1 "),
+        ]);
+        let said = said.unwrap();
+        let expected = VerificationConfig {
+            cache_bytes: 3 << 20,
+            bound: Duration::from_millis(300),
+            tick: Duration::from_millis(150),
+            stale_if_error: Duration::from_secs(30),
+            ..VerificationConfig::default()
+        };
+        assert_eq!(said.verification, expected);
+        assert_eq!(said.node_name.as_deref(), Some("eu-1"));
+        assert_eq!(said.usage_resolution, Duration::from_secs(1));
+        assert!(read(&[("REVOCATION_BOUND_MS", "0")]).is_ok());
+        assert_eq!(
+            faulty(&[("REVOCATION_BOUND_MS", "999")]),
+            ["REVOCATION_TICK_MS"]
+        );
+        assert_eq!(faulty(&[("NODE_NAME", "a\u{7}b")]), ["NODE_NAME"]);
+    }
+
+    #[test]
+    fn changes_are_heard_at_a_postgresql_and_nowhere_else() {
+        let (url, listen) = ("postgres://pooler/db", "postgres://server/db");
+        let said = [
+            ("API_KEY_SECRET", SECRET),
+            ("DATABASE_URL", url),
+            ("DATABASE_LISTEN_URL", listen),
+        ];
+        let StoreConfig::Postgres(config) = read(&said).unwrap().store else {
+            panic!("not PostgreSQL")
+        };
+        assert_eq!(config.listen_url.as_deref(), Some(listen));
+        assert_eq!(
+            faulty(&[("DATABASE_LISTEN_URL", listen)]),
+            ["DATABASE_LISTEN_URL"]
+        );
+        for wrong in ["sqlite:x", "postgres://", "postgres://u:p@h/db?sslmode=odd"] {
+            let said = [
+                ("API_KEY_SECRET", SECRET),
+                ("DATABASE_URL", url),
+                ("DATABASE_LISTEN_URL", wrong),
+            ];
+            assert_eq!(faulty(&said), ["DATABASE_LISTEN_URL"], "{wrong}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use leadr_auth_domain::Timestamp;
 use leadr_auth_ports::{Clock, Entropy, EntropyError};
 use ring::rand::{SecureRandom as _, SystemRandom};
+use rustix::system::uname;
 use rustix::time::{ClockId, clock_gettime};
 use time::OffsetDateTime;
 
@@ -23,12 +24,21 @@ impl Clock for SystemClock {
     }
 
     fn uptime(&self) -> Duration {
+        // The one of the two that goes on while the machine is suspended: which that is differs between systems.
+        #[cfg(any(target_os = "linux", target_os = "android"))]
         let time = clock_gettime(ClockId::Boottime);
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        let time = clock_gettime(ClockId::Monotonic);
         Duration::new(
             time.tv_sec.try_into().unwrap_or_default(),
             time.tv_nsec.try_into().unwrap_or_default(),
         )
     }
+}
+
+/// What the machine is called.
+pub fn host_name() -> String {
+    uname().nodename().to_string_lossy().into_owned()
 }
 
 /// The operating system's source of randomness.

@@ -29,6 +29,7 @@ pub mod verification;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use leadr_auth_domain::{AuditKey, Keyring};
 use leadr_auth_ports::{Clock, Entropy, EntropyError, Stores};
@@ -39,8 +40,8 @@ pub use authenticate::{Authentication, Caller};
 pub use chain::Chain;
 pub use issue::{IssueKeyError, IssuedKey, NewKey};
 pub use leadr_auth_ports::{
-    ActorFilter, AuditPlace, DropPepperError, ImportMode, KeyFilter, PepperUse, Pruned, StoreError,
-    StoreLoad, StoredPepper,
+    ActorFilter, AuditPlace, DropPepperError, ImportMode, KeyFilter, NodeReport, PepperUse, Pruned,
+    StoreError, StoreLoad, StoredPepper,
 };
 pub use manage::KeyError;
 pub use operator::{EnsureOperatorError, NewOperatorKey, OperatorState};
@@ -81,6 +82,8 @@ pub struct Service {
 pub struct ServiceConfig {
     /// How keys are verified.
     pub verification: VerificationConfig,
+    /// How often the use of one key is written down at most.
+    pub usage_resolution: Duration,
     /// What people know this process by, among others of the same store.
     pub node_name: String,
     /// The version of the program.
@@ -91,6 +94,7 @@ impl Default for ServiceConfig {
     fn default() -> Self {
         Self {
             verification: VerificationConfig::default(),
+            usage_resolution: Duration::from_secs(60),
             node_name: "leadr-auth".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }

@@ -9,6 +9,7 @@ mod doctor;
 mod exit;
 mod keys;
 mod maintenance;
+mod nodes;
 mod output;
 mod peppers;
 mod serve;
@@ -115,6 +116,7 @@ pub fn command() -> Command {
         )
         .subcommand(peppers::command())
         .subcommand(audit::command())
+        .subcommand(nodes::command())
         .subcommand(doctor::command())
         .subcommand(maintenance::backup_command())
         .subcommand(transfer::export_command())
@@ -228,6 +230,7 @@ async fn dispatch(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         Some(("generate-key", matches)) => keys::generate(matches),
         Some(("pepper", matches)) => peppers::run(matches).await,
         Some(("audit", matches)) => audit::run(matches).await,
+        Some(("nodes", matches)) => nodes::run(matches).await,
         Some(("doctor", matches)) => doctor::run(matches).await,
         Some(("backup", matches)) => maintenance::backup(matches).await,
         Some(("export", matches)) => transfer::export(matches).await,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use leadr_auth_domain::{NodeId, Timestamp};
+use leadr_auth_domain::{NodeId, OperatorAccess, Timestamp};
 use leadr_auth_ports::{NodeReport, Probe, Signal, StoreError, Subscription};
 use tokio::time::{Interval, MissedTickBehavior};
 
@@ -175,6 +175,12 @@ impl Service {
         if let Err(error) = forgotten.await {
             tracing::debug!(error = %Chain(&error), "what nodes said was not cleared away");
         }
+    }
+
+    /// The nodes that serve from this store, and those that did within a day and did not say that they end; the last to be heard
+    /// first.
+    pub async fn nodes(&self, _: &OperatorAccess) -> Result<Vec<NodeReport>, StoreError> {
+        self.stores.feed.nodes().await
     }
 
     /// Waits until every node has heard of what was changed before this was called, or cannot go by anything older any
