@@ -94,7 +94,7 @@ impl Default for ServiceConfig {
     fn default() -> Self {
         Self {
             verification: VerificationConfig::default(),
-            usage_resolution: Duration::from_secs(60),
+            usage_resolution: Duration::from_mins(1),
             node_name: "leadr-auth".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
