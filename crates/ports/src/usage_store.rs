@@ -19,6 +19,8 @@ pub struct KeyUse {
 #[async_trait]
 pub trait UsageStore: Send + Sync {
     /// Moves `last_used_at` of each key forward to its `used_at`, and never back; `updated_at` stays. Atomic. Keys
-    /// that do not exist are passed over; a key may be named more than once.
+    /// that do not exist are passed over; a key may be named more than once, and in any order.
+    ///
+    /// Other writes may have to wait until all of it is written, so callers name ten thousand at most.
     async fn record(&self, uses: &[KeyUse]) -> Result<(), StoreError>;
 }

@@ -34,15 +34,16 @@ pub struct Statistics {
 /// How the recorder of uses is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UsageStatistics {
-    /// How many notes are not yet written down, those on their way included.
+    /// How many keys have a use that is not yet written down, those on their way included.
     pub waiting: usize,
-    /// For how long the oldest of them has been waiting; zero where none is.
+    /// For how long one of them has been due, the one that has been for longest; zero where none is. A new key is due at
+    /// once, others once the resolution has passed since they were last written.
     pub lag: Duration,
-    /// How often notes were written down. Where there were none, nothing was done.
+    /// How often a batch was written down. Where nothing was due, nothing was done.
     pub flushes: u64,
-    /// How often writing them down failed, and they were kept for the next time.
+    /// How often writing a batch down failed, and it was kept for the next time.
     pub failures: u64,
-    /// How many notes could not be written down at the end, and are lost.
+    /// How many keys have a last use that could not be written down at the end, and is lost.
     pub lost: u64,
 }
 

@@ -17,6 +17,7 @@ mod rights;
 mod schema;
 mod tls;
 mod transfer;
+mod usage;
 
 use leadr_auth_ports::Stores;
 use leadr_auth_postgres::testing::TestDatabase;
