@@ -94,7 +94,7 @@ impl Default for ServiceConfig {
     fn default() -> Self {
         Self {
             verification: VerificationConfig::default(),
-            usage_resolution: Duration::from_mins(1),
+            usage_resolution: UsageRecorder::DEFAULT_RESOLUTION,
             node_name: "leadr-auth".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
@@ -123,7 +123,8 @@ impl Service {
         let verifier = Arc::new(Verifier::new(&config.verification));
         // Before anybody gets hold of them: no change is to pass by the cache.
         let stores = verification::watched(stores, &verifier.cache);
-        let usage = UsageRecorder::new(Arc::clone(&stores.usage));
+        let usage =
+            UsageRecorder::with_resolution(Arc::clone(&stores.usage), config.usage_resolution);
         let rehasher = Rehasher::new(Arc::clone(&stores.secrets), Arc::clone(&clock));
         Self {
             stores,

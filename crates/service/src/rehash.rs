@@ -15,7 +15,7 @@ use leadr_auth_domain::{
 use leadr_auth_ports::{Clock, PepperUse, Rehash, SecretRegistry, StoreError};
 use tokio::time::Instant;
 
-use crate::{Chain, Service};
+use crate::{Chain, Sabotage, Service};
 
 /// How long a note may wait to be written down.
 const WRITE_EVERY: Duration = Duration::from_millis(500);
@@ -122,7 +122,17 @@ impl Service {
     /// and follows the changes of the store, until `stop` is over. Then writes down the last uses. Nothing is to be verified
     /// any more by then.
     pub async fn run(self, stop: impl Future<Output = ()>) {
-        let usage = self.usage.clone().run(stop);
+        let usage = async {
+            let recorder = self.usage.clone();
+            if self.config.verification.sabotage.is(Sabotage::NoLastFlush) {
+                tokio::select! {
+                    () = recorder.run(std::future::pending()) => {}
+                    () = stop => {}
+                }
+            } else {
+                recorder.run(stop).await;
+            }
+        };
         tokio::select! {
             () = usage => {}
             () = self.rehash_for_ever() => {}

@@ -837,3 +837,32 @@ async fn the_bound_of_zero_turns_the_cache_off() {
         assert_eq!(two.one.store.lookups(), asked + n);
     }
 }
+
+/// When was a key last used, as the store has it, after a process that saw a use has ended in order?
+async fn stored_use_after_the_end(sabotage: Sabotage) -> Option<Timestamp> {
+    let setting = Setting::unproven(VerificationConfig {
+        sabotage,
+        ..VerificationConfig::default()
+    })
+    .await;
+    let service = setting.bench.service.clone();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let running = tokio::spawn(service.clone().run(async {
+        let _ = stopped.await;
+    }));
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    let issued = setting.known().await;
+    stop.send(()).unwrap();
+    running.await.unwrap();
+    let stored = service.stores.keys.get(issued.key.id, Rows::Live).await;
+    stored.unwrap().unwrap().last_used_at
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_uses_are_written_at_the_end() {
+    let sound = stored_use_after_the_end(Sabotage::Nothing).await;
+    assert_eq!(sound, Some(Bench::later(0)));
+    if cfg!(feature = "sabotage") {
+        assert_eq!(stored_use_after_the_end(Sabotage::NoLastFlush).await, None);
+    }
+}
