@@ -4,15 +4,15 @@ use async_trait::async_trait;
 use diesel::{IntoSql as _, dsl::exists, prelude::*, sql_types::Bool, sqlite::SqliteConnection};
 use leadr_auth_domain::{Account, AccountId, ApiKey, AuditDraft, Slug};
 use leadr_auth_ports::{
-    AccountChangeFn, AccountRepository, Audited, CreateAccountError, CreateOperatorError, Rows,
-    StoreError, UpdateAccountError,
+    AccountChangeFn, AccountRepository, Audited, Change, CreateAccountError, CreateOperatorError,
+    Rows, StoreError, UpdateAccountError,
 };
 
 use crate::{
     audit,
     error::{Stop, Violation},
     keys::{self, Swap},
-    pool::Pool,
+    pool::{Done, Pool},
     rows::{self, AccountChanges, AccountRow, Id},
     schema::accounts,
 };
@@ -84,7 +84,7 @@ fn swap(
     was: AccountChanges,
     now: &AccountChanges,
     entry: Option<&AuditDraft>,
-) -> Result<Swap<AccountRow>, Stop> {
+) -> Result<Done<Swap<AccountRow>>, Stop> {
     let unchanged = accounts::table
         .find(Id::from(id))
         .filter(accounts::name.eq(was.name))
@@ -104,8 +104,8 @@ fn swap(
         audit::append(connection, entry)?;
     }
     Ok(match stored {
-        Some(row) => Swap::Done(row),
-        None => find(connection, id)?.map_or(Swap::Gone, Swap::Moved),
+        Some(row) => Done::changing([Change::Account(id)], Swap::Done(row)),
+        None => Done::unheard(find(connection, id)?.map_or(Swap::Gone, Swap::Moved)),
     })
 }
 
@@ -119,7 +119,9 @@ impl AccountRepository for Accounts {
         let (account, entry) = (account.clone(), entry.clone());
         let created = self.0.write(move |connection| {
             insert(connection, &account)?;
-            Ok::<_, Stop>(audit::append(connection, &entry)?)
+            audit::append(connection, &entry)?;
+            // It has no key yet.
+            Ok::<_, Stop>(Done::unheard(()))
         });
         Ok(created.await??)
     }
@@ -137,7 +139,8 @@ impl AccountRepository for Accounts {
         let created = self.0.write(move |connection| {
             insert(connection, &account)?;
             keys::insert(connection, &key)?;
-            Ok::<_, Stop>(audit::append(connection, &entry)?)
+            audit::append(connection, &entry)?;
+            Ok::<_, Stop>(Done::changing([Change::Key(key.key_prefix)], ()))
         });
         Ok(created.await??)
     }

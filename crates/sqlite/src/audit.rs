@@ -21,7 +21,7 @@ use uuid::Uuid;
 use self::rows::{CheckpointRow, EntryRow, HeadRow, Place};
 use crate::{
     error,
-    pool::Pool,
+    pool::{Done, Pool},
     rows::Id,
     schema::{audit_checkpoints, audit_entries, audit_heads},
 };
@@ -248,7 +248,9 @@ fn prune_chain(connection: &mut SqliteConnection, upto: &Checkpoint) -> QueryRes
 impl AuditStore for Audit {
     async fn append(&self, entry: &AuditDraft) -> Result<(), StoreError> {
         let entry = entry.clone();
-        let written = self.0.write(move |connection| append(connection, &entry));
+        let written = self
+            .0
+            .write(move |connection| append(connection, &entry).map(Done::unheard));
         written.await?.map_err(error::of_query)
     }
 
@@ -273,7 +275,7 @@ impl AuditStore for Audit {
             if pruned.entries > 0 {
                 append(connection, &entry)?;
             }
-            Ok(pruned)
+            Ok(Done::unheard(pruned))
         });
         pruned.await?.map_err(error::of_query)
     }

@@ -10,14 +10,14 @@ use diesel::{
 };
 use leadr_auth_domain::{AccountId, ApiKey, ApiKeyStatus, AuditDraft, KeyId, KeyPrefix, KeyRecord};
 use leadr_auth_ports::{
-    Audited, CreateKeyError, KeyChangeFn, KeyFilter, KeyLookup, KeyRepository, Rows, StoreError,
-    UpdateKeyError,
+    Audited, Change, CreateKeyError, KeyChangeFn, KeyFilter, KeyLookup, KeyRepository, Rows,
+    StoreError, UpdateKeyError,
 };
 
 use crate::{
     audit,
     error::{Stop, Violation},
-    pool::Pool,
+    pool::{Done, Pool},
     rows::{self, AccountRow, Id, KeyChanges, KeyRow},
     schema::{accounts, api_keys},
     secrets,
@@ -104,7 +104,7 @@ fn swap(
     was: KeyChanges,
     now: KeyChanges,
     entry: Option<&AuditDraft>,
-) -> Result<Swap<KeyRow>, Stop> {
+) -> Result<Done<Swap<KeyRow>>, Stop> {
     let is_restored = was.deleted_at.is_some() && now.deleted_at.is_none();
     let unchanged = api_keys::table
         .find(Id::from(id))
@@ -129,8 +129,8 @@ fn swap(
         audit::append(connection, entry)?;
     }
     Ok(match stored {
-        Some(row) => Swap::Done(row),
-        None => find(connection, id)?.map_or(Swap::Gone, Swap::Moved),
+        Some(row) => Done::changing([rows::change_of_key(&row.key_prefix)], Swap::Done(row)),
+        None => Done::unheard(find(connection, id)?.map_or(Swap::Gone, Swap::Moved)),
     })
 }
 
@@ -163,7 +163,8 @@ impl KeyRepository for Keys {
         let (key, entry) = (key.clone(), entry.clone());
         let created = self.0.write(move |connection| {
             insert(connection, &key)?;
-            Ok::<_, Stop>(audit::append(connection, &entry)?)
+            audit::append(connection, &entry)?;
+            Ok::<_, Stop>(Done::changing([Change::Key(key.key_prefix)], ()))
         });
         Ok(created.await??)
     }

@@ -8,7 +8,7 @@
 //! - `pool`: the configuration, the threads and their connections, and how writes are committed together
 //! - `schema`: the tables, generated from `migrations/sqlite`
 //! - `rows`: what a row looks like, and the plain functions between rows and domain types
-//! - `keys`, `accounts`, `usage`, `secrets`, `audit`, `transfer`, `health`: the ports, a file each
+//! - `keys`, `accounts`, `usage`, `secrets`, `audit`, `transfer`, `change_feed`, `health`: the ports, a file each
 //! - `error`: what each failure of the database means to a caller
 //! - [`migrate`]: brings a database up to date
 //!
@@ -32,7 +32,11 @@
 //!    a function of a connection, run as a unit by `Pool::write`. Both go to another thread, so they own what they need.
 //! 4. Where the caller decides in between, compare and swap, as `keys` does.
 //! 5. What it changes it writes down with `audit::append`, in the same unit, and only where it is changed.
-//! 6. What the caller decides about is an `error::Violation`; the rest is `error::of_query`.
+//! 6. A write answers a `pool::Done`, and so has to say whether it changes a key or an account that verification looks at:
+//!    `Done::changing` names what, from the rows that were written, and `Done::unheard` says that it does not. Only the writer
+//!    tells it, and nothing but a `Done` is told: whatever writes past `Pool::write` is to others' eyes another process. Add a
+//!    line to the cases of the contract suite that go through every change.
+//! 7. What the caller decides about is an `error::Violation`; the rest is `error::of_query`.
 //!
 //! # Decisions, and their price
 //!
@@ -40,6 +44,9 @@
 //!   for it once together. A transaction that is lost is lost for all of them.
 //! - Two threads look up and do nothing else: no list keeps them from it. They are idle while others read.
 //! - An acknowledged write is on the disk (`synchronous = FULL`): each commit waits for it.
+//! - What another process changes is asked for: a server beside which a key is revoked hears of it a tenth of a second later,
+//!   and not of which key it was. Who listens has the thread that writes awake ten times a second.
+//! - A signal waits its turn behind writes, and so for as long as another process keeps them waiting.
 //! - A change compares and swaps, because it cannot be lent to the thread that writes: where many change one record, some run
 //!   more than once.
 //! - A statement that has begun is never cut short: a caller that gives up is answered in time, and the work is done all the
@@ -48,6 +55,7 @@
 
 mod accounts;
 mod audit;
+mod change_feed;
 mod error;
 mod file;
 mod health;
@@ -133,6 +141,7 @@ impl Sqlite {
             secrets: Arc::new(secrets::Secrets(self.pool.clone())),
             audit: Arc::new(audit::Audit(self.pool.clone())),
             transfer: Arc::new(transfer::Transfer(self.pool.clone())),
+            feed: Arc::new(change_feed::Feed(self.pool.clone())),
             health: Arc::new(health::Health(self.pool.clone())),
         }
     }

@@ -13,6 +13,9 @@
 //! to [`GROUP`]) into one transaction, each piece of work inside a savepoint of its own, commits once, and only then answers
 //! them all. What fails is rolled back to its savepoint, and nobody else notices. Where the transaction itself is lost, all
 //! of them hear that the store is not available. Under no load a group is one piece of work and waits for nobody.
+//!
+//! Each piece of work says in its [`Done`] what it changes, and whoever listens to the change feed hears it between the commit
+//! and the answers. A signal to them waits in the same queue. Where one comes among writes, it is sent after the commit.
 
 use std::{
     collections::VecDeque,
@@ -20,7 +23,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
@@ -28,10 +31,11 @@ use std::{
 };
 
 use diesel::{QueryResult, SqliteConnection, connection::SimpleConnection as _};
-use leadr_auth_ports::{StoreError, StoreLoad};
+use leadr_auth_ports::{Change, StoreError, StoreLoad};
 use tokio::sync::oneshot;
 
 use crate::{
+    change_feed::{Listeners, Watch},
     error::{self, Failure, Lost},
     file::{self, Access},
 };
@@ -81,6 +85,10 @@ impl SqliteConfig {
 /// nothing gets done at all.
 const WAITING: usize = 4096;
 
+fn closed() -> StoreError {
+    StoreError::unavailable("the database is closed")
+}
+
 /// What waits for a thread, first come, first served.
 struct Queue<J> {
     waiting: Mutex<Waiting<J>>,
@@ -112,7 +120,7 @@ impl<J> Queue<J> {
     fn push(&self, job: J) -> Result<(), StoreError> {
         let mut waiting = self.lock();
         if waiting.closed {
-            return Err(StoreError::unavailable("the database is closed"));
+            return Err(closed());
         }
         if waiting.jobs.len() >= WAITING {
             return Err(StoreError::unavailable(
@@ -135,6 +143,24 @@ impl<J> Queue<J> {
         waiting.jobs.pop_front()
     }
 
+    /// As [`Queue::pop`]. Without one it waits no longer than this, if it is said how long.
+    fn pop_within(&self, patience: Option<Duration>) -> Popped<J> {
+        let Some(patience) = patience else {
+            return self.pop().map_or(Popped::Closed, Popped::Job);
+        };
+        let (mut waiting, _) = self
+            .arrived
+            .wait_timeout_while(self.lock(), patience, |waiting| {
+                waiting.jobs.is_empty() && !waiting.closed
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        match waiting.jobs.pop_front() {
+            Some(job) => Popped::Job(job),
+            None if waiting.closed => Popped::Closed,
+            None => Popped::Late,
+        }
+    }
+
     /// The next one, if there is one now.
     fn pop_waiting(&self) -> Option<J> {
         self.lock().jobs.pop_front()
@@ -148,6 +174,15 @@ impl<J> Queue<J> {
     fn len(&self) -> usize {
         self.lock().jobs.len()
     }
+}
+
+/// What came of waiting for a job.
+enum Popped<J> {
+    Job(J),
+    /// There was none in that time.
+    Late,
+    /// There is none, and will be none.
+    Closed,
 }
 
 /// Threads that serve one queue. They end when this is dropped, after what is in the queue.
@@ -206,8 +241,42 @@ impl<J> Drop for Crew<J> {
 /// Reads, and answers by itself.
 pub(crate) type Read = Box<dyn FnOnce(&mut SqliteConnection) + Send>;
 
+/// What the thread that writes is asked for.
+enum Job {
+    Write(Write),
+    Look(Look),
+}
+
+/// What is to be done when all that has been committed up to now, by anybody, has been told; or who hears why that cannot be
+/// known.
+type Look = Box<dyn FnOnce(Result<&Listeners, StoreError>) + Send>;
+
 /// What is to be written.
 type Write = Box<dyn ToWrite>;
+
+/// What a write has come to.
+pub(crate) struct Done<T> {
+    answer: T,
+    changes: Vec<Change>,
+}
+
+impl<T> Done<T> {
+    /// Something may have changed that verification looks at: who may answer from memory has to hear of it.
+    pub(crate) fn changing(changes: impl IntoIterator<Item = Change>, answer: T) -> Self {
+        Self {
+            answer,
+            changes: changes.into_iter().collect(),
+        }
+    }
+
+    /// Nothing has changed of any key or account that verification looks at.
+    pub(crate) const fn unheard(answer: T) -> Self {
+        Self {
+            answer,
+            changes: Vec::new(),
+        }
+    }
+}
 
 trait ToWrite: Send {
     /// Has whoever asked gone away, or waited long enough? Then it need not be begun.
@@ -226,7 +295,7 @@ struct Asked<W, T, E> {
 
 impl<W, T, E> ToWrite for Asked<W, T, E>
 where
-    W: FnOnce(&mut SqliteConnection) -> Result<T, E> + Send,
+    W: FnOnce(&mut SqliteConnection) -> Result<Done<T>, E> + Send,
     T: Send + 'static,
     E: Failure + Send + 'static,
 {
@@ -246,8 +315,13 @@ where
                 return None;
             }
         };
+        let (done, changes) = match done {
+            Ok(Done { answer, changes }) => (Ok(answer), changes),
+            Err(failure) => (Err(failure), Vec::new()),
+        };
         Some(Written {
             keep: done.is_ok(),
+            changes,
             failure: done
                 .as_ref()
                 .err()
@@ -264,6 +338,8 @@ where
 struct Written {
     /// Is it to stay? Otherwise it is rolled back.
     keep: bool,
+    /// What it changes, if it stays.
+    changes: Vec<Change>,
     /// What the database said, where it is that which failed.
     failure: Option<Lost>,
     /// Tells whoever asked, once it is known what came of the transaction.
@@ -284,7 +360,9 @@ struct Shared {
     readers: Crew<Read>,
     /// For lists of the audit trail.
     trail: Crew<Read>,
-    writer: Crew<Write>,
+    writer: Crew<Job>,
+    /// Gone with the thread that writes.
+    listeners: Weak<Listeners>,
     gauge: Arc<Gauge>,
 }
 
@@ -337,6 +415,7 @@ impl Pool {
             readers: Crew::new(),
             trail: Crew::new(),
             writer: Crew::new(),
+            listeners: Weak::new(),
             gauge: Arc::default(),
         };
         for (crew, name, connections) in [
@@ -351,8 +430,10 @@ impl Pool {
         }
         if let Some(writer) = connections.writer {
             let gauge = Arc::clone(&shared.gauge);
+            let listeners = Arc::new(Listeners::default());
+            shared.listeners = Arc::downgrade(&listeners);
             shared.writer.add("sqlite write", move |queue| {
-                serve_writes(queue, writer, &gauge);
+                serve_writes(queue, writer, listeners, &gauge);
             })?;
         }
         Ok(Self(Arc::new(shared)))
@@ -430,7 +511,7 @@ impl Pool {
     /// done as a whole, so that `Unavailable` then means that nobody can tell.
     pub(crate) async fn write<T, E>(
         &self,
-        work: impl FnOnce(&mut SqliteConnection) -> Result<T, E> + Send + 'static,
+        work: impl FnOnce(&mut SqliteConnection) -> Result<Done<T>, E> + Send + 'static,
     ) -> Result<Result<T, E>, StoreError>
     where
         T: Send + 'static,
@@ -443,7 +524,7 @@ impl Pool {
     /// Writes much at once, and takes its time.
     pub(crate) async fn write_much<T, E>(
         &self,
-        work: impl FnOnce(&mut SqliteConnection) -> Result<T, E> + Send + 'static,
+        work: impl FnOnce(&mut SqliteConnection) -> Result<Done<T>, E> + Send + 'static,
     ) -> Result<Result<T, E>, StoreError>
     where
         T: Send + 'static,
@@ -470,7 +551,7 @@ impl Pool {
     async fn write_within<T, E>(
         &self,
         time: Duration,
-        work: impl FnOnce(&mut SqliteConnection) -> Result<T, E> + Send + 'static,
+        work: impl FnOnce(&mut SqliteConnection) -> Result<Done<T>, E> + Send + 'static,
     ) -> Result<Result<T, E>, StoreError>
     where
         T: Send + 'static,
@@ -478,8 +559,32 @@ impl Pool {
     {
         self.check_writable()?;
         let (tell, told) = oneshot::channel();
-        self.0.writer.queue.push(Box::new(Asked { work, tell }))?;
+        let job = Job::Write(Box::new(Asked { work, tell }));
+        self.0.writer.queue.push(job)?;
         answered(time, told).await
+    }
+
+    /// Does something with those who listen, as soon as they have been told all that has been committed up to now, by
+    /// whomever. Where it cannot be known whether there is something to tell, it is not done.
+    pub(crate) async fn when_all_is_told<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Listeners) -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.check_writable()?;
+        let (tell, told) = oneshot::channel();
+        let look: Look = Box::new(move |looked| {
+            if !tell.is_closed() {
+                let _ = tell.send(looked.map(work));
+            }
+        });
+        self.0.writer.queue.push(Job::Look(look))?;
+        answered(self.0.config.statement_timeout, told).await
+    }
+
+    /// Those who listen. Fails when the database is closed.
+    pub(crate) fn listeners(&self) -> Result<Arc<Listeners>, StoreError> {
+        self.check_writable()?;
+        self.0.listeners.upgrade().ok_or_else(closed)
     }
 
     /// Does something on a connection and a thread of its own: it may take as long as it takes, and holds nobody up. Once
@@ -598,37 +703,77 @@ fn serve_reads(queue: &Queue<Read>, mut connection: SqliteConnection, gauge: &Ga
     }
 }
 
-fn serve_writes(queue: &Queue<Write>, mut connection: SqliteConnection, gauge: &Gauge) {
-    while let Some(job) = queue.pop() {
-        // Before there is a transaction, for which it would wait as long as another process has the lock: what nobody waits
-        // for would so keep up what somebody does.
-        if job.is_abandoned() {
+fn serve_writes(
+    queue: &Queue<Job>,
+    mut connection: SqliteConnection,
+    listeners: Arc<Listeners>,
+    gauge: &Gauge,
+) {
+    let mut watch = Watch::new(listeners, &mut connection);
+    loop {
+        let due_in = watch.due_in();
+        // Also where there is always something to write.
+        if due_in == Some(Duration::ZERO) {
+            // Where it fails, so does the next signal, and its sender hears why.
+            let _ = watch.look(&mut connection);
             continue;
         }
-        gauge.busy.fetch_add(1, Ordering::Relaxed);
-        write_group(queue, job, &mut connection, gauge);
-        gauge.busy.fetch_sub(1, Ordering::Relaxed);
+        let job = match queue.pop_within(due_in) {
+            Popped::Job(job) => job,
+            Popped::Late => continue,
+            Popped::Closed => break,
+        };
+        match job {
+            // Before there is a transaction, for which it would wait as long as another process has the lock: what nobody
+            // waits for would so keep up what somebody does.
+            Job::Write(first) if first.is_abandoned() => {}
+            Job::Write(first) => {
+                gauge.busy.fetch_add(1, Ordering::Relaxed);
+                let looks = write_group(queue, first, &mut connection, watch.listeners(), gauge);
+                for look in looks {
+                    look_for(look, &mut connection, &mut watch);
+                }
+                gauge.busy.fetch_sub(1, Ordering::Relaxed);
+            }
+            Job::Look(look) => {
+                gauge.busy.fetch_add(1, Ordering::Relaxed);
+                look_for(look, &mut connection, &mut watch);
+                gauge.busy.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
     }
 }
 
-/// Writes what is waiting, in one transaction.
+fn look_for(look: Look, connection: &mut SqliteConnection, watch: &mut Watch) {
+    let looked = watch.look(connection).map_err(error::of_query);
+    let looked = looked.map(|()| watch.listeners());
+    // Its caller hears of a panic by its sender, which goes down with it.
+    let _ = catch_unwind(AssertUnwindSafe(|| look(looked)));
+}
+
+/// Writes what is waiting, in one transaction. Answers what was waiting in between and is to be done after it.
 fn write_group(
-    queue: &Queue<Write>,
+    queue: &Queue<Job>,
     first: Write,
     connection: &mut SqliteConnection,
+    listeners: &Listeners,
     gauge: &Gauge,
-) {
+) -> Vec<Look> {
     // The lock is taken at once: a transaction that begins by reading cannot write any more when somebody else has.
     if let Err(error) = connection.batch_execute("BEGIN IMMEDIATE") {
         first.run(Err(error::of_query(error)));
-        return;
+        return Vec::new();
     }
-    let mut answers = Vec::new();
-    let mut next = Some(first);
+    let mut group = Group::default();
+    let mut looks = Vec::new();
+    let mut next = Some(Job::Write(first));
     let mut whole = Ok(());
     while let Some(job) = next.take() {
-        whole = write_one(job, connection, &mut answers);
-        if whole.is_ok() && answers.len() < GROUP {
+        match job {
+            Job::Write(job) => whole = write_one(job, connection, &mut group),
+            Job::Look(look) => looks.push(look),
+        }
+        if whole.is_ok() && group.answers.len() + looks.len() < GROUP {
             next = queue.pop_waiting();
         }
     }
@@ -640,21 +785,29 @@ fn write_group(
     match &committed {
         Ok(()) => {
             gauge.commits.fetch_add(1, Ordering::Relaxed);
+            for change in group.changes {
+                listeners.tell(change);
+            }
         }
         // It fails where SQLite has rolled back by itself, which is as good.
         Err(_) => drop(connection.batch_execute("ROLLBACK")),
     }
-    for answer in answers {
+    for answer in group.answers {
         answer(committed.as_ref().copied().map_err(error::of_group));
     }
+    looks
+}
+
+/// What has been written in one transaction.
+#[derive(Default)]
+struct Group {
+    answers: Vec<Answer>,
+    /// In the order in which they were made.
+    changes: Vec<Change>,
 }
 
 /// Does one piece of work inside a savepoint. An error means that the transaction is lost.
-fn write_one(
-    job: Write,
-    connection: &mut SqliteConnection,
-    answers: &mut Vec<Answer>,
-) -> Result<(), Lost> {
+fn write_one(job: Write, connection: &mut SqliteConnection, group: &mut Group) -> Result<(), Lost> {
     if let Err(error) = connection.batch_execute("SAVEPOINT one") {
         let lost = Lost::from(&error);
         job.run(Err(error::of_group(&lost)));
@@ -671,7 +824,10 @@ fn write_one(
         })
         .map_err(|error| Lost::from(&error));
     let Ok(Some(Written {
-        failure, answer, ..
+        changes,
+        failure,
+        answer,
+        ..
     })) = written
     else {
         return ended;
@@ -684,7 +840,9 @@ fn write_one(
             Err(failure.unwrap_or(lost))
         }
         ended => {
-            answers.push(answer);
+            group.answers.push(answer);
+            // There are none where it was rolled back.
+            group.changes.extend(changes);
             ended
         }
     }
@@ -744,7 +902,7 @@ mod tests {
             let held = pool.write_much(move |_| {
                 let _ = enter.send(());
                 let _ = released.recv();
-                Ok::<(), ()>(())
+                Ok::<_, ()>(Done::unheard(()))
             });
             drop(held.await);
         });
@@ -852,7 +1010,13 @@ mod tests {
         const FULL: i32 = 2;
         let (_folder, pool) = start(|_| ()).await;
         let expected = (FULL, 1, "wal".to_owned());
-        assert_eq!(pool.write(settings).await.unwrap().unwrap(), expected);
+        assert_eq!(
+            pool.write(|connection| settings(connection).map(Done::unheard))
+                .await
+                .unwrap()
+                .unwrap(),
+            expected
+        );
         assert_eq!(pool.read(settings).await.unwrap(), expected);
         assert_eq!(pool.lookup(settings).await.unwrap(), expected);
         assert_eq!(pool.apart("", settings).await.unwrap().unwrap(), expected);
@@ -918,7 +1082,7 @@ mod tests {
         let last = pool.write(move |_| {
             let _ = enter.send(());
             let _ = released.recv();
-            Ok::<(), ()>(())
+            Ok::<_, ()>(Done::unheard(()))
         });
         let watched = async {
             until(|| pool.load().waiting == 2).await;
@@ -1046,7 +1210,7 @@ mod tests {
                 insert(connection, &account(1))?;
                 let _ = enter.send(());
                 let _ = released.recv();
-                insert(connection, &account(2))
+                insert(connection, &account(2)).map(Done::unheard)
             });
             drop(begun.await);
         });
@@ -1086,7 +1250,8 @@ mod tests {
         let (_folder, pool) = start(|_| ()).await;
         let limit = |pages: u32| {
             pool.write(move |connection| {
-                connection.batch_execute(&format!("PRAGMA max_page_count = {pages}"))
+                let limited = connection.batch_execute(&format!("PRAGMA max_page_count = {pages}"));
+                limited.map(Done::unheard)
             })
         };
         limit(20).await.unwrap().unwrap();
@@ -1129,7 +1294,7 @@ mod tests {
         let loses = pool.write(move |connection| {
             // As SQLite itself does where the disk fails.
             connection.batch_execute("ROLLBACK")?;
-            Err::<(), _>(full())
+            Err::<Done<()>, _>(full())
         });
         let others = async {
             until(|| pool.load().waiting == 2).await;

@@ -15,7 +15,7 @@ use leadr_auth_domain::{
     Account, AccountId, AccountName, AccountRole, AccountStatus, ApiKey, ApiKeyStatus, KeyHash,
     KeyId, KeyName, KeyPrefix, PepperCheck, PepperId, Scopes, SealedAuditKey, Slug, Timestamp,
 };
-use leadr_auth_ports::{StoreError, StoredPepper};
+use leadr_auth_ports::{Change, StoreError, StoredPepper};
 use uuid::Uuid;
 
 use crate::{
@@ -82,7 +82,7 @@ pub(crate) struct KeyRow {
     name: String,
     key_hash: String,
     pub(crate) pepper_id: String,
-    key_prefix: String,
+    pub(crate) key_prefix: String,
     status: String,
     scopes: Option<String>,
     last_used_at: Option<i64>,
@@ -265,6 +265,12 @@ pub(crate) fn key(row: KeyRow) -> Result<ApiKey, StoreError> {
         updated_at: required(row.updated_at, "updated_at")?,
         deleted_at: optional(row.deleted_at, "deleted_at")?,
     })
+}
+
+/// That the key with this prefix was changed.
+pub(crate) fn change_of_key(prefix: &str) -> Change {
+    // One that is not to be read does not say which key it is.
+    KeyPrefix::parse(prefix).map_or(Change::Everything, Change::Key)
 }
 
 #[cfg(test)]

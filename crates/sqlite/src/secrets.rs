@@ -15,7 +15,7 @@ use leadr_auth_ports::{
 
 use crate::{
     audit, error,
-    pool::Pool,
+    pool::{Done, Pool},
     rows::{self, Id, KeyRow, PepperRow},
     schema::{api_keys, peppers},
 };
@@ -173,7 +173,8 @@ impl SecretRegistry for Secrets {
             if register(connection, &pepper, founding)? {
                 audit::append(connection, &entry)?;
             }
-            registered(connection)
+            // A secret by itself is of no key's.
+            registered(connection).map(Done::unheard)
         });
         let answered = answered.await?.map_err(error::of_query)?;
         answered.into_iter().map(rows::pepper).collect()
@@ -206,7 +207,10 @@ impl SecretRegistry for Secrets {
         // It looks at every key.
         let dropped = self
             .0
-            .write_much(move |connection| drop_where_unused(connection, &id, now, &entry))
+            .write_much(move |connection| {
+                // No key that could be good is under it.
+                drop_where_unused(connection, &id, now, &entry).map(Done::unheard)
+            })
             .await?
             .map_err(error::of_query)?;
         match dropped {
@@ -235,7 +239,7 @@ impl SecretRegistry for Secrets {
                 .select(peppers::id)
                 .load(connection)?;
             let dropped: BTreeSet<_> = dropped.into_iter().map(PepperId::from_store).collect();
-            let mut moved = Vec::new();
+            let (mut moved, mut changes) = (Vec::new(), Vec::new());
             for Rehash {
                 key_id,
                 was,
@@ -253,16 +257,19 @@ impl SecretRegistry for Secrets {
                         api_keys::key_hash.eq(becomes.hash.expose_hex()),
                         api_keys::pepper_id.eq(becomes.pepper_id.as_str()),
                     ))
-                    .execute(connection)?;
-                if updated > 0 {
+                    .returning(api_keys::key_prefix)
+                    .get_result::<String>(connection)
+                    .optional()?;
+                if let Some(prefix) = updated {
                     moved.push((*key_id, &becomes.pepper_id));
+                    changes.push(rows::change_of_key(&prefix));
                 }
             }
             let done = moved.len();
             for entry in entry.rehashed(moved) {
                 audit::append(connection, &entry)?;
             }
-            Ok(done)
+            Ok(Done::changing(changes, done))
         });
         let done: usize = rehashed.await?.map_err(error::of_query)?;
         u64::try_from(done).map_err(StoreError::internal)

@@ -6,8 +6,8 @@ use leadr_auth_domain::{
     Account, AccountId, ApiKey, AuditEntry, ChainHead, ChainId, Checkpoint, KeyId,
 };
 use leadr_auth_ports::{
-    Audited, ImportConflict, ImportMode, ImportOutcome, Snapshot, StoreError, StoredPepper, Totals,
-    TransferStore,
+    Audited, Change, ImportConflict, ImportMode, ImportOutcome, Snapshot, StoreError, StoredPepper,
+    Totals, TransferStore,
 };
 use uuid::Uuid;
 
@@ -15,7 +15,7 @@ use crate::{
     accounts, audit,
     error::{self, Failure, Stop, Violation},
     keys,
-    pool::{Crew, Pool, Read},
+    pool::{Crew, Done, Pool, Read},
     rows::{self, AccountRow, Id, KeyRow},
     schema, secrets,
 };
@@ -138,7 +138,10 @@ impl Transfer {
                 .collect();
             let outcomes = outcomes.map_err(Undo::Failed)?;
             match mode {
-                ImportMode::Commit => Ok(outcomes),
+                ImportMode::Commit if outcomes.contains(&ImportOutcome::Stored) => {
+                    Ok(Done::changing([Change::Everything], outcomes))
+                }
+                ImportMode::Commit => Ok(Done::unheard(outcomes)),
                 ImportMode::DryRun => Err(Undo::Dry(outcomes)),
             }
         });
@@ -166,7 +169,7 @@ impl TransferStore for Transfer {
         let taken = secrets.to_vec();
         let taken = self
             .0
-            .write(move |connection| secrets::import(connection, &taken));
+            .write(move |connection| secrets::import(connection, &taken).map(Done::unheard));
         let all = taken.await?.map_err(error::of_query)?;
         all.into_iter().map(rows::pepper).collect()
     }

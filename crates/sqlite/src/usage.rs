@@ -4,7 +4,12 @@ use async_trait::async_trait;
 use diesel::prelude::*;
 use leadr_auth_ports::{KeyUse, StoreError, UsageStore};
 
-use crate::{error, pool::Pool, rows::Id, schema::api_keys};
+use crate::{
+    error,
+    pool::{Done, Pool},
+    rows::Id,
+    schema::api_keys,
+};
 
 #[derive(Clone)]
 pub(crate) struct Usage(pub(crate) Pool);
@@ -27,7 +32,7 @@ impl UsageStore for Usage {
                     .set(api_keys::last_used_at.eq(used_at))
                     .execute(connection)?;
             }
-            Ok(())
+            Ok(Done::unheard(()))
         });
         recorded.await?.map_err(error::of_query)
     }

@@ -7,6 +7,7 @@
 
 mod audit;
 mod backups;
+mod change_feed;
 mod files;
 mod migrations;
 mod races;
