@@ -168,7 +168,7 @@ fn report(n: u8, number: u64) -> NodeReport {
         tick: number,
         started_at: at(1),
         seen_at: at(1_000 * u32::try_from(number).unwrap() + u32::from(n)),
-        patience: Duration::from_millis(2_000),
+        patience: Duration::from_secs(2),
         lease_age: (number > 1).then_some(Duration::from_micros(1_500)),
         lag: (number > 1).then_some(Duration::from_micros(321)),
     }
@@ -1825,7 +1825,7 @@ cases! { $
         assert!(concerns_key(&heard, &its_key.key_prefix), "with its account: {heard:?}");
 
         let imported = key(3, &owner);
-        let done = stores.transfer.import_keys(&all_noted(&[imported.clone()]), ImportMode::Commit).await;
+        let done = stores.transfer.import_keys(&all_noted(std::slice::from_ref(&imported)), ImportMode::Commit).await;
         assert_eq!(done.unwrap(), [ImportOutcome::Stored]);
         let heard = heard_until_tick(&stores, &mut subscription, &report(1, 10)).await;
         assert!(concerns_key(&heard, &imported.key_prefix), "imported: {heard:?}");
@@ -1923,7 +1923,7 @@ cases! { $
         assert_eq!(first, second);
         for n in 0..RACERS {
             let n = u8::try_from(n).unwrap();
-            let said = |wanted: &dyn Fn(&Heard) -> bool| first.iter().position(|heard| wanted(heard));
+            let said = |wanted: &dyn Fn(&Heard) -> bool| first.iter().position(wanted);
             let prefix = key(n, &owner).key_prefix;
             let changed = said(&|heard| concerns_key(std::slice::from_ref(heard), &prefix));
             let ticked = said(&|heard| matches!(heard, Heard::Signal(Signal::Tick { node, .. }) if *node == report(n, 1).id));
