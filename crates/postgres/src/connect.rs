@@ -1,6 +1,6 @@
 //! What a URL says, and how a connection is made of it.
 
-use std::{fmt, fs, io, iter::Peekable, str::Chars, sync::Arc};
+use std::{fmt, fs, future, io, iter::Peekable, str::Chars, sync::Arc};
 
 use diesel::ConnectionError;
 use diesel_async::AsyncPgConnection;
@@ -10,8 +10,12 @@ use rustls::{
     crypto::ring,
     pki_types::{CertificateDer, pem::PemObject as _},
 };
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+};
 use tokio_postgres::{
-    Config, NoTls,
+    AsyncMessage, Client, Config, Connection, NoTls, Notification,
     config::{SslMode, SslNegotiation},
     error::SqlState,
 };
@@ -270,6 +274,98 @@ impl Target {
             }
         };
         connection.map_err(ConnectFault::Lost)
+    }
+}
+
+/// A connection that is there to hear what the server tells. It closes when this is dropped.
+pub(crate) struct Listener {
+    /// For the statements that begin to listen.
+    pub(crate) client: Client,
+    told: UnboundedReceiver<Result<Notification, tokio_postgres::Error>>,
+}
+
+impl Listener {
+    /// What is told next, in the order in which the server tells it; `None` after the end, which comes with the first error.
+    /// A call that is dropped loses nothing.
+    pub(crate) async fn next(&mut self) -> Option<Result<Notification, tokio_postgres::Error>> {
+        self.told.recv().await
+    }
+}
+
+impl Target {
+    /// Connects, to hear what the server tells.
+    pub(crate) async fn listen(&self) -> Result<Listener, ConnectFault> {
+        let (teller, told) = unbounded_channel();
+        let client = match &self.tls {
+            None => {
+                let (client, connection) =
+                    (self.config.connect(NoTls).await).map_err(ConnectFault::of)?;
+                tokio::spawn(pass_on(connection, teller));
+                client
+            }
+            Some(tls) => {
+                let (client, connection) =
+                    (self.config.connect(tls.clone()).await).map_err(ConnectFault::of)?;
+                tokio::spawn(pass_on(connection, teller));
+                client
+            }
+        };
+        Ok(Listener { client, told })
+    }
+}
+
+/// Drives a connection, and passes on what the server tells, until either end is gone. It reads also while nobody asks: the
+/// server keeps for all databases what one who listens has not taken, and at some point takes no more changes.
+async fn pass_on<S, T>(
+    mut connection: Connection<S, T>,
+    teller: UnboundedSender<Result<Notification, tokio_postgres::Error>>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    loop {
+        let message = tokio::select! {
+            // A server that owes an answer and says nothing would be waited for, otherwise.
+            () = teller.closed() => return,
+            message = future::poll_fn(|context| connection.poll_message(context)) => message,
+        };
+        let told = match message {
+            Some(Ok(AsyncMessage::Notification(told))) => Ok(told),
+            Some(Ok(_)) => continue,
+            Some(Err(error)) => Err(error),
+            None => return,
+        };
+        let over = told.is_err();
+        if teller.send(told).is_err() || over {
+            return;
+        }
+    }
+}
+
+/// Why nobody listens.
+#[derive(Debug)]
+pub(crate) enum ListenFault {
+    /// There is no connection.
+    Connect(ConnectFault),
+    /// The server refused a statement, or went away.
+    Refused(tokio_postgres::Error),
+}
+
+impl fmt::Display for ListenFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connect(fault) => fault.fmt(f),
+            Self::Refused(_) => f.write_str("the database does not let this program listen"),
+        }
+    }
+}
+
+impl std::error::Error for ListenFault {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Connect(fault) => fault.source(),
+            Self::Refused(source) => Some(source),
+        }
     }
 }
 
