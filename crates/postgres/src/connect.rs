@@ -464,6 +464,8 @@ impl From<ConnectFault> for ConnectionError {
 
 #[cfg(test)]
 mod tests {
+    use tokio_postgres::config::{Host, TargetSessionAttrs};
+
     use super::*;
     use crate::PostgresConfig;
 
@@ -578,5 +580,29 @@ mod tests {
             assert_eq!(config.get_dbname(), Some("d"));
             assert_eq!(config.get_ssl_mode(), SslMode::Disable);
         }
+    }
+
+    /// The server that takes writes, of a cluster's.
+    #[test]
+    fn several_servers_and_which_of_them_is_meant_are_left_as_they_are() {
+        for text in [
+            "postgres://me:pw@one:1,two,[::1]:3/d?target_session_attrs=read-write&sslmode=disable",
+            "postgres://me:pw@one:1,two,[::1]:3/d?sslmode=prefer&target_session_attrs=read%2Dwrite&connect_timeout=3",
+            "host=one,two,::1 port=1,,3 user=me password=pw target_session_attrs=read-write sslmode=disable dbname=d",
+            "host='one,two,::1' port='1,5432,3' user=me sslmode = disable target_session_attrs = 'read-write' dbname=d",
+        ] {
+            let config = target(text).unwrap().config;
+            let hosts = ["one", "two", "::1"].map(|host| Host::Tcp(host.to_owned()));
+            assert_eq!(config.get_hosts(), hosts, "{text}");
+            assert_eq!(config.get_ports(), [1, 5432, 3], "{text}");
+            let wanted = config.get_target_session_attrs();
+            assert_eq!(wanted, TargetSessionAttrs::ReadWrite, "{text}");
+            assert_eq!(config.get_dbname(), Some("d"));
+        }
+        let any = target("postgres://one,two/d").unwrap().config;
+        assert_eq!(any.get_target_session_attrs(), TargetSessionAttrs::Any);
+        assert_eq!(any.get_hosts().len(), 2);
+        let fault = target("postgres://one/d?target_session_attrs=primary").err();
+        assert_eq!(fault, Some(UrlFault::Malformed));
     }
 }

@@ -55,8 +55,8 @@ pub struct PostgresConfig {
     /// `target_session_attrs=read-write` that one is used which takes writes.
     pub url: String,
     /// Where to listen for what changes, as `url`; `None` is there. It is needed where `url` leads to something that lends
-    /// connections for a transaction, as PgBouncer does: there nobody can listen, so this has to lead to the server itself, and
-    /// to the same database.
+    /// connections for a transaction, as `PgBouncer` does: there nobody can listen, so this has to lead to the server itself,
+    /// and to the same database.
     pub listen_url: Option<String>,
     /// The most connections open at once for each asynchronous runtime that uses the database; at least one. See
     /// `Pool` for why each has its own.
@@ -135,6 +135,11 @@ impl Setup {
         statement: Duration,
         idle: Duration,
     ) -> Self {
+        let config = &target.config;
+        let servers = config.get_hosts().len().max(config.get_hostaddrs().len());
+        // It is the most for each server, one after the other; where the first is switched off, something has to be left of
+        // the time that there is for all.
+        let connect = connect / u32::try_from(servers.max(1)).unwrap_or(u32::MAX);
         target
             .config
             .application_name(name)
@@ -441,6 +446,49 @@ impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(object) = self.0.take() {
             drop(Object::take(object));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_to_listen_is_judged_as_the_url_is_and_not_shown_either() {
+        let url = "postgres://me:hunter2@h/db";
+        for (listen_url, expected) in [
+            (None, None),
+            (Some("postgres://me:hunter2@other/db"), None),
+            (
+                Some("postgres://me:hunter2@h:port/db"),
+                Some(UrlFault::Malformed),
+            ),
+            (Some("dbname=hunter2"), Some(UrlFault::NoHost)),
+        ] {
+            let config = PostgresConfig {
+                listen_url: listen_url.map(str::to_owned),
+                ..PostgresConfig::new(url)
+            };
+            let shown = format!("{config:?}");
+            assert!(!shown.contains("hunter2"), "{shown}");
+            assert_eq!(shown.contains("listen_url: None"), listen_url.is_none());
+            assert_eq!(Pool::new(config).err(), expected);
+        }
+    }
+
+    #[test]
+    fn several_servers_share_the_time_for_connecting() {
+        let time = Duration::from_millis(900);
+        for (url, expected) in [
+            ("postgres://one/db", 900),
+            ("postgres://one,two:1,three/db", 300),
+            ("hostaddr=127.0.0.1,127.0.0.2", 450),
+            ("host=one,two hostaddr=127.0.0.1,127.0.0.2", 450),
+        ] {
+            let setup = Setup::new(connect::target(url).unwrap(), time, time);
+            let each = setup.target.config.get_connect_timeout();
+            assert_eq!(each, Some(&Duration::from_millis(expected)), "{url}");
         }
     }
 }
