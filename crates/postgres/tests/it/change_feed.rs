@@ -1,6 +1,9 @@
 //! What is heard of changes, whoever makes them; and what a listener notices when its connection does not work.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use leadr_auth_domain::{AccountId, KeyPrefix, NodeId};
 use leadr_auth_ports::{
@@ -10,6 +13,11 @@ use leadr_auth_ports::{
 use leadr_auth_postgres::{
     Postgres, PostgresConfig,
     testing::{ChaosProxy, TestDatabase},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    task::JoinHandle,
 };
 use tokio_postgres::Client;
 
@@ -487,21 +495,45 @@ async fn a_listener_that_nothing_reaches_hears_nothing_and_holds_nobody_up() {
     stores.feed.tick(&report(21)).await.unwrap();
 }
 
+/// A server that lets everybody in and then says nothing, for one who comes; over when that one has gone.
+async fn mute() -> (SocketAddr, JoinHandle<()>) {
+    const COME_IN: &[u8] = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let mut buffer = [0; 1024];
+        assert!(socket.read(&mut buffer).await.unwrap() > 0);
+        socket.write_all(COME_IN).await.unwrap();
+        while let Ok(1..) = socket.read(&mut buffer).await {}
+    });
+    (address, serving)
+}
+
+/// Neither where nobody answers nor where somebody does so only at first; and nothing of the attempt is left.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn beginning_to_listen_does_not_take_for_ever() {
     let database = TestDatabase::create().await;
     let proxy = ChaosProxy::start(database.url()).await;
     proxy.black_hole();
-    let config = listening_at(&database, &proxy.url(database.url()));
-    let stores = Postgres::new(config).unwrap().stores();
-    let start = Instant::now();
-    let refused = stores.feed.subscribe().await.map(drop).unwrap_err();
-    assert!(matches!(refused, StoreError::Unavailable(_)), "{refused:?}");
-    assert!(
-        start.elapsed() < Duration::from_secs(15),
-        "{:?}",
-        start.elapsed()
+    let (mute, serving) = mute().await;
+    let subscribing = |url: String| {
+        let stores = Postgres::new(listening_at(&database, &url))
+            .unwrap()
+            .stores();
+        async move {
+            let patience = Duration::from_secs(15);
+            let refused = tokio::time::timeout(patience, stores.feed.subscribe()).await;
+            let refused = refused.unwrap().map(drop).unwrap_err();
+            assert!(matches!(refused, StoreError::Unavailable(_)), "{refused:?}");
+        }
+    };
+    tokio::join!(
+        subscribing(proxy.url(database.url())),
+        subscribing(elsewhere(database.url(), &mute.to_string())),
     );
+    let gone = tokio::time::timeout(Duration::from_secs(2), serving).await;
+    gone.unwrap().unwrap();
 }
 
 /// The pool may go through something at which nobody can listen.
