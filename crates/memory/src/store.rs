@@ -314,6 +314,11 @@ impl KeyRepository for Memory {
         Ok(())
     }
 
+    /// Everything that is made is told of here.
+    async fn adopt(&self, key: &ApiKey, entry: &AuditDraft) -> Result<(), CreateKeyError> {
+        KeyRepository::create(self, key, entry).await
+    }
+
     async fn get(&self, id: KeyId, rows: Rows) -> Result<Option<ApiKey>, StoreError> {
         let state = self.read();
         Ok(state

@@ -15,7 +15,8 @@ use crate::StoreError;
 /// on any more. It may be said without need. That a key was used is no change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// The key that has this prefix, its being there included.
+    /// The key that has this prefix, its being there included. Of a key that was made of random bytes just now it need not be
+    /// said: nobody can have asked for it before ([`KeyRepository::create`](crate::KeyRepository::create)).
     Key(KeyPrefix),
     /// An account, and with it all its keys.
     Account(AccountId),

@@ -50,8 +50,15 @@ pub trait KeyRepository: Send + Sync {
     /// hashed under was not dropped, and the key is there, with its audit entry; or nothing. An id that another key has,
     /// deleted or not, is [`StoreError::Internal`]: ids are random.
     ///
+    /// The key is one that was made of random bytes just now, so that nobody can have presented it before: whoever listens for
+    /// changes need not hear of it.
+    ///
     /// Of several faults it is the account that is named, then the secret: with another prefix it would be refused again.
     async fn create(&self, key: &ApiKey, entry: &AuditDraft) -> Result<(), CreateKeyError>;
+
+    /// As [`KeyRepository::create`], of a key that somebody chose and that may have been presented before: whoever listens for
+    /// changes hears of it.
+    async fn adopt(&self, key: &ApiKey, entry: &AuditDraft) -> Result<(), CreateKeyError>;
 
     /// The key with this id, if there is one among `rows`.
     async fn get(&self, id: KeyId, rows: Rows) -> Result<Option<ApiKey>, StoreError>;

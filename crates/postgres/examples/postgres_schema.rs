@@ -17,13 +17,14 @@ use tokio_postgres::Client;
 type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
 
 /// The tables that the adapter uses, and so the ones that are described.
-const TABLES: [&str; 6] = [
+const TABLES: [&str; 7] = [
     "accounts",
     "api_keys",
     "audit_checkpoints",
     "audit_entries",
     "audit_heads",
     "peppers",
+    "server_nodes",
 ];
 
 const HEADER: &str = "\

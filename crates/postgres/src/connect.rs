@@ -1,6 +1,6 @@
 //! What a URL says, and how a connection is made of it.
 
-use std::{fmt, fs, io, iter::Peekable, str::Chars, sync::Arc};
+use std::{fmt, fs, future, io, iter::Peekable, str::Chars, sync::Arc};
 
 use diesel::ConnectionError;
 use diesel_async::AsyncPgConnection;
@@ -10,8 +10,12 @@ use rustls::{
     crypto::ring,
     pki_types::{CertificateDer, pem::PemObject as _},
 };
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+};
 use tokio_postgres::{
-    Config, NoTls,
+    AsyncMessage, Client, Config, Connection, NoTls, Notification,
     config::{SslMode, SslNegotiation},
     error::SqlState,
 };
@@ -273,6 +277,98 @@ impl Target {
     }
 }
 
+/// A connection that is there to hear what the server tells. It closes when this is dropped.
+pub(crate) struct Listener {
+    /// For the statements that begin to listen.
+    pub(crate) client: Client,
+    told: UnboundedReceiver<Result<Notification, tokio_postgres::Error>>,
+}
+
+impl Listener {
+    /// What is told next, in the order in which the server tells it; `None` after the end, which comes with the first error.
+    /// A call that is dropped loses nothing.
+    pub(crate) async fn next(&mut self) -> Option<Result<Notification, tokio_postgres::Error>> {
+        self.told.recv().await
+    }
+}
+
+impl Target {
+    /// Connects, to hear what the server tells.
+    pub(crate) async fn listen(&self) -> Result<Listener, ConnectFault> {
+        let (teller, told) = unbounded_channel();
+        let client = match &self.tls {
+            None => {
+                let (client, connection) =
+                    (self.config.connect(NoTls).await).map_err(ConnectFault::of)?;
+                tokio::spawn(pass_on(connection, teller));
+                client
+            }
+            Some(tls) => {
+                let (client, connection) =
+                    (self.config.connect(tls.clone()).await).map_err(ConnectFault::of)?;
+                tokio::spawn(pass_on(connection, teller));
+                client
+            }
+        };
+        Ok(Listener { client, told })
+    }
+}
+
+/// Drives a connection, and passes on what the server tells, until either end is gone. It reads also while nobody asks: the
+/// server keeps for all databases what one who listens has not taken, and at some point takes no more changes.
+async fn pass_on<S, T>(
+    mut connection: Connection<S, T>,
+    teller: UnboundedSender<Result<Notification, tokio_postgres::Error>>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    loop {
+        let message = tokio::select! {
+            // A server that owes an answer and says nothing would be waited for, otherwise.
+            () = teller.closed() => return,
+            message = future::poll_fn(|context| connection.poll_message(context)) => message,
+        };
+        let told = match message {
+            Some(Ok(AsyncMessage::Notification(told))) => Ok(told),
+            Some(Ok(_)) => continue,
+            Some(Err(error)) => Err(error),
+            None => return,
+        };
+        let over = told.is_err();
+        if teller.send(told).is_err() || over {
+            return;
+        }
+    }
+}
+
+/// Why nobody listens.
+#[derive(Debug)]
+pub(crate) enum ListenFault {
+    /// There is no connection.
+    Connect(ConnectFault),
+    /// The server refused a statement, or went away.
+    Refused(tokio_postgres::Error),
+}
+
+impl fmt::Display for ListenFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connect(fault) => fault.fmt(f),
+            Self::Refused(_) => f.write_str("the database does not let this program listen"),
+        }
+    }
+}
+
+impl std::error::Error for ListenFault {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Connect(fault) => fault.source(),
+            Self::Refused(source) => Some(source),
+        }
+    }
+}
+
 impl ConnectFault {
     fn of(error: tokio_postgres::Error) -> Self {
         // It is an error of webpki, of which nothing but the name can be seen from here.
@@ -368,6 +464,8 @@ impl From<ConnectFault> for ConnectionError {
 
 #[cfg(test)]
 mod tests {
+    use tokio_postgres::config::{Host, TargetSessionAttrs};
+
     use super::*;
     use crate::PostgresConfig;
 
@@ -482,5 +580,29 @@ mod tests {
             assert_eq!(config.get_dbname(), Some("d"));
             assert_eq!(config.get_ssl_mode(), SslMode::Disable);
         }
+    }
+
+    /// The server that takes writes, of a cluster's.
+    #[test]
+    fn several_servers_and_which_of_them_is_meant_are_left_as_they_are() {
+        for text in [
+            "postgres://me:pw@one:1,two,[::1]:3/d?target_session_attrs=read-write&sslmode=disable",
+            "postgres://me:pw@one:1,two,[::1]:3/d?sslmode=prefer&target_session_attrs=read%2Dwrite&connect_timeout=3",
+            "host=one,two,::1 port=1,,3 user=me password=pw target_session_attrs=read-write sslmode=disable dbname=d",
+            "host='one,two,::1' port='1,5432,3' user=me sslmode = disable target_session_attrs = 'read-write' dbname=d",
+        ] {
+            let config = target(text).unwrap().config;
+            let hosts = ["one", "two", "::1"].map(|host| Host::Tcp(host.to_owned()));
+            assert_eq!(config.get_hosts(), hosts, "{text}");
+            assert_eq!(config.get_ports(), [1, 5432, 3], "{text}");
+            let wanted = config.get_target_session_attrs();
+            assert_eq!(wanted, TargetSessionAttrs::ReadWrite, "{text}");
+            assert_eq!(config.get_dbname(), Some("d"));
+        }
+        let any = target("postgres://one,two/d").unwrap().config;
+        assert_eq!(any.get_target_session_attrs(), TargetSessionAttrs::Any);
+        assert_eq!(any.get_hosts().len(), 2);
+        let fault = target("postgres://one/d?target_session_attrs=primary").err();
+        assert_eq!(fault, Some(UrlFault::Malformed));
     }
 }

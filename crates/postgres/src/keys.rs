@@ -247,6 +247,11 @@ impl KeyRepository for Keys {
             heads.keep([head]);
             return Ok(());
         }
+        self.adopt(key, entry).await
+    }
+
+    async fn adopt(&self, key: &ApiKey, entry: &AuditDraft) -> Result<(), CreateKeyError> {
+        let Self(pool, heads) = self;
         let ends = pool
             .transaction(async |connection| {
                 connection

@@ -10,6 +10,7 @@
 //! - `rows`: what a row looks like, and the plain functions between rows and domain types
 //! - `keys`, `accounts`, `usage`, `secrets`, `audit`, `transfer`, `health`: the ports, a file each; `audit` also has how an
 //!   entry gets its place, and in which order locks are taken
+//! - `change_feed`: a port too; also how what is told is written, and by whom
 //! - `diagnosis`: what the server says of itself, for a person
 //! - `error`: what each failure of the database means to a caller
 //! - [`migrate`]: brings a database up to date
@@ -33,6 +34,9 @@
 //! - Each process keeps the ends of the audit trail's chains that it last saw, so that a key and its audit entry are one
 //!   statement. The price: where several nodes change one account in turns, every change of a node after another's needs a
 //!   transaction of some round trips.
+//! - What changes is told by triggers, so that it is heard whoever changes it. The price: the server lets those that tell
+//!   something commit one after the other, over all its databases, each until its commit is on the disk and at the standby that
+//!   is waited for. Uses of keys tell nothing, so it is changes by people that wait, and ticks.
 //! - TLS is verified or not spoken: where `sslmode` demands it, the chain and the host name are checked, also where libpq would
 //!   look at neither, and where it does not, none is tried. Encryption towards nobody in particular protects from nobody in
 //!   particular. The price: a server with a certificate of its own making needs `sslrootcert`, and one that it signed itself
@@ -40,6 +44,7 @@
 
 mod accounts;
 mod audit;
+mod change_feed;
 mod connect;
 mod diagnosis;
 mod error;
@@ -96,6 +101,7 @@ impl Postgres {
             secrets: Arc::new(secrets::Secrets(pool.clone(), heads.clone())),
             audit: Arc::new(audit::Audit(pool.clone(), heads.clone())),
             transfer: Arc::new(transfer::Transfer(pool.clone(), heads.clone())),
+            feed: Arc::new(change_feed::Feed(pool.clone())),
             health: Arc::new(health::Health(pool.clone())),
         }
     }

@@ -20,12 +20,19 @@ use leadr_auth_ports::{StoreError, StoreLoad};
 use tokio::runtime;
 
 use crate::{
-    connect::{self, Target, UrlFault},
+    connect::{self, ListenFault, Listener, Target, UrlFault},
     error,
 };
 
 /// How long connecting may take where nobody waits for it with a request.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a listener's connection may be without a sign of the server where it owes one. Who listens waits for nothing else,
+/// so that a server which has vanished is noticed by this and [`LISTENER_IDLE`].
+const LISTENER_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a listener hears nothing before its system asks the server's whether it is still there.
+const LISTENER_IDLE: Duration = Duration::from_secs(5);
 
 /// How long somebody who reads for long may leave the database waiting between two pages.
 const READER_PATIENCE: Duration = Duration::from_mins(10);
@@ -43,7 +50,14 @@ pub struct PostgresConfig {
     /// Its parameter `sslmode` is `disable` or `prefer`, which both speak no TLS, as without one; or `require`, `verify-ca`
     /// or `verify-full`, which all demand it, from a server whose certificate is for the URL's host and comes from one of
     /// the authorities that `sslrootcert` names: a file in PEM, or `system` for the system's, as without one.
+    ///
+    /// Several servers of one cluster can be named, `postgres://…@one:5432,two:5432/database`; with
+    /// `target_session_attrs=read-write` that one is used which takes writes.
     pub url: String,
+    /// Where to listen for what changes, as `url`; `None` is there. It is needed where `url` leads to something that lends
+    /// connections for a transaction, as `PgBouncer` does: there nobody can listen, so this has to lead to the server itself,
+    /// and to the same database.
+    pub listen_url: Option<String>,
     /// The most connections open at once for each asynchronous runtime that uses the database; at least one. See
     /// `Pool` for why each has its own.
     pub pool_size: usize,
@@ -58,6 +72,7 @@ impl PostgresConfig {
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
+            listen_url: None,
             pool_size: 10,
             lookup_timeout: Duration::from_millis(250),
             statement_timeout: Duration::from_secs(5),
@@ -74,6 +89,7 @@ impl fmt::Debug for PostgresConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PostgresConfig")
             .field("url", &"…")
+            .field("listen_url", &self.listen_url.as_ref().map(|_| "…"))
             .field("pool_size", &self.pool_size)
             .field("lookup_timeout", &self.lookup_timeout)
             .field("statement_timeout", &self.statement_timeout)
@@ -119,6 +135,11 @@ impl Setup {
         statement: Duration,
         idle: Duration,
     ) -> Self {
+        let config = &target.config;
+        let servers = config.get_hosts().len().max(config.get_hostaddrs().len());
+        // It is the most for each server, one after the other; where the first is switched off, something has to be left of
+        // the time that there is for all.
+        let connect = connect / u32::try_from(servers.max(1)).unwrap_or(u32::MAX);
         target
             .config
             .application_name(name)
@@ -146,6 +167,43 @@ impl Setup {
         Self { target, settings }
     }
 
+    /// For somebody who waits for what is told.
+    fn for_listening(target: Target, statement: Duration) -> Self {
+        let mut setup = Self::of(
+            "leadr-auth listener",
+            target,
+            CONNECT_TIMEOUT,
+            statement,
+            statement,
+        );
+        setup
+            .target
+            .config
+            .keepalives_idle(LISTENER_IDLE)
+            .keepalives_interval(Duration::from_secs(1))
+            .tcp_user_timeout(LISTENER_PATIENCE);
+        // Somebody who listens is idle for as long as nothing changes. Servers before PostgreSQL 14 do not know the setting,
+        // and would refuse a plain `SET`.
+        setup.settings.push_str(
+            "; SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings \
+             WHERE name = 'idle_session_timeout'",
+        );
+        setup
+    }
+
+    async fn listen(&self, channel: &str) -> Result<Listener, ListenFault> {
+        let listener = self.target.listen().await.map_err(ListenFault::Connect)?;
+        let statements = [&*self.settings, &format!("LISTEN {channel}")];
+        for statement in statements {
+            listener
+                .client
+                .batch_execute(statement)
+                .await
+                .map_err(ListenFault::Refused)?;
+        }
+        Ok(listener)
+    }
+
     async fn connect(&self) -> ConnectionResult<AsyncPgConnection> {
         let mut connection = self.target.connect().await?;
         connection
@@ -167,6 +225,7 @@ pub(crate) struct Pool(Arc<Shared>);
 struct Shared {
     setup: Arc<Setup>,
     reading: Setup,
+    listening: Setup,
     pool_size: usize,
     lookup_timeout: Duration,
     statement_timeout: Duration,
@@ -177,16 +236,23 @@ impl Pool {
     pub(crate) fn new(config: PostgresConfig) -> Result<Self, UrlFault> {
         let PostgresConfig {
             url,
+            listen_url,
             pool_size,
             lookup_timeout,
             statement_timeout,
         } = config;
         let target = connect::target(&url)?;
+        let listening = match listen_url {
+            Some(url) => connect::target(&url)?,
+            None => target.clone(),
+        };
+        let listening = Setup::for_listening(listening, statement_timeout);
         let reading = Setup::for_reading(target.clone(), statement_timeout);
         let setup = Arc::new(Setup::new(target, lookup_timeout, statement_timeout));
         Ok(Self(Arc::new(Shared {
             setup,
             reading,
+            listening,
             pool_size,
             lookup_timeout,
             statement_timeout,
@@ -237,6 +303,17 @@ impl Pool {
         connected
             .await
             .map_err(|_| StoreError::unavailable("connecting to the database took too long"))?
+            .map_err(StoreError::unavailable)
+    }
+
+    /// A connection of its own, outside of the pool, that has begun to listen on a channel.
+    pub(crate) async fn listen(&self, channel: &str) -> Result<Listener, StoreError> {
+        let listening = tokio::time::timeout(2 * CONNECT_TIMEOUT, self.0.listening.listen(channel));
+        listening
+            .await
+            .map_err(|_| {
+                StoreError::unavailable("beginning to listen to the database took too long")
+            })?
             .map_err(StoreError::unavailable)
     }
 
@@ -369,6 +446,49 @@ impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(object) = self.0.take() {
             drop(Object::take(object));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_to_listen_is_judged_as_the_url_is_and_not_shown_either() {
+        let url = "postgres://me:hunter2@h/db";
+        for (listen_url, expected) in [
+            (None, None),
+            (Some("postgres://me:hunter2@other/db"), None),
+            (
+                Some("postgres://me:hunter2@h:port/db"),
+                Some(UrlFault::Malformed),
+            ),
+            (Some("dbname=hunter2"), Some(UrlFault::NoHost)),
+        ] {
+            let config = PostgresConfig {
+                listen_url: listen_url.map(str::to_owned),
+                ..PostgresConfig::new(url)
+            };
+            let shown = format!("{config:?}");
+            assert!(!shown.contains("hunter2"), "{shown}");
+            assert_eq!(shown.contains("listen_url: None"), listen_url.is_none());
+            assert_eq!(Pool::new(config).err(), expected);
+        }
+    }
+
+    #[test]
+    fn several_servers_share_the_time_for_connecting() {
+        let time = Duration::from_millis(900);
+        for (url, expected) in [
+            ("postgres://one/db", 900),
+            ("postgres://one,two:1,three/db", 300),
+            ("hostaddr=127.0.0.1,127.0.0.2", 450),
+            ("host=one,two hostaddr=127.0.0.1,127.0.0.2", 450),
+        ] {
+            let setup = Setup::new(connect::target(url).unwrap(), time, time);
+            let each = setup.target.config.get_connect_timeout();
+            assert_eq!(each, Some(&Duration::from_millis(expected)), "{url}");
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Instants and enum labels are read as what PostgreSQL sends, and judged here, so that a row which cannot be used is named
 //! by its table and id instead of failing somewhere inside Diesel.
 
-use std::{borrow::Cow, io::Write as _, net::IpAddr};
+use std::{borrow::Cow, io::Write as _, net::IpAddr, time::Duration};
 
 use diesel::{
     deserialize::{self, FromSql, FromSqlRow},
@@ -15,15 +15,16 @@ use diesel::{
 use leadr_auth_domain::{
     Account, AccountId, AccountName, AccountRole, AccountStatus, Actor, ApiKey, ApiKeyStatus,
     AuditEntry, AuditHash, ChainHead, ChainId, Checkpoint, Facts, KeyHash, KeyId, KeyName,
-    KeyPrefix, Origin, PepperCheck, PepperId, Scopes, SealedAuditKey, Slug, Timestamp,
+    KeyPrefix, NodeId, Origin, PepperCheck, PepperId, Scopes, SealedAuditKey, Slug, Timestamp,
 };
-use leadr_auth_ports::{StoreError, StoredPepper};
+use leadr_auth_ports::{NodeReport, StoreError, StoredPepper};
 use uuid::Uuid;
 
 use crate::{
     error,
     schema::{
-        accounts, api_keys, audit_checkpoints, audit_entries, audit_heads, peppers, sql_types,
+        accounts, api_keys, audit_checkpoints, audit_entries, audit_heads, peppers, server_nodes,
+        sql_types,
     },
 };
 
@@ -425,6 +426,62 @@ pub(crate) fn checkpoint(row: &CheckpointRow) -> Checkpoint {
             AuditHash::NONE
         },
     }
+}
+
+/// A row of `server_nodes`.
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = server_nodes, check_for_backend(Pg))]
+pub(crate) struct NodeRow {
+    pub(crate) id: Uuid,
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) tick: i64,
+    pub(crate) started_at: PgTimestamp,
+    pub(crate) seen_at: PgTimestamp,
+    pub(crate) patience: i64,
+    pub(crate) lease_age: Option<i64>,
+    pub(crate) lag: Option<i64>,
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+pub(crate) fn node_row(report: &NodeReport) -> NodeRow {
+    NodeRow {
+        id: report.id.as_uuid(),
+        name: report.name.clone(),
+        version: report.version.clone(),
+        tick: report.tick.cast_signed(),
+        started_at: instant(report.started_at),
+        seen_at: instant(report.seen_at),
+        patience: micros(report.patience),
+        lease_age: report.lease_age.map(micros),
+        lag: report.lag.map(micros),
+    }
+}
+
+pub(crate) fn node(row: NodeRow) -> Result<NodeReport, StoreError> {
+    let corrupt = |column| error::corrupt("server_nodes", &row.id, column);
+    let duration = |column, micros| {
+        let micros = u64::try_from(micros).map_err(|_| corrupt(column))?;
+        Ok::<_, StoreError>(Duration::from_micros(micros))
+    };
+    let time = |column, at| timestamp(at).ok_or_else(|| corrupt(column));
+    Ok(NodeReport {
+        tick: row.tick.cast_unsigned(),
+        started_at: time("started_at", row.started_at)?,
+        seen_at: time("seen_at", row.seen_at)?,
+        patience: duration("patience", row.patience)?,
+        lease_age: row
+            .lease_age
+            .map(|age| duration("lease_age", age))
+            .transpose()?,
+        lag: row.lag.map(|lag| duration("lag", lag)).transpose()?,
+        id: NodeId::new(row.id),
+        name: row.name,
+        version: row.version,
+    })
 }
 
 #[cfg(test)]

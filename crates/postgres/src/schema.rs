@@ -102,6 +102,22 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    use diesel::sql_types::{Int8, Nullable, Timestamptz, Uuid, Varchar};
+
+    server_nodes (id) {
+        id -> Uuid,
+        name -> Varchar,
+        version -> Varchar,
+        tick -> Int8,
+        started_at -> Timestamptz,
+        seen_at -> Timestamptz,
+        patience -> Int8,
+        lease_age -> Nullable<Int8>,
+        lag -> Nullable<Int8>,
+    }
+}
+
 diesel::joinable!(api_keys -> accounts (account_id));
 
 diesel::allow_tables_to_appear_in_same_query!(
@@ -111,4 +127,5 @@ diesel::allow_tables_to_appear_in_same_query!(
     audit_entries,
     audit_heads,
     peppers,
+    server_nodes,
 );

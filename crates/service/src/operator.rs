@@ -220,7 +220,7 @@ impl Service {
         let auditor = self.auditor(origin, now).await?;
         let record = self.new_key(operator.id, key_name()?, key, now)?;
         let entry = auditor.key_made(AuditAction::OperatorKeyCreated, &record);
-        match self.stores.keys.create(&record, &entry).await {
+        match self.stores.keys.adopt(&record, &entry).await {
             Ok(()) => Ok(Attempt::Done(OperatorState::Configured)),
             Err(CreateKeyError::PrefixTaken | CreateKeyError::AccountNotFound) => {
                 Ok(Attempt::Overtaken)

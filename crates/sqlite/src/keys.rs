@@ -169,6 +169,11 @@ impl KeyRepository for Keys {
         Ok(created.await??)
     }
 
+    /// Everything that is made is told of here.
+    async fn adopt(&self, key: &ApiKey, entry: &AuditDraft) -> Result<(), CreateKeyError> {
+        self.create(key, entry).await
+    }
+
     async fn get(&self, id: KeyId, rows: Rows) -> Result<Option<ApiKey>, StoreError> {
         let any = (rows == Rows::WithDeleted).into_sql::<Bool>();
         let query = api_keys::table

@@ -39,18 +39,21 @@ pub(super) async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let Tools { service, out } = Tools::open(matches).await?;
     let now = SystemClock.now();
     let nodes = service.nodes(&operator()?).await?;
-    let seen: Vec<_> = nodes.iter().map(|report| Seen { report, now }).collect();
+    let seen: Vec<_> = nodes
+        .into_iter()
+        .map(|report| Seen { report, now })
+        .collect();
     out.many(&seen)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// What a node said of itself, as it is to be taken now.
-struct Seen<'a> {
-    report: &'a NodeReport,
+struct Seen {
+    report: NodeReport,
     now: Timestamp,
 }
 
-impl Seen<'_> {
+impl Seen {
     /// How long ago it said so. Clocks differ: what is said to come from the future was said just now.
     fn age(&self) -> Duration {
         let micros = self.now.unix_micros() - self.report.seen_at.unix_micros();
@@ -80,11 +83,11 @@ fn shown(time: Duration) -> String {
     }
 }
 
-impl Shown for Seen<'_> {
+impl Shown for Seen {
     const COLUMNS: &[&str] = &["name", "version", "started", "seen", "lease", "lag", "id"];
 
     fn cells(&self) -> Vec<String> {
-        let report = self.report;
+        let report = &self.report;
         vec![
             printable(&report.name),
             printable(&report.version),
@@ -99,7 +102,7 @@ impl Shown for Seen<'_> {
     }
 
     fn json(&self) -> Value {
-        let report = self.report;
+        let report = &self.report;
         json!({
             "id": report.id.to_string(),
             "name": report.name,
@@ -136,7 +139,7 @@ mod tests {
             lag: Some(Duration::from_micros(1_234)),
         };
         let left = |report: &NodeReport, second| {
-            let now = at(second);
+            let (report, now) = (report.clone(), at(second));
             Seen { report, now }.lease_left()
         };
         assert_eq!(left(&report, 10), Some(Duration::from_millis(1500)));
@@ -148,7 +151,7 @@ mod tests {
         assert_eq!(left(&report, 11), Some(Duration::from_millis(500)));
         assert_eq!(left(&report, 12), None);
         let seen = Seen {
-            report: &report,
+            report: report.clone(),
             now: at(40),
         };
         assert_eq!(seen.cells()[3..6], ["30 s ago", "over", "1.234 ms"]);

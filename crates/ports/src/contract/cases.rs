@@ -1789,8 +1789,7 @@ cases! { $
         stores.accounts.create(&owner, &entry()).await.unwrap();
         let first = key(1, &owner);
         stores.keys.create(&first, &entry()).await.unwrap();
-        let heard = heard_until_tick(&stores, &mut subscription, &report(1, 1)).await;
-        assert!(concerns_key(&heard, &first.key_prefix), "made: {heard:?}");
+        heard_until_tick(&stores, &mut subscription, &report(1, 1)).await;
 
         let changes: [fn(&mut ApiKey); 5] = [
             |key| key.revoke(at(5)),
@@ -1824,10 +1823,15 @@ cases! { $
         let heard = heard_until_tick(&stores, &mut subscription, &report(1, 9)).await;
         assert!(concerns_key(&heard, &its_key.key_prefix), "with its account: {heard:?}");
 
+        let chosen = key(4, &owner);
+        stores.keys.adopt(&chosen, &entry()).await.unwrap();
+        let heard = heard_until_tick(&stores, &mut subscription, &report(1, 11)).await;
+        assert!(concerns_key(&heard, &chosen.key_prefix), "chosen: {heard:?}");
+
         let imported = key(3, &owner);
         let done = stores.transfer.import_keys(&all_noted(std::slice::from_ref(&imported)), ImportMode::Commit).await;
         assert_eq!(done.unwrap(), [ImportOutcome::Stored]);
-        let heard = heard_until_tick(&stores, &mut subscription, &report(1, 10)).await;
+        let heard = heard_until_tick(&stores, &mut subscription, &report(1, 12)).await;
         assert!(concerns_key(&heard, &imported.key_prefix), "imported: {heard:?}");
     }
 
@@ -1897,6 +1901,10 @@ cases! { $
     async fn everybody_hears_in_one_order(stores) {
         let owner = account(1);
         stores.accounts.create(&owner, &entry()).await.unwrap();
+        for n in 0..RACERS {
+            let n = u8::try_from(n).unwrap();
+            stores.keys.create(&key(n, &owner), &entry()).await.unwrap();
+        }
         let mut subscriptions = [
             stores.feed.subscribe().await.unwrap(),
             stores.feed.subscribe().await.unwrap(),
@@ -1906,7 +1914,15 @@ cases! { $
             let (stores, owner) = (stores.clone(), owner.clone());
             at_work.push(tokio::spawn(async move {
                 let n = u8::try_from(n).unwrap();
-                stores.keys.create(&key(n, &owner), &entry()).await.unwrap();
+                let id = key(n, &owner).id;
+                stores
+                    .keys
+                    .update(id, &mut |mut key| {
+                        key.revoke(at(5));
+                        Ok(noted(key))
+                    })
+                    .await
+                    .unwrap();
                 stores.feed.tick(&report(n, 1)).await.unwrap();
             }));
         }

@@ -12,6 +12,8 @@ use leadr_auth_postgres::{
     testing::{REFERENCE_KEY as KEY, REFERENCE_SECRET as SECRET, TestDatabase, reference},
 };
 
+use crate::change_feed::{news, of_account, of_key};
+
 /// What the reference sees of its rows.
 const SNAPSHOT: &str = "
     SELECT string_agg(line, E'\\n' ORDER BY line) FROM (
@@ -131,6 +133,44 @@ async fn both_can_write_after_adoption() {
         .await
         .unwrap();
     assert_eq!(seen.get::<_, i64>(0), 1);
+}
+
+/// The reference says nothing of what it changes, and goes on changing things while both serve.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_reference_changes_is_heard() {
+    let database = reference().await;
+    migrate::run(&database.config()).await.unwrap();
+    let stores = database.stores();
+    let client = database.client().await;
+    let mut subscription = stores.feed.subscribe().await.unwrap();
+    let (prefix, owner) = ("ldr_AAECAwQFBg", "10000000-0000-4000-8000-000000000000");
+    let write = |changes: &str| {
+        format!(
+            "UPDATE api_keys SET account_id = account_id, name = name, key_hash = key_hash, key_prefix = key_prefix,
+                expires_at = expires_at, deleted_at = deleted_at, updated_at = '2030-01-01', {changes}
+             WHERE key_prefix = '{prefix}'"
+        )
+    };
+    let cases = [
+        (
+            write("status = status, last_used_at = '2030-01-01'"),
+            vec![],
+        ),
+        (write("status = 'revoked'"), vec![of_key(prefix)]),
+        (
+            format!("UPDATE accounts SET status = 'suspended' WHERE id = '{owner}'"),
+            vec![of_account(owner)],
+        ),
+        (
+            format!("DELETE FROM accounts WHERE id = '{owner}'"),
+            vec![of_account(owner), of_key(prefix), of_key("ldr_short")],
+        ),
+    ];
+    for (number, (statement, expected)) in (1..).zip(cases) {
+        client.batch_execute(&statement).await.unwrap();
+        let heard = news(&stores, &mut subscription, number).await;
+        assert_eq!(heard, expected, "{statement}");
+    }
 }
 
 /// The reference's uniqueness goes over deleted rows too; ours does not.

@@ -8,6 +8,7 @@
 
 mod adoption;
 mod audit;
+mod change_feed;
 mod diagnosis;
 mod locks;
 mod migrations;

@@ -2,18 +2,21 @@
 
 use std::{
     future::Future,
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
 use leadr_auth_domain::{HashedKey, KeyName, KeyPrefix, PepperCheck, PepperId, SealedAuditKey};
 use leadr_auth_ports::{
-    AuditQuery, ImportMode, KeyUse, Rehash, Rows, StoreError, StoredPepper, Stores, UpdateKeyError,
+    AuditQuery, ImportMode, KeyUse, Rehash, Rows, Signal, StoreError, StoredPepper, Stores,
+    UpdateKeyError,
     contract::fixtures::{account, all_noted, at, entry, key, noted, upto},
 };
 use leadr_auth_postgres::{
     Postgres, PostgresConfig,
     testing::{ChaosProxy, TestDatabase},
 };
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 const LOOKUP_TIMEOUT: Duration = Duration::from_millis(250);
 /// What a loaded machine may add.
@@ -48,6 +51,49 @@ async fn proxied(change: impl FnOnce(&mut PostgresConfig)) -> (TestDatabase, Cha
         }
     }
     (database, proxy, stores)
+}
+
+/// An address at which connections are neither made nor refused, as at a machine that is switched off; and what keeps it so.
+async fn silence() -> (SocketAddr, (TcpListener, Vec<TcpStream>)) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    // Nobody accepts, and there is no room for more that wait than these.
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut waiting = Vec::new();
+    for _ in 0..10 {
+        let connecting = TcpStream::connect(address);
+        match tokio::time::timeout(Duration::from_millis(100), connecting).await {
+            Ok(connected) => waiting.push(connected.unwrap()),
+            Err(_) => return (address, (listener, waiting)),
+        }
+    }
+    panic!("there is always room");
+}
+
+/// A cluster's other server is used where one of them is gone without a word.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_switched_off_leaves_time_for_the_next() {
+    let database = TestDatabase::create().await;
+    let (silence, _kept) = silence().await;
+    let (scheme, rest) = database.url().split_once("://").unwrap();
+    let (authority, path) = rest.split_once('/').unwrap();
+    let (user, server) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let mut config = database.config();
+    config.url = format!("{scheme}://{user}@{silence},{server}/{path}");
+    config.lookup_timeout = Duration::from_secs(2);
+    let stores = Postgres::new(config).unwrap().stores();
+    let (ping, took) = timed(stores.health.ping()).await;
+    ping.unwrap();
+    assert!(
+        took > Duration::from_millis(900),
+        "the first was asked: {took:?}"
+    );
+    let mut subscription = stores.feed.subscribe().await.unwrap();
+    assert_eq!(
+        crate::change_feed::news(&stores, &mut subscription, 1).await,
+        []
+    );
 }
 
 async fn is_back(stores: &Stores) -> bool {
@@ -432,6 +478,12 @@ async fn every_operation_gives_its_connection_back() {
     let all = [upto(&listed[0], at(9))];
     let pruned = stores.audit.prune(&all, &entry()).await;
     assert!(pruned.unwrap().entries > 0);
+    let report = crate::change_feed::report(1);
+    stores.feed.tick(&report).await.unwrap();
+    let farewell = Signal::Farewell(report.id);
+    stores.feed.send(&farewell).await.unwrap();
+    stores.feed.nodes().await.unwrap();
+    stores.feed.forget(report.id, at(9)).await.unwrap();
     stores.health.ping().await.unwrap();
     stores.lookup.find(&prefix()).await.unwrap();
     assert_eq!(backend().await, before);

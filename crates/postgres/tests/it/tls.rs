@@ -34,7 +34,7 @@ fn whole(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// What a person reads who has configured it wrongly: from the pool, from the snapshot, and from a migration.
+/// What a person reads who has configured it wrongly: from the pool, from the snapshot, from a listener, and from a migration.
 async fn refusals(database: &TestDatabase, url: &str) -> Vec<String> {
     // TLS comes before the password, so any will do.
     let (scheme, rest) = url.split_once("://").unwrap();
@@ -44,7 +44,8 @@ async fn refusals(database: &TestDatabase, url: &str) -> Vec<String> {
     let stores = Postgres::new(config.clone()).unwrap().stores();
     let lookup = stores.lookup.find(&key(1, &account(1)).key_prefix).await;
     let snapshot = stores.transfer.snapshot().await.map(drop);
-    for refused in [lookup.map(drop), snapshot] {
+    let subscription = stores.feed.subscribe().await.map(drop);
+    for refused in [lookup.map(drop), snapshot, subscription] {
         let error = refused.unwrap_err();
         assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
         texts.push(whole(&error));
@@ -85,6 +86,9 @@ async fn everything_goes_by_tls_where_it_is_demanded() {
             keys: 1,
         };
         assert_eq!(snapshot.totals().await.unwrap(), totals, "{mode}");
+        let mut subscription = stores.feed.subscribe().await.unwrap();
+        let heard = crate::change_feed::news(&stores, &mut subscription, 1).await;
+        assert_eq!(heard, [], "{mode}");
     }
 }
 

@@ -80,7 +80,12 @@ async fn a_database_of_the_version_before_can_be_exported_as_it_is() {
     stores.accounts.create(&account(1), &entry()).await.unwrap();
     let held = key(1, &account(1));
     stores.keys.create(&held, &entry()).await.unwrap();
-    for version in ["20261125000004", "20261125000002", "20261125000001"] {
+    for version in [
+        "20261126000001",
+        "20261125000004",
+        "20261125000002",
+        "20261125000001",
+    ] {
         let reverted = migrate::revert_last(&database.config()).await.unwrap();
         assert_eq!(reverted.as_deref(), Some(version));
     }

@@ -96,6 +96,11 @@ impl KeyRepository for Watched<dyn KeyRepository> {
         self.port.create(key, entry).await
     }
 
+    async fn adopt(&self, key: &ApiKey, entry: &AuditDraft) -> Result<(), CreateKeyError> {
+        let _forgets = self.forgets_key(&key.key_prefix);
+        self.port.adopt(key, entry).await
+    }
+
     async fn get(&self, id: KeyId, rows: Rows) -> Result<Option<ApiKey>, StoreError> {
         self.port.get(id, rows).await
     }

@@ -85,6 +85,10 @@ impl KeyRepository for Watched {
         self.keys.create(key, entry).await
     }
 
+    async fn adopt(&self, key: &ApiKey, entry: &AuditDraft) -> Result<(), CreateKeyError> {
+        self.keys.adopt(key, entry).await
+    }
+
     async fn get(&self, id: KeyId, rows: Rows) -> Result<Option<ApiKey>, StoreError> {
         self.keys.get(id, rows).await
     }

@@ -1,0 +1,368 @@
+//! What tells of changes, and what servers tell one another.
+//!
+//! Everything goes over one channel of `NOTIFY`, which has an order for all who listen. Changes are told by triggers
+//! (`migrations/postgres/20261126000001_tell_of_changes`), signals by statements of this file. Each is a line of words:
+//!
+//! | line | what it is |
+//! |---|---|
+//! | `key <prefix>` | [`Change::Key`] |
+//! | `account <uuid>` | [`Change::Account`] |
+//! | `everything` | [`Change::Everything`] |
+//! | `tick <node> <number> <patience in µs>` | [`Signal::Tick`] |
+//! | `probe <node> <number>` | [`Signal::Probe`] |
+//! | `seen <by> <node> <number>` | [`Signal::Seen`] |
+//! | `farewell <node>` | [`Signal::Farewell`] |
+//!
+//! A later version may add words to a signal, which are passed over, and lines of its own. A line that cannot be read is
+//! [`Change::Everything`]: it may tell of a change, and to take a change for nothing is the one mistake that counts.
+//!
+//! Whoever may connect to the database may tell something, a tick of somebody else's included: the server knows no rights to
+//! a channel.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use async_trait::async_trait;
+use diesel::{
+    prelude::*,
+    sql_types::{BigInt, Nullable, Text, Timestamptz, Uuid as SqlUuid, Varchar},
+};
+use diesel_async::RunQueryDsl;
+use leadr_auth_domain::{AccountId, KeyPrefix, NodeId, Timestamp};
+use leadr_auth_ports::{
+    Change, ChangeFeed, Heard, NodeReport, Probe, Signal, StoreError, Subscription,
+};
+use uuid::Uuid;
+
+use crate::{
+    connect::Listener,
+    error,
+    pool::Pool,
+    rows::{self, NodeRow},
+    schema::server_nodes,
+};
+
+/// On which channel all is told. The triggers name it too.
+const CHANNEL: &str = "leadr_auth";
+
+#[derive(Clone)]
+pub(crate) struct Feed(pub(crate) Pool);
+
+/// One transaction, and one that writes: a server waits with the answer to a commit until a synchronous standby has it, but not
+/// where nothing was written. A primary that has been cut off from its standby, which may have taken over by now, would go
+/// on confirming ticks that are told and nothing else; those of this statement it cannot confirm, nor tells it of them.
+///
+/// So what is told must never go a way of its own here.
+const TICK: &str = "\
+WITH said AS (
+    INSERT INTO server_nodes (id, name, version, tick, started_at, seen_at, patience, lease_age, lag)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+    ON CONFLICT (id) DO UPDATE SET
+        name = excluded.name,
+        version = excluded.version,
+        tick = excluded.tick,
+        started_at = excluded.started_at,
+        seen_at = excluded.seen_at,
+        patience = excluded.patience,
+        lease_age = excluded.lease_age,
+        lag = excluded.lag
+    RETURNING id
+)
+SELECT pg_catalog.pg_notify($10, $11) FROM said";
+
+const SEND: &str = "SELECT pg_catalog.pg_notify($1, $2)";
+
+#[async_trait]
+impl ChangeFeed for Feed {
+    async fn subscribe(&self) -> Result<Box<dyn Subscription>, StoreError> {
+        Ok(Box::new(Listening(self.0.listen(CHANNEL).await?)))
+    }
+
+    async fn tick(&self, report: &NodeReport) -> Result<(), StoreError> {
+        let signal = Signal::Tick {
+            node: report.id,
+            number: report.tick,
+            patience: report.patience,
+        };
+        let row = rows::node_row(report);
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "Diesel has no words for an insert whose rows another query reads"
+        )]
+        let query = diesel::sql_query(TICK);
+        let query = query
+            .bind::<SqlUuid, _>(row.id)
+            .bind::<Varchar, _>(row.name)
+            .bind::<Varchar, _>(row.version)
+            .bind::<BigInt, _>(row.tick)
+            .bind::<Timestamptz, _>(row.started_at)
+            .bind::<Timestamptz, _>(row.seen_at)
+            .bind::<BigInt, _>(row.patience)
+            .bind::<Nullable<BigInt>, _>(row.lease_age)
+            .bind::<Nullable<BigInt>, _>(row.lag)
+            .bind::<Text, _>(CHANNEL)
+            .bind::<Text, _>(Line(&Heard::Signal(signal)).to_string());
+        self.0
+            .statement(async |connection| query.execute(connection).await)
+            .await?
+            .map(drop)
+            .map_err(error::of_query)
+    }
+
+    async fn send(&self, signal: &Signal) -> Result<(), StoreError> {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "Diesel cannot select from a function that has no value"
+        )]
+        let query = diesel::sql_query(SEND);
+        let query = query
+            .bind::<Text, _>(CHANNEL)
+            .bind::<Text, _>(Line(&Heard::Signal(signal.clone())).to_string());
+        self.0
+            .statement(async |connection| query.execute(connection).await)
+            .await?
+            .map(drop)
+            .map_err(error::of_query)
+    }
+
+    async fn nodes(&self) -> Result<Vec<NodeReport>, StoreError> {
+        let query = server_nodes::table
+            .order((server_nodes::seen_at.desc(), server_nodes::id))
+            .select(NodeRow::as_select());
+        self.0
+            .statement(async |connection| query.load(connection).await)
+            .await?
+            .map_err(error::of_query)?
+            .into_iter()
+            .map(rows::node)
+            .collect()
+    }
+
+    async fn forget(&self, id: NodeId, silent_since: Timestamp) -> Result<(), StoreError> {
+        let forgotten = server_nodes::id
+            .eq(id.as_uuid())
+            .or(server_nodes::seen_at.lt(rows::instant(silent_since)));
+        let query = diesel::delete(server_nodes::table.filter(forgotten));
+        self.0
+            .statement(async |connection| query.execute(connection).await)
+            .await?
+            .map(drop)
+            .map_err(error::of_query)
+    }
+}
+
+struct Listening(Listener);
+
+#[async_trait]
+impl Subscription for Listening {
+    async fn next(&mut self) -> Result<Heard, StoreError> {
+        match self.0.next().await {
+            Some(Ok(told)) => Ok(heard(told.payload())),
+            Some(Err(error)) => Err(StoreError::unavailable(error)),
+            None => Err(StoreError::unavailable(
+                "the database tells nothing any more",
+            )),
+        }
+    }
+}
+
+/// The line for something.
+struct Line<'a>(&'a Heard);
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Heard::Change(Change::Key(prefix)) => write!(f, "key {prefix}"),
+            Heard::Change(Change::Account(id)) => write!(f, "account {id}"),
+            Heard::Change(Change::Everything) => f.write_str("everything"),
+            Heard::Signal(Signal::Tick {
+                node,
+                number,
+                patience,
+            }) => write!(f, "tick {node} {number} {}", patience.as_micros()),
+            Heard::Signal(Signal::Probe(Probe { node, number })) => {
+                write!(f, "probe {node} {number}")
+            }
+            Heard::Signal(Signal::Seen { by, probe }) => {
+                write!(f, "seen {by} {} {}", probe.node, probe.number)
+            }
+            Heard::Signal(Signal::Farewell(node)) => write!(f, "farewell {node}"),
+        }
+    }
+}
+
+/// What a line says.
+fn heard(line: &str) -> Heard {
+    read(line).unwrap_or(Heard::Change(Change::Everything))
+}
+
+fn read(line: &str) -> Option<Heard> {
+    let (kind, rest) = line.split_once(' ')?;
+    if kind == "key" {
+        // Whatever it is that somebody else's row has for a prefix.
+        return Some(Heard::Change(Change::Key(KeyPrefix::parse(rest).ok()?)));
+    }
+    let mut words = Words(rest.split(' '));
+    if kind == "account" {
+        let id = AccountId::new(words.next()?);
+        // Of a change everything has to be understood.
+        return (words.0.next().is_none()).then_some(Heard::Change(Change::Account(id)));
+    }
+    Some(Heard::Signal(match kind {
+        "tick" => Signal::Tick {
+            node: words.node()?,
+            number: words.next()?,
+            patience: Duration::from_micros(words.next()?),
+        },
+        "probe" => Signal::Probe(words.probe()?),
+        "seen" => Signal::Seen {
+            by: words.node()?,
+            probe: words.probe()?,
+        },
+        "farewell" => Signal::Farewell(words.node()?),
+        _ => return None,
+    }))
+}
+
+struct Words<'a>(std::str::Split<'a, char>);
+
+impl Words<'_> {
+    fn next<T: FromStr>(&mut self) -> Option<T> {
+        self.0.next()?.parse().ok()
+    }
+
+    fn node(&mut self) -> Option<NodeId> {
+        self.next::<Uuid>().map(NodeId::new)
+    }
+
+    fn probe(&mut self) -> Option<Probe> {
+        Some(Probe {
+            node: self.node()?,
+            number: self.next()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NODE: &str = "01010101-0101-4101-8101-010101010101";
+    const OTHER: &str = "02020202-0202-4202-8202-020202020202";
+    const EVERYTHING: Heard = Heard::Change(Change::Everything);
+
+    fn node(text: &str) -> NodeId {
+        NodeId::new(text.parse().unwrap())
+    }
+
+    fn lines() -> [(String, Heard); 7] {
+        let probe = Probe {
+            node: node(NODE),
+            number: u64::MAX,
+        };
+        [
+            (
+                "key ldr_AAECAwQFBg".to_owned(),
+                Heard::Change(Change::Key(KeyPrefix::parse("ldr_AAECAwQFBg").unwrap())),
+            ),
+            (
+                format!("account {OTHER}"),
+                Heard::Change(Change::Account(AccountId::new(OTHER.parse().unwrap()))),
+            ),
+            ("everything".to_owned(), EVERYTHING),
+            (
+                format!("tick {NODE} 7 1500001"),
+                Heard::Signal(Signal::Tick {
+                    node: node(NODE),
+                    number: 7,
+                    patience: Duration::from_micros(1_500_001),
+                }),
+            ),
+            (
+                format!("probe {NODE} {}", u64::MAX),
+                Heard::Signal(Signal::Probe(probe)),
+            ),
+            (
+                format!("seen {OTHER} {NODE} {}", u64::MAX),
+                Heard::Signal(Signal::Seen {
+                    by: node(OTHER),
+                    probe,
+                }),
+            ),
+            (
+                format!("farewell {NODE}"),
+                Heard::Signal(Signal::Farewell(node(NODE))),
+            ),
+        ]
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        for (line, said) in lines() {
+            assert_eq!(Line(&said).to_string(), line);
+            assert_eq!(heard(&line), said, "{line}");
+        }
+    }
+
+    #[test]
+    fn words_that_a_later_version_adds_to_a_signal_are_passed_over() {
+        for (line, said) in lines() {
+            let longer = heard(&format!("{line} more 1"));
+            match said {
+                Heard::Signal(_) => assert_eq!(longer, said, "{line}"),
+                Heard::Change(Change::Key(_)) => assert_ne!(longer, said, "{line}"),
+                Heard::Change(_) => assert_eq!(longer, EVERYTHING, "{line}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_may_be_any_change() {
+        let mut cases: Vec<String> = [
+            "",
+            " ",
+            "key",
+            "key ",
+            "key AAAA",
+            "KEY ldr_AAECAwQFBg",
+            "account",
+            "account ",
+            "account x",
+            "everything ",
+            "everything else",
+            "accounts all",
+            "tick",
+            "tick ",
+            "tick x 1 1",
+            "probe",
+            "seen",
+            "farewell ",
+            "farewell ldr_",
+            "\u{1f511}",
+            "key\u{a0}ldr_AAECAwQFBg",
+            "\n",
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        for number in ["", "-1", "1.5", "0x1", "18446744073709551616", " 1", "1\n"] {
+            cases.push(format!("tick {NODE} {number} 1"));
+            cases.push(format!("tick {NODE} 1 {number}"));
+            cases.push(format!("probe {NODE} {number}"));
+            cases.push(format!("seen {OTHER} {NODE} {number}"));
+        }
+        cases.push(format!("seen {OTHER} 1"));
+        cases.push(format!("tick {NODE}"));
+        for case in cases {
+            assert_eq!(heard(&case), EVERYTHING, "{case:?}");
+        }
+    }
+
+    #[test]
+    fn every_beginning_of_a_line_is_read_somehow() {
+        for (line, _) in lines() {
+            let mut beginning = line;
+            while beginning.pop().is_some() {
+                heard(&beginning);
+            }
+        }
+    }
+}
