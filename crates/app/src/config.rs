@@ -1154,7 +1154,7 @@ mod tests {
         assert_eq!(config.verification, VerificationConfig::default());
         assert_eq!(
             (config.usage_resolution, config.node_name),
-            (Duration::from_secs(60), None)
+            (Duration::from_mins(1), None)
         );
         let said = read(&[
             ("CACHE_MB", "3"),
