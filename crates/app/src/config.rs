@@ -1488,6 +1488,7 @@ mod tests {
     fn all_faults_are_reported_together_by_name_and_without_values() {
         let faults = read(&[
             ("DATABASE_URL", "mysql://user:hunter2@host/db"),
+            ("DATABASE_LISTEN_URL", "postgres://user:hunter2@host/db"),
             ("API_KEY_SECRET", "hunter3"),
             ("API_KEY_SECRET_ID", "hunter 3"),
             ("API_KEY_SECRETS_RETIRED", "hunter3"),
@@ -1502,6 +1503,12 @@ mod tests {
             ("BODY_TIMEOUT_MS", "1e9"),
             ("SHUTDOWN_GRACE_SECONDS", "soon"),
             ("SHUTDOWN_TIMEOUT_SECONDS", "99999"),
+            ("CACHE_MB", "0"),
+            ("REVOCATION_BOUND_MS", "60001"),
+            ("REVOCATION_TICK_MS", "49"),
+            ("STALE_IF_ERROR_SECONDS", "for ever"),
+            ("USAGE_RESOLUTION_SECONDS", "0"),
+            ("NODE_NAME", "hunter10\u{7}"),
             ("MIGRATE", "maybe"),
             ("RUST_LOG", "info,[["),
             ("LOG_FORMAT", "xml"),
