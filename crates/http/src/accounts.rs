@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::body::JsonBody;
-use crate::credential::{RequireApiKey, RequireOperator};
+use crate::credential::{RequireKey, RequireOperator};
 use crate::error::ApiError;
 use crate::fields::{Fields, Wrong, boolean, finish, text, uuid};
 use crate::{State, run_to_end};
@@ -156,7 +156,7 @@ pub(crate) async fn create_account(
     responses((status = 200, description = "The accounts", body = [AccountResponse])),
 )]
 pub(crate) async fn list_accounts(
-    caller: RequireApiKey,
+    caller: RequireKey,
     state: web::Data<State>,
 ) -> Result<HttpResponse, ApiError> {
     let accounts = state.service.list_accounts(caller.access()).await?;
@@ -173,7 +173,7 @@ pub(crate) async fn list_accounts(
     ),
 )]
 pub(crate) async fn get_account(
-    caller: RequireApiKey,
+    caller: RequireKey,
     state: web::Data<State>,
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {

@@ -12,7 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use crate::body::JsonBody;
-use crate::credential::RequireApiKey;
+use crate::credential::RequireKey;
 use crate::error::ApiError;
 use crate::fields::{Fields, Wrong, boolean, finish, text, timestamp, uuid};
 use crate::{State, run_to_end};
@@ -238,7 +238,7 @@ fn key_id(request: &HttpRequest) -> (Fields, Option<KeyId>) {
     ),
 )]
 pub(crate) async fn create_api_key(
-    caller: RequireApiKey,
+    caller: RequireKey,
     state: web::Data<State>,
     body: JsonBody,
 ) -> Result<HttpResponse, ApiError> {
@@ -268,7 +268,7 @@ pub(crate) async fn create_api_key(
     responses((status = 200, description = "The keys", body = [KeyResponse])),
 )]
 pub(crate) async fn list_api_keys(
-    caller: RequireApiKey,
+    caller: RequireKey,
     state: web::Data<State>,
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
@@ -294,7 +294,7 @@ pub(crate) async fn list_api_keys(
     ),
 )]
 pub(crate) async fn get_api_key(
-    caller: RequireApiKey,
+    caller: RequireKey,
     state: web::Data<State>,
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
@@ -318,7 +318,7 @@ pub(crate) async fn get_api_key(
     ),
 )]
 pub(crate) async fn update_api_key(
-    caller: RequireApiKey,
+    caller: RequireKey,
     state: web::Data<State>,
     request: HttpRequest,
     body: JsonBody,

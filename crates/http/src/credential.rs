@@ -18,12 +18,12 @@ use crate::routes::{Route, Who, route_of};
 
 /// Needs a valid key that has the scopes which the route's row in the table asks for. The reference calls it
 /// `require_api_key`.
-pub(crate) struct RequireApiKey {
+pub(crate) struct RequireKey {
     caller: Box<Caller>,
     principal: Principal,
 }
 
-impl RequireApiKey {
+impl RequireKey {
     /// Whose records the caller may reach.
     pub(crate) const fn access(&self) -> Access {
         self.principal.access
@@ -121,7 +121,7 @@ fn authorize(route: &Route, principal: &Principal) -> Result<(), ApiError> {
 const NOT_AN_OPERATOR: ApiError = ApiError::Forbidden("Only an operator's key may do this");
 
 /// Authenticates and authorizes. A route that is in no table, or open to anyone, has no business asking.
-async fn admit(request: HttpRequest) -> Result<RequireApiKey, ApiError> {
+async fn admit(request: HttpRequest) -> Result<RequireKey, ApiError> {
     let route = route_of(&request).filter(|route| matches!(route.who, Who::Key | Who::Operator));
     let Some(route) = route else {
         return Err(ApiError::internal("a route without a key asks whose it is"));
@@ -135,12 +135,12 @@ async fn admit(request: HttpRequest) -> Result<RequireApiKey, ApiError> {
         .map(|RequestId(id)| Arc::clone(id));
     request.extensions_mut().insert(principal.clone());
     authorize(route, &principal)?;
-    Ok(RequireApiKey { caller, principal })
+    Ok(RequireKey { caller, principal })
 }
 
 type Extracted<T> = Pin<Box<dyn Future<Output = Result<T, ApiError>>>>;
 
-impl FromRequest for RequireApiKey {
+impl FromRequest for RequireKey {
     type Error = ApiError;
     type Future = Extracted<Self>;
 
