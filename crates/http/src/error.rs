@@ -49,7 +49,10 @@ pub(crate) enum ApiError {
         detail: &'static str,
     },
     /// The body is larger than is read.
-    BodyTooLarge,
+    BodyTooLarge {
+        /// What is read at most, in bytes.
+        max: usize,
+    },
     /// The body is not JSON.
     NotJson,
     /// The body did not arrive in time.
@@ -87,6 +90,14 @@ impl Fault {
     /// Says which item of a list it is.
     pub(crate) fn at_item(mut self, index: usize) -> Self {
         self.loc.push(index.to_string());
+        self
+    }
+
+    /// Says in which item of which list the object is that it was found in.
+    pub(crate) fn in_item(mut self, list: &str, index: usize) -> Self {
+        let at = self.loc.len().min(1);
+        self.loc
+            .splice(at..at, [list.to_owned(), index.to_string()]);
         self
     }
 
@@ -146,7 +157,7 @@ impl ApiError {
             Self::NotFound(_) => "not_found",
             Self::MethodNotAllowed { .. } => "method_not_allowed",
             Self::Conflict { code, .. } => code,
-            Self::BodyTooLarge => "body_too_large",
+            Self::BodyTooLarge { .. } => "body_too_large",
             Self::NotJson => "unsupported_media_type",
             Self::BodyTimeout => "body_timeout",
             Self::NotReady => "not_ready",
@@ -158,12 +169,13 @@ impl ApiError {
     /// What a client reads. Says nothing of the inside.
     fn detail(&self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
-            Self::InsufficientScope(right) => {
-                return format!("This key lacks the scope {right}").into();
-            }
+            Self::InsufficientScope(right) => return lacks(right.as_str()).into(),
             Self::ScopeNotHeld(ScopeNotHeld(scope)) => {
                 return format!("This key does not hold the scope {scope} and cannot give it")
                     .into();
+            }
+            Self::BodyTooLarge { max } => {
+                return format!("The body is larger than {} KiB", max / 1024).into();
             }
             Self::ForeignAccount(_) => "This key is not of that account",
             Self::KeyRequired => "API key required",
@@ -173,7 +185,6 @@ impl ApiError {
             }
             Self::Validation(_) => "The request is not well-formed",
             Self::MethodNotAllowed { .. } => "Method Not Allowed",
-            Self::BodyTooLarge => "The body is larger than 16 KiB",
             Self::NotJson => "The body must be JSON (Content-Type: application/json)",
             Self::BodyTimeout => "The body did not arrive in time",
             Self::NotReady => "Not ready",
@@ -196,7 +207,7 @@ impl ApiError {
             | Self::NotFound(_)
             | Self::MethodNotAllowed { .. }
             | Self::Conflict { .. }
-            | Self::BodyTooLarge
+            | Self::BodyTooLarge { .. }
             | Self::NotJson
             | Self::BodyTimeout
             | Self::NotReady => None,
@@ -206,6 +217,15 @@ impl ApiError {
     pub(crate) fn internal(source: impl Into<Source>) -> Self {
         Self::Internal(source.into())
     }
+}
+
+fn lacks(scope: &str) -> String {
+    format!("This key lacks the scope {scope}")
+}
+
+/// What RFC 6750 has for a missing scope: a client that can get itself another key is told what that one needs.
+fn challenge(scope: &str) -> String {
+    format!(r#"Bearer realm="leadr-auth", error="insufficient_scope", scope="{scope}""#)
 }
 
 impl fmt::Display for ApiError {
@@ -226,7 +246,7 @@ impl ResponseError for ApiError {
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Conflict { .. } => StatusCode::CONFLICT,
-            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::NotReady | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -244,12 +264,8 @@ impl ResponseError for ApiError {
                 let challenge = r#"Bearer realm="leadr-auth", error="invalid_token""#;
                 response.insert_header((WWW_AUTHENTICATE, challenge));
             }
-            // What RFC 6750 has for it: a client that can get itself another key is told what that one needs.
             Self::InsufficientScope(right) => {
-                let challenge = format!(
-                    r#"Bearer realm="leadr-auth", error="insufficient_scope", scope="{right}""#
-                );
-                response.insert_header((WWW_AUTHENTICATE, challenge));
+                response.insert_header((WWW_AUTHENTICATE, challenge(right.as_str())));
             }
             Self::MethodNotAllowed { allow } => {
                 response.insert_header((ALLOW, allow.as_str()));
@@ -258,7 +274,7 @@ impl ResponseError for ApiError {
                 response.insert_header((RETRY_AFTER, "1"));
             }
             // What is left of such a body must not be read as the next request.
-            Self::BodyTooLarge | Self::BodyTimeout => {
+            Self::BodyTooLarge { .. } | Self::BodyTimeout => {
                 response.force_close();
             }
             Self::Forbidden(_)

@@ -2,8 +2,9 @@
 //!
 //! A request comes in through [`app`]: the one middleware gives it an id and will log its end; the route in `routes` names
 //! its handler, who may call it, and which scopes a key needs for it; the handler's signature says what it needs
-//! (`RequireKey`, `RequireOperator`), and getting it is authentication and, by the route's row, authorization; the handler reads the body into domain values with every fault collected, asks the [`Service`], and
-//! puts the result into words. Nothing comes back the other way.
+//! (`RequireKey`, `RequireOperator`, `RequireVerifier`), and getting it is authentication and, by the route's row,
+//! authorization; the handler reads the body into domain values with every fault collected, asks the [`Service`], and puts the
+//! result into words. Nothing comes back the other way.
 //!
 //! This crate must never know of a store, a port, or configuration beyond [`HttpConfig`]. It is the only one that knows
 //! status codes, and the one that logs a failure, once.
@@ -27,6 +28,7 @@ mod metrics;
 pub mod openapi;
 pub mod routes;
 mod trace_context;
+mod verify;
 
 use std::future::Future;
 use std::sync::Arc;

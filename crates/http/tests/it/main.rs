@@ -19,3 +19,4 @@ mod metrics;
 mod service;
 mod support;
 mod traces;
+mod verify;
