@@ -58,7 +58,11 @@ pub(crate) struct RequireOperator(pub(crate) OperatorAccess);
 
 /// Which key authenticated the request, if one did.
 pub(crate) fn authenticated_by(request: &HttpRequest) -> Option<(KeyId, AccountId)> {
-    match request.extensions().get::<Principal>()?.origin.actor {
+    let extensions = request.extensions();
+    if let Some(key) = extensions.get::<VerifiedKey>() {
+        return Some((key.id(), key.account_id()));
+    }
+    match extensions.get::<Principal>()?.origin.actor {
         Actor::Key { key_id, account_id } => Some((key_id, account_id)),
         Actor::Tool | Actor::Server => None,
     }

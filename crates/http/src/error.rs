@@ -9,7 +9,7 @@ use std::fmt;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
-use leadr_auth_domain::{AccountId, ForeignAccount, Right, ScopeNotHeld};
+use leadr_auth_domain::{AccountId, ForeignAccount, Right, Scope, ScopeNotHeld};
 use leadr_auth_service::{AccountError, AuditError, IssueKeyError, KeyError, StoreError};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -30,6 +30,9 @@ pub(crate) enum ApiError {
     ForeignAccount(ForeignAccount),
     /// The key is valid and lacks a scope that the route asks for.
     InsufficientScope(Right),
+    /// The key is valid and lacks a scope that an application asks for, which is the application's affair: this one is not
+    /// written into the trail.
+    ScopeLacking(Scope),
     /// The key is valid and does not hold a scope that it wants to give.
     ScopeNotHeld(ScopeNotHeld),
     /// The request's form is wrong, in these places.
@@ -132,9 +135,15 @@ impl ApiError {
     pub(crate) fn scope(&self) -> Option<String> {
         match self {
             Self::InsufficientScope(right) => Some(right.to_string()),
+            Self::ScopeLacking(scope) => Some(scope.to_string()),
             Self::ScopeNotHeld(ScopeNotHeld(scope)) => Some(scope.clone()),
             _ => None,
         }
+    }
+
+    /// Whether it is an authorisation that this service refused: those are written into the trail.
+    pub(crate) fn is_for_the_trail(&self) -> bool {
+        self.status_code() == StatusCode::FORBIDDEN && !matches!(self, Self::ScopeLacking(_))
     }
 
     /// The account that was named and is a foreign one, where that is why.
@@ -151,7 +160,7 @@ impl ApiError {
             Self::KeyRequired => "api_key_required",
             Self::InvalidKey => "invalid_api_key",
             Self::Forbidden(_) | Self::ForeignAccount(_) => "forbidden",
-            Self::InsufficientScope(_) => "insufficient_scope",
+            Self::InsufficientScope(_) | Self::ScopeLacking(_) => "insufficient_scope",
             Self::ScopeNotHeld(_) => "scope_not_held",
             Self::Validation(_) => "validation_error",
             Self::NotFound(_) => "not_found",
@@ -170,6 +179,7 @@ impl ApiError {
     fn detail(&self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
             Self::InsufficientScope(right) => return lacks(right.as_str()).into(),
+            Self::ScopeLacking(scope) => return lacks(scope.as_str()).into(),
             Self::ScopeNotHeld(ScopeNotHeld(scope)) => {
                 return format!("This key does not hold the scope {scope} and cannot give it")
                     .into();
@@ -202,6 +212,7 @@ impl ApiError {
             | Self::Forbidden(_)
             | Self::ForeignAccount(_)
             | Self::InsufficientScope(_)
+            | Self::ScopeLacking(_)
             | Self::ScopeNotHeld(_)
             | Self::Validation(_)
             | Self::NotFound(_)
@@ -241,6 +252,7 @@ impl ResponseError for ApiError {
             Self::Forbidden(_)
             | Self::ForeignAccount(_)
             | Self::InsufficientScope(_)
+            | Self::ScopeLacking(_)
             | Self::ScopeNotHeld(_) => StatusCode::FORBIDDEN,
             Self::Validation(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
@@ -266,6 +278,9 @@ impl ResponseError for ApiError {
             }
             Self::InsufficientScope(right) => {
                 response.insert_header((WWW_AUTHENTICATE, challenge(right.as_str())));
+            }
+            Self::ScopeLacking(scope) => {
+                response.insert_header((WWW_AUTHENTICATE, challenge(scope.as_str())));
             }
             Self::MethodNotAllowed { allow } => {
                 response.insert_header((ALLOW, allow.as_str()));

@@ -41,6 +41,9 @@ pub(crate) struct Fields {
 }
 
 impl Fields {
+    /// The most scopes that a request names.
+    pub(crate) const MAX_SCOPES: usize = ScopeSet::MAX;
+
     /// The parameters in the path.
     pub(crate) fn path(request: &HttpRequest) -> Self {
         let given = request.match_info().iter();
@@ -79,6 +82,13 @@ impl Fields {
             strict: false,
             faults,
         }
+    }
+
+    /// The parameters after the question mark of a route that knows all of them: one that nobody asked for is a fault.
+    pub(crate) fn strict_query(request: &HttpRequest) -> Self {
+        let mut query = Self::query(request);
+        query.strict = query.faults.is_empty();
+        query
     }
 
     /// The fields of a JSON object. One that nobody asks for is a fault: a misspelled `expires_at` must not make a key that
@@ -213,6 +223,20 @@ impl Fields {
         ScopeSet::new(scopes)
             .map_err(|fault| self.fault("too_long", name, format!("Input has {fault}")))
             .ok()
+    }
+
+    /// The scopes that a query names, one at a time.
+    pub(crate) fn each_scope(&mut self, name: &str) -> Vec<Scope> {
+        let given = self.take_all(name);
+        if given.len() > Self::MAX_SCOPES {
+            let msg = format!("Input has more than {} scopes", Self::MAX_SCOPES);
+            self.fault("too_long", name, msg);
+            return Vec::new();
+        }
+        let given = given.into_iter();
+        given
+            .filter_map(|value| self.parsed(name, &value.into(), scope))
+            .collect()
     }
 
     /// A field that must be there.

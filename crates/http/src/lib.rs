@@ -22,6 +22,7 @@ mod credential;
 mod docs;
 mod error;
 mod fields;
+mod forward_auth;
 mod health;
 mod me;
 mod metrics;

@@ -9,7 +9,7 @@ use utoipa::{Modify, OpenApi};
 
 use crate::error::{ErrorBody, ValidationBody};
 use crate::routes::{ANY, ROUTES, Route, Who};
-use crate::{accounts, api_keys, audit, docs, health, me, verify};
+use crate::{accounts, api_keys, audit, docs, forward_auth, health, me, verify};
 
 /// Every handler that is described. `tests/it/coverage.rs` compares it with the table of routes.
 #[derive(OpenApi)]
@@ -27,6 +27,7 @@ use crate::{accounts, api_keys, audit, docs, health, me, verify};
         me::who_am_i,
         verify::verify_key,
         verify::verify_keys,
+        forward_auth::forward_auth,
         accounts::create_account,
         accounts::list_accounts,
         accounts::get_account,

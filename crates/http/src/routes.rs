@@ -6,7 +6,7 @@ use actix_web::{HttpRequest, Route as ActixRoute, guard};
 use leadr_auth_domain::Right;
 
 use crate::error::ApiError;
-use crate::{accounts, api_keys, audit, docs, health, me, metrics, verify};
+use crate::{accounts, api_keys, audit, docs, forward_auth, health, me, metrics, verify};
 
 /// Who may call a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +115,7 @@ routes! {
     "/v1/me" { GET Key [] me::who_am_i }
     "/v1/verify" { POST Key [KeysVerify] verify::verify_key }
     "/v1/verify/batch" { POST Key [KeysVerify] verify::verify_keys }
+    "/v1/forward-auth" { ANY Key [] forward_auth::forward_auth }
     "/v1/api-keys" { POST Key [KeysWrite] api_keys::create_api_key, GET Key [KeysRead] api_keys::list_api_keys }
     "/v1/api-keys/{key_id}" { GET Key [KeysRead] api_keys::get_api_key, PATCH Key [KeysWrite] api_keys::update_api_key }
     "/v1/accounts" { POST Operator [AccountsWrite] accounts::create_account, GET Key [AccountsRead] accounts::list_accounts }
@@ -137,6 +138,7 @@ mod methods {
     pub(super) const GET: Option<Method> = Some(Method::GET);
     pub(super) const POST: Option<Method> = Some(Method::POST);
     pub(super) const PATCH: Option<Method> = Some(Method::PATCH);
+    pub(super) const ANY: Option<Method> = None;
 }
 
 /// A route for a method, or for all; one for GET answers HEAD too, as RFC 9110 asks.

@@ -53,6 +53,12 @@ const CASES: &[Case] = &[
         foreigner: Foreigner::NotTold,
     },
     Case {
+        method: ANY,
+        path: "/v1/forward-auth",
+        body: None,
+        foreigner: Foreigner::OwnOnly,
+    },
+    Case {
         method: "POST",
         path: "/v1/api-keys",
         body: Some(|api| json!({"account_id": api.one.account, "name": "Stolen"})),

@@ -72,6 +72,15 @@ const ROWS: &[Row] = &[
         success: 200,
     },
     Row {
+        method: ANY,
+        path: "/v1/forward-auth",
+        needs: None,
+        operators_only: false,
+        names: Names::Nothing,
+        body: None,
+        success: 204,
+    },
+    Row {
         method: "POST",
         path: "/v1/api-keys",
         needs: Some("keys:write"),
