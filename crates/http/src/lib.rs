@@ -27,6 +27,7 @@ mod health;
 mod me;
 mod metrics;
 pub mod openapi;
+mod propagation;
 pub mod routes;
 mod trace_context;
 mod verify;

@@ -17,6 +17,7 @@ mod draining;
 mod forward_auth;
 mod matrix;
 mod metrics;
+mod propagation;
 mod service;
 mod support;
 mod traces;
