@@ -6,6 +6,8 @@
 //! authorization; the handler reads the body into domain values with every fault collected, asks the [`Service`], and puts the
 //! result into words. Nothing comes back the other way.
 //!
+//! Other applications of Actix Web protect their own routes with [`RequireApiKey`].
+//!
 //! This crate must never know of a store, a port, or configuration beyond [`HttpConfig`]. It is the only one that knows
 //! status codes, and the one that logs a failure, once.
 //!
@@ -20,6 +22,7 @@ mod audit;
 mod body;
 mod credential;
 mod docs;
+mod embed;
 mod error;
 mod fields;
 mod forward_auth;
@@ -45,6 +48,7 @@ use actix_web::{App, Error};
 use leadr_auth_service::Service;
 
 pub use access_log::REQUEST_SPAN;
+pub use embed::{Protect, Refused, RequireApiKey};
 use metrics::Metrics;
 
 /// How the HTTP face behaves where it has a choice.

@@ -14,6 +14,7 @@ mod bodies;
 mod coverage;
 mod credentials;
 mod draining;
+mod embedding;
 mod forward_auth;
 mod matrix;
 mod metrics;
