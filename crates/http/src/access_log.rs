@@ -13,7 +13,7 @@ use actix_web::http::header::{
 };
 use actix_web::http::{ConnectionType, StatusCode};
 use actix_web::middleware::Next;
-use actix_web::{Error, HttpMessage as _, ResponseError as _, web};
+use actix_web::{Error, HttpMessage as _, web};
 use leadr_auth_domain::{AccountId, Principal, redact_keys};
 use leadr_auth_service::{Chain, Refusal};
 use tracing::field::Empty;
@@ -99,7 +99,7 @@ async fn note_refusal(
 ) -> Result<(), ApiError> {
     let error = response.response().error();
     let error = error.and_then(|error| error.as_error::<ApiError>());
-    let Some(refused) = error.filter(|error| error.status_code() == StatusCode::FORBIDDEN) else {
+    let Some(refused) = error.filter(|error| error.is_for_the_trail()) else {
         return Ok(());
     };
     let request = response.request();

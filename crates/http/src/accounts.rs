@@ -9,9 +9,10 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::body::JsonBody;
-use crate::credential::{RequireApiKey, RequireOperator};
+use crate::credential::{RequireKey, RequireOperator};
 use crate::error::ApiError;
 use crate::fields::{Fields, Wrong, boolean, finish, text, uuid};
+use crate::propagation::{WaitQuery, answer_when, wait};
 use crate::{State, run_to_end};
 
 /// Whether an account's keys work.
@@ -156,7 +157,7 @@ pub(crate) async fn create_account(
     responses((status = 200, description = "The accounts", body = [AccountResponse])),
 )]
 pub(crate) async fn list_accounts(
-    caller: RequireApiKey,
+    caller: RequireKey,
     state: web::Data<State>,
 ) -> Result<HttpResponse, ApiError> {
     let accounts = state.service.list_accounts(caller.access()).await?;
@@ -173,7 +174,7 @@ pub(crate) async fn list_accounts(
     ),
 )]
 pub(crate) async fn get_account(
-    caller: RequireApiKey,
+    caller: RequireKey,
     state: web::Data<State>,
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
@@ -188,9 +189,16 @@ pub(crate) async fn get_account(
 /// All of it happens, or nothing. Suspending or deleting an account stops all its keys at once.
 #[utoipa::path(
     patch, path = "/v1/accounts/{account_id}", tag = "Accounts", request_body = UpdateAccountRequest,
-    params(("account_id" = Uuid, Path, description = "The account's id")),
+    params(("account_id" = Uuid, Path, description = "The account's id"), WaitQuery),
     responses(
-        (status = 200, description = "The account", body = AccountResponse),
+        (
+            status = 200, description = "The account", body = AccountResponse,
+            headers(
+                ("X-Leadr-Propagated" = bool, description = "With `wait=propagated`: whether every node has heard of the change, or cannot go by what it knew before any more"),
+                ("X-Leadr-Nodes" = u64, description = "With `wait=propagated`: how many nodes run, as far as this one hears"),
+                ("X-Leadr-Propagation-Ms" = u64, description = "With `wait=propagated`: how long it was waited, in whole milliseconds"),
+            ),
+        ),
         (status = 404, description = "Account not found", body = crate::error::ErrorBody),
         (status = 409, description = "The name or the slug is taken, or the account is the operator's", body = crate::error::ErrorBody),
     ),
@@ -202,6 +210,7 @@ pub(crate) async fn update_account(
     body: JsonBody,
 ) -> Result<HttpResponse, ApiError> {
     let (path, id) = account_id(&request);
+    let (query, wait) = wait(&request);
     let mut body = Fields::changes(&body.read().await?);
     let change = AccountChange {
         name: body.optional("name", text(AccountName::parse)),
@@ -209,9 +218,9 @@ pub(crate) async fn update_account(
         status: body.optional("status", status),
         deleted: body.optional("deleted", boolean),
     };
-    let id = finish([path, body], id)?;
-    let account =
-        run_to_end(async move { state.service.update_account(&operator.0, id, &change).await })
-            .await??;
-    Ok(HttpResponse::Ok().json(AccountResponse::of(&account)))
+    let id = finish([path, query, body], id)?;
+    let service = state.service.clone();
+    let changed = async move { service.update_account(&operator.0, id, &change).await };
+    let (account, mut answer) = answer_when(changed, wait, &state.service).await?;
+    Ok(answer.json(AccountResponse::of(&account)))
 }

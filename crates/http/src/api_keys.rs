@@ -12,9 +12,10 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use crate::body::JsonBody;
-use crate::credential::RequireApiKey;
+use crate::credential::RequireKey;
 use crate::error::ApiError;
 use crate::fields::{Fields, Wrong, boolean, finish, text, timestamp, uuid};
+use crate::propagation::{WaitQuery, answer_when, wait};
 use crate::{State, run_to_end};
 
 /// Whether a key is meant to work.
@@ -238,7 +239,7 @@ fn key_id(request: &HttpRequest) -> (Fields, Option<KeyId>) {
     ),
 )]
 pub(crate) async fn create_api_key(
-    caller: RequireApiKey,
+    caller: RequireKey,
     state: web::Data<State>,
     body: JsonBody,
 ) -> Result<HttpResponse, ApiError> {
@@ -268,7 +269,7 @@ pub(crate) async fn create_api_key(
     responses((status = 200, description = "The keys", body = [KeyResponse])),
 )]
 pub(crate) async fn list_api_keys(
-    caller: RequireApiKey,
+    caller: RequireKey,
     state: web::Data<State>,
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
@@ -294,7 +295,7 @@ pub(crate) async fn list_api_keys(
     ),
 )]
 pub(crate) async fn get_api_key(
-    caller: RequireApiKey,
+    caller: RequireKey,
     state: web::Data<State>,
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
@@ -310,20 +311,28 @@ pub(crate) async fn get_api_key(
 /// Only a key that holds all scopes of another reactivates or restores it.
 #[utoipa::path(
     patch, path = "/v1/api-keys/{key_id}", tag = "API Keys", request_body = UpdateKeyRequest,
-    params(("key_id" = Uuid, Path, description = "The key's id")),
+    params(("key_id" = Uuid, Path, description = "The key's id"), WaitQuery),
     responses(
-        (status = 200, description = "The key", body = KeyResponse),
+        (
+            status = 200, description = "The key", body = KeyResponse,
+            headers(
+                ("X-Leadr-Propagated" = bool, description = "With `wait=propagated`: whether every node has heard of the change, or cannot go by what it knew before any more"),
+                ("X-Leadr-Nodes" = u64, description = "With `wait=propagated`: how many nodes run, as far as this one hears"),
+                ("X-Leadr-Propagation-Ms" = u64, description = "With `wait=propagated`: how long it was waited, in whole milliseconds"),
+            ),
+        ),
         (status = 404, description = "APIKey not found", body = crate::error::ErrorBody),
         (status = 409, description = "The key cannot be restored: its secret was dropped", body = crate::error::ErrorBody),
     ),
 )]
 pub(crate) async fn update_api_key(
-    caller: RequireApiKey,
+    caller: RequireKey,
     state: web::Data<State>,
     request: HttpRequest,
     body: JsonBody,
 ) -> Result<HttpResponse, ApiError> {
     let (path, id) = key_id(&request);
+    let (query, wait) = wait(&request);
     let mut body = Fields::changes(&body.read().await?);
     let change = KeyChange {
         status: body.optional("status", status),
@@ -331,8 +340,10 @@ pub(crate) async fn update_api_key(
         name: body.optional("name", text(KeyName::parse)),
         scopes: body.optional_scopes("scopes").map(Scopes::Only),
     };
-    let id = finish([path, body], id)?;
+    let id = finish([path, query, body], id)?;
     let by = caller.principal();
-    let key = run_to_end(async move { state.service.update_key(&by, id, &change).await }).await??;
-    Ok(HttpResponse::Ok().json(KeyResponse::of(&key)))
+    let service = state.service.clone();
+    let changed = async move { service.update_key(&by, id, &change).await };
+    let (key, mut answer) = answer_when(changed, wait, &state.service).await?;
+    Ok(answer.json(KeyResponse::of(&key)))
 }

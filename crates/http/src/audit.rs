@@ -13,7 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use crate::State;
-use crate::credential::RequireApiKey;
+use crate::credential::RequireKey;
 use crate::error::ApiError;
 use crate::fields::{Fields, Wrong, finish, number, string, timestamp, uuid};
 
@@ -197,7 +197,7 @@ fn action(value: &Value) -> Result<AuditAction, Wrong> {
     responses((status = 200, description = "The entries", body = AuditResponse)),
 )]
 pub(crate) async fn list_audit(
-    caller: RequireApiKey,
+    caller: RequireKey,
     state: web::Data<State>,
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {

@@ -11,7 +11,7 @@ use futures_util::StreamExt as _;
 use crate::State;
 use crate::error::ApiError;
 
-/// The largest body that is read, in bytes.
+/// The largest body that is read unless a route says otherwise, in bytes.
 const MAX_BODY: usize = 16 * 1024;
 
 /// A body that is still to be read.
@@ -27,10 +27,15 @@ pub(crate) struct JsonBody {
 impl JsonBody {
     /// Reads it all. Empty is what a request without a body has; what is not empty has to be declared as JSON.
     pub(crate) async fn read(self) -> Result<web::BytesMut, ApiError> {
-        if self.declared_length.is_some_and(|length| length > MAX_BODY) {
-            return Err(ApiError::BodyTooLarge);
+        self.read_up_to(MAX_BODY).await
+    }
+
+    /// Reads it all, as long as it is no larger than `max` bytes.
+    pub(crate) async fn read_up_to(self, max: usize) -> Result<web::BytesMut, ApiError> {
+        if self.declared_length.is_some_and(|length| length > max) {
+            return Err(ApiError::BodyTooLarge { max });
         }
-        let body = tokio::time::timeout(self.timeout, collect(self.payload))
+        let body = tokio::time::timeout(self.timeout, collect(self.payload, max))
             .await
             .map_err(|_| ApiError::BodyTimeout)??;
         if !body.is_empty() && !self.is_json {
@@ -40,13 +45,13 @@ impl JsonBody {
     }
 }
 
-async fn collect(mut payload: Payload) -> Result<web::BytesMut, ApiError> {
+async fn collect(mut payload: Payload, max: usize) -> Result<web::BytesMut, ApiError> {
     let mut body = web::BytesMut::new();
     while let Some(chunk) = payload.next().await {
         // A body that breaks off leaves nobody to answer; the answer is for the log.
         let chunk = chunk.map_err(|_| ApiError::BodyTimeout)?;
-        if body.len() + chunk.len() > MAX_BODY {
-            return Err(ApiError::BodyTooLarge);
+        if body.len() + chunk.len() > max {
+            return Err(ApiError::BodyTooLarge { max });
         }
         body.extend_from_slice(&chunk);
     }

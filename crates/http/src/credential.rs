@@ -8,9 +8,9 @@ use actix_web::dev::Payload;
 use actix_web::http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use actix_web::{FromRequest, HttpMessage as _, HttpRequest, web};
 use leadr_auth_domain::{
-    Access, AccountId, Actor, KeyId, KeyRecord, OperatorAccess, PlainKey, Principal, Right,
+    Access, AccountId, Actor, KeyId, KeyRecord, OperatorAccess, PlainKey, Principal, Right, Scope,
 };
-use leadr_auth_service::{Authentication, Caller};
+use leadr_auth_service::{Authentication, Caller, Service, Verification, VerifiedKey};
 
 use crate::State;
 use crate::error::ApiError;
@@ -18,12 +18,12 @@ use crate::routes::{Route, Who, route_of};
 
 /// Needs a valid key that has the scopes which the route's row in the table asks for. The reference calls it
 /// `require_api_key`.
-pub(crate) struct RequireApiKey {
+pub(crate) struct RequireKey {
     caller: Box<Caller>,
     principal: Principal,
 }
 
-impl RequireApiKey {
+impl RequireKey {
     /// Whose records the caller may reach.
     pub(crate) const fn access(&self) -> Access {
         self.principal.access
@@ -40,12 +40,29 @@ impl RequireApiKey {
     }
 }
 
+/// Needs a valid key as [`RequireKey`] does, and takes the word of verification for it instead of asking the store: for the
+/// routes by which others verify. Nothing that manages keys or accounts takes it.
+pub(crate) struct RequireVerifier {
+    access: Access,
+}
+
+impl RequireVerifier {
+    /// Whose keys the caller may learn about.
+    pub(crate) const fn access(&self) -> Access {
+        self.access
+    }
+}
+
 /// Needs a valid key of an operator.
 pub(crate) struct RequireOperator(pub(crate) OperatorAccess);
 
 /// Which key authenticated the request, if one did.
 pub(crate) fn authenticated_by(request: &HttpRequest) -> Option<(KeyId, AccountId)> {
-    match request.extensions().get::<Principal>()?.origin.actor {
+    let extensions = request.extensions();
+    if let Some(key) = extensions.get::<VerifiedKey>() {
+        return Some((key.id(), key.account_id()));
+    }
+    match extensions.get::<Principal>()?.origin.actor {
         Actor::Key { key_id, account_id } => Some((key_id, account_id)),
         Actor::Tool | Actor::Server => None,
     }
@@ -58,19 +75,18 @@ pub(crate) struct RequestId(pub(crate) Arc<str>);
 ///
 /// More than one is refused, also where they are the same: which of them counts is a matter of opinion, and a proxy in front
 /// may hold another one. The URL is not looked at: keys in URLs end up in logs and histories.
-fn presented_key(headers: &HeaderMap) -> Result<PlainKey, ApiError> {
+pub(crate) fn presented_key(headers: &HeaderMap) -> Result<PlainKey, ApiError> {
     let authorization = || headers.get_all(AUTHORIZATION);
-    let keys: Vec<&str> = headers
+    let mut keys = headers
         .get_all("leadr-api-key")
         .chain(headers.get_all("x-api-key"))
         .map(text)
         .chain(authorization().filter_map(bearer))
-        .filter(|key| !key.is_empty())
-        .collect();
-    match keys.as_slice() {
-        [] => Err(ApiError::KeyRequired),
+        .filter(|key| !key.is_empty());
+    match (keys.next(), keys.next()) {
+        (None, _) => Err(ApiError::KeyRequired),
         // A second Authorization is for somebody else, or a trick.
-        [key] if authorization().count() <= 1 => {
+        (Some(key), None) if authorization().count() <= 1 => {
             PlainKey::parse(key).map_err(|_| ApiError::InvalidKey)
         }
         _ => Err(ApiError::InvalidKey),
@@ -91,7 +107,8 @@ fn bearer(value: &HeaderValue) -> Option<&str> {
         .then(|| token.trim_start())
 }
 
-async fn authenticate(request: &HttpRequest) -> Result<Box<Caller>, ApiError> {
+/// The key that a request to this service presents, and what to ask about it.
+pub(crate) fn presented_to_us(request: &HttpRequest) -> Result<(PlainKey, &State), ApiError> {
     let Some(state) = request.app_data::<web::Data<State>>() else {
         return Err(ApiError::internal("the application has no state"));
     };
@@ -100,10 +117,30 @@ async fn authenticate(request: &HttpRequest) -> Result<Box<Caller>, ApiError> {
             state.metrics.requests().count_malformed_key();
         }
     })?;
+    Ok((key, state))
+}
+
+async fn authenticate(request: &HttpRequest) -> Result<Box<Caller>, ApiError> {
+    let (key, state) = presented_to_us(request)?;
     match state.service.authenticate(&key).await? {
         Authentication::Accepted(caller) => Ok(caller),
         Authentication::Refused(_) => Err(ApiError::InvalidKey),
     }
+}
+
+/// Whose key is it, whoever's it is? By what verification knows.
+pub(crate) async fn verify(service: &Service, key: &PlainKey) -> Result<VerifiedKey, ApiError> {
+    match service.verify(Access::All, key).await? {
+        Verification::Accepted(key) => Ok(key),
+        Verification::Refused(..) => Err(ApiError::InvalidKey),
+    }
+}
+
+/// Does the key hold the scope? Only an operator's holds what only operators may do.
+pub(crate) fn holds(key: &VerifiedKey, scope: &Scope) -> bool {
+    let scope = scope.as_str();
+    key.scopes().covers(scope)
+        && (scope != Right::AccountsWrite.as_str() || key.principal().holds(scope))
 }
 
 /// May this principal call the route? The one place where it is decided, from the route's row in the table.
@@ -120,14 +157,19 @@ fn authorize(route: &Route, principal: &Principal) -> Result<(), ApiError> {
 
 const NOT_AN_OPERATOR: ApiError = ApiError::Forbidden("Only an operator's key may do this");
 
-/// Authenticates and authorizes. A route that is in no table, or open to anyone, has no business asking.
-async fn admit(request: HttpRequest) -> Result<RequireApiKey, ApiError> {
-    let route = route_of(&request).filter(|route| matches!(route.who, Who::Key | Who::Operator));
-    let Some(route) = route else {
-        return Err(ApiError::internal("a route without a key asks whose it is"));
-    };
-    let caller = authenticate(&request).await?;
-    let mut principal = caller.principal();
+/// The row of the route that asks whose key it is. One that is in no table, or open to anyone, has no business asking.
+fn asking_route(request: &HttpRequest) -> Result<&'static Route, ApiError> {
+    route_of(request)
+        .filter(|route| matches!(route.who, Who::Key | Who::Operator))
+        .ok_or_else(|| ApiError::internal("a route without a key asks whose it is"))
+}
+
+/// Notes who the caller is, for the log and the trail, and authorizes it.
+fn enter(
+    request: &HttpRequest,
+    route: &Route,
+    mut principal: Principal,
+) -> Result<Principal, ApiError> {
     principal.origin.client = request.peer_addr().map(|peer| peer.ip());
     principal.origin.request_id = request
         .extensions()
@@ -135,17 +177,43 @@ async fn admit(request: HttpRequest) -> Result<RequireApiKey, ApiError> {
         .map(|RequestId(id)| Arc::clone(id));
     request.extensions_mut().insert(principal.clone());
     authorize(route, &principal)?;
-    Ok(RequireApiKey { caller, principal })
+    Ok(principal)
+}
+
+/// Authenticates and authorizes.
+async fn admit(request: HttpRequest) -> Result<RequireKey, ApiError> {
+    let route = asking_route(&request)?;
+    let caller = authenticate(&request).await?;
+    let principal = enter(&request, route, caller.principal())?;
+    Ok(RequireKey { caller, principal })
+}
+
+/// The same for who verifies.
+async fn admit_verifier(request: HttpRequest) -> Result<RequireVerifier, ApiError> {
+    let route = asking_route(&request)?;
+    let (key, state) = presented_to_us(&request)?;
+    let caller = verify(&state.service, &key).await?;
+    let Principal { access, .. } = enter(&request, route, caller.principal())?;
+    Ok(RequireVerifier { access })
 }
 
 type Extracted<T> = Pin<Box<dyn Future<Output = Result<T, ApiError>>>>;
 
-impl FromRequest for RequireApiKey {
+impl FromRequest for RequireKey {
     type Error = ApiError;
     type Future = Extracted<Self>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         Box::pin(admit(request.clone()))
+    }
+}
+
+impl FromRequest for RequireVerifier {
+    type Error = ApiError;
+    type Future = Extracted<Self>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        Box::pin(admit_verifier(request.clone()))
     }
 }
 

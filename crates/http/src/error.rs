@@ -9,7 +9,7 @@ use std::fmt;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
-use leadr_auth_domain::{AccountId, ForeignAccount, Right, ScopeNotHeld};
+use leadr_auth_domain::{AccountId, ForeignAccount, Right, Scope, ScopeNotHeld};
 use leadr_auth_service::{AccountError, AuditError, IssueKeyError, KeyError, StoreError};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -30,6 +30,9 @@ pub(crate) enum ApiError {
     ForeignAccount(ForeignAccount),
     /// The key is valid and lacks a scope that the route asks for.
     InsufficientScope(Right),
+    /// The key is valid and lacks a scope that an application asks for, which is the application's affair: this one is not
+    /// written into the trail.
+    ScopeLacking(Scope),
     /// The key is valid and does not hold a scope that it wants to give.
     ScopeNotHeld(ScopeNotHeld),
     /// The request's form is wrong, in these places.
@@ -49,7 +52,10 @@ pub(crate) enum ApiError {
         detail: &'static str,
     },
     /// The body is larger than is read.
-    BodyTooLarge,
+    BodyTooLarge {
+        /// What is read at most, in bytes.
+        max: usize,
+    },
     /// The body is not JSON.
     NotJson,
     /// The body did not arrive in time.
@@ -90,6 +96,14 @@ impl Fault {
         self
     }
 
+    /// Says in which item of which list the object is that it was found in.
+    pub(crate) fn in_item(mut self, list: &str, index: usize) -> Self {
+        let at = self.loc.len().min(1);
+        self.loc
+            .splice(at..at, [list.to_owned(), index.to_string()]);
+        self
+    }
+
     pub(crate) fn is_at(&self, loc: &[&str]) -> bool {
         self.loc == loc
     }
@@ -121,9 +135,15 @@ impl ApiError {
     pub(crate) fn scope(&self) -> Option<String> {
         match self {
             Self::InsufficientScope(right) => Some(right.to_string()),
+            Self::ScopeLacking(scope) => Some(scope.to_string()),
             Self::ScopeNotHeld(ScopeNotHeld(scope)) => Some(scope.clone()),
             _ => None,
         }
+    }
+
+    /// Whether it is an authorisation that this service refused: those are written into the trail.
+    pub(crate) fn is_for_the_trail(&self) -> bool {
+        self.status_code() == StatusCode::FORBIDDEN && !matches!(self, Self::ScopeLacking(_))
     }
 
     /// The account that was named and is a foreign one, where that is why.
@@ -140,13 +160,13 @@ impl ApiError {
             Self::KeyRequired => "api_key_required",
             Self::InvalidKey => "invalid_api_key",
             Self::Forbidden(_) | Self::ForeignAccount(_) => "forbidden",
-            Self::InsufficientScope(_) => "insufficient_scope",
+            Self::InsufficientScope(_) | Self::ScopeLacking(_) => "insufficient_scope",
             Self::ScopeNotHeld(_) => "scope_not_held",
             Self::Validation(_) => "validation_error",
             Self::NotFound(_) => "not_found",
             Self::MethodNotAllowed { .. } => "method_not_allowed",
             Self::Conflict { code, .. } => code,
-            Self::BodyTooLarge => "body_too_large",
+            Self::BodyTooLarge { .. } => "body_too_large",
             Self::NotJson => "unsupported_media_type",
             Self::BodyTimeout => "body_timeout",
             Self::NotReady => "not_ready",
@@ -158,12 +178,14 @@ impl ApiError {
     /// What a client reads. Says nothing of the inside.
     fn detail(&self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
-            Self::InsufficientScope(right) => {
-                return format!("This key lacks the scope {right}").into();
-            }
+            Self::InsufficientScope(right) => return lacks(right.as_str()).into(),
+            Self::ScopeLacking(scope) => return lacks(scope.as_str()).into(),
             Self::ScopeNotHeld(ScopeNotHeld(scope)) => {
                 return format!("This key does not hold the scope {scope} and cannot give it")
                     .into();
+            }
+            Self::BodyTooLarge { max } => {
+                return format!("The body is larger than {} KiB", max / 1024).into();
             }
             Self::ForeignAccount(_) => "This key is not of that account",
             Self::KeyRequired => "API key required",
@@ -173,7 +195,6 @@ impl ApiError {
             }
             Self::Validation(_) => "The request is not well-formed",
             Self::MethodNotAllowed { .. } => "Method Not Allowed",
-            Self::BodyTooLarge => "The body is larger than 16 KiB",
             Self::NotJson => "The body must be JSON (Content-Type: application/json)",
             Self::BodyTimeout => "The body did not arrive in time",
             Self::NotReady => "Not ready",
@@ -191,12 +212,13 @@ impl ApiError {
             | Self::Forbidden(_)
             | Self::ForeignAccount(_)
             | Self::InsufficientScope(_)
+            | Self::ScopeLacking(_)
             | Self::ScopeNotHeld(_)
             | Self::Validation(_)
             | Self::NotFound(_)
             | Self::MethodNotAllowed { .. }
             | Self::Conflict { .. }
-            | Self::BodyTooLarge
+            | Self::BodyTooLarge { .. }
             | Self::NotJson
             | Self::BodyTimeout
             | Self::NotReady => None,
@@ -206,6 +228,15 @@ impl ApiError {
     pub(crate) fn internal(source: impl Into<Source>) -> Self {
         Self::Internal(source.into())
     }
+}
+
+fn lacks(scope: &str) -> String {
+    format!("This key lacks the scope {scope}")
+}
+
+/// What RFC 6750 has for a missing scope: a client that can get itself another key is told what that one needs.
+fn challenge(scope: &str) -> String {
+    format!(r#"Bearer realm="leadr-auth", error="insufficient_scope", scope="{scope}""#)
 }
 
 impl fmt::Display for ApiError {
@@ -221,12 +252,13 @@ impl ResponseError for ApiError {
             Self::Forbidden(_)
             | Self::ForeignAccount(_)
             | Self::InsufficientScope(_)
+            | Self::ScopeLacking(_)
             | Self::ScopeNotHeld(_) => StatusCode::FORBIDDEN,
             Self::Validation(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Conflict { .. } => StatusCode::CONFLICT,
-            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::NotReady | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -244,12 +276,11 @@ impl ResponseError for ApiError {
                 let challenge = r#"Bearer realm="leadr-auth", error="invalid_token""#;
                 response.insert_header((WWW_AUTHENTICATE, challenge));
             }
-            // What RFC 6750 has for it: a client that can get itself another key is told what that one needs.
             Self::InsufficientScope(right) => {
-                let challenge = format!(
-                    r#"Bearer realm="leadr-auth", error="insufficient_scope", scope="{right}""#
-                );
-                response.insert_header((WWW_AUTHENTICATE, challenge));
+                response.insert_header((WWW_AUTHENTICATE, challenge(right.as_str())));
+            }
+            Self::ScopeLacking(scope) => {
+                response.insert_header((WWW_AUTHENTICATE, challenge(scope.as_str())));
             }
             Self::MethodNotAllowed { allow } => {
                 response.insert_header((ALLOW, allow.as_str()));
@@ -258,7 +289,7 @@ impl ResponseError for ApiError {
                 response.insert_header((RETRY_AFTER, "1"));
             }
             // What is left of such a body must not be read as the next request.
-            Self::BodyTooLarge | Self::BodyTimeout => {
+            Self::BodyTooLarge { .. } | Self::BodyTimeout => {
                 response.force_close();
             }
             Self::Forbidden(_)

@@ -1,10 +1,13 @@
 //! Reads a request's fields into domain values, and collects every fault instead of stopping at the first.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use actix_web::{HttpRequest, web};
-use leadr_auth_domain::{Scope, ScopeFault, ScopeSet, TextFault, Timestamp, TimestampFault};
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use leadr_auth_domain::{
+    Scope, ScopeFault, ScopeSet, TextFault, Timestamp, TimestampFault, redact_keys,
+};
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -31,18 +34,21 @@ impl Wrong {
 /// The fields of one part of a request, and what was found wrong with them so far.
 pub(crate) struct Fields {
     place: &'static str,
-    given: Vec<(String, Value)>,
+    given: Vec<(String, Json)>,
     /// Whether a field that nobody asked for is a fault.
     strict: bool,
     faults: Vec<Fault>,
 }
 
 impl Fields {
+    /// The most scopes that a request names.
+    pub(crate) const MAX_SCOPES: usize = ScopeSet::MAX;
+
     /// The parameters in the path.
     pub(crate) fn path(request: &HttpRequest) -> Self {
         let given = request.match_info().iter();
         let given = given
-            .map(|(name, value)| (name.to_owned(), value.into()))
+            .map(|(name, value)| (name.to_owned(), Json::Plain(value.into())))
             .collect();
         Self {
             place: "path",
@@ -68,7 +74,7 @@ impl Fields {
         };
         let given = given
             .into_iter()
-            .map(|(name, value)| (name, value.into()))
+            .map(|(name, value)| (name, Json::Plain(value.into())))
             .collect();
         Self {
             place: "query",
@@ -78,16 +84,19 @@ impl Fields {
         }
     }
 
+    /// The parameters after the question mark of a route that knows all of them: one that nobody asked for is a fault.
+    pub(crate) fn strict_query(request: &HttpRequest) -> Self {
+        let mut query = Self::query(request);
+        query.strict = query.faults.is_empty();
+        query
+    }
+
     /// The fields of a JSON object. One that nobody asks for is a fault: a misspelled `expires_at` must not make a key that
     /// never expires.
     pub(crate) fn body(body: &[u8]) -> Self {
         let place = "body";
         let (given, faults) = match serde_json::from_slice::<Json>(body) {
-            Ok(Json::Object(given)) => (given, Vec::new()),
-            Ok(Json::Other) => {
-                let msg = "Input should be a JSON object";
-                (Vec::new(), vec![Fault::new("object_type", &[place], msg)])
-            }
+            Ok(document) => return Self::object(document),
             Err(_) if body.is_empty() => (
                 Vec::new(),
                 vec![Fault::new("missing", &[place], "Field required")],
@@ -96,6 +105,23 @@ impl Fields {
                 let msg = format!("JSON decode error: {error}");
                 (Vec::new(), vec![Fault::new("json_invalid", &[place], msg)])
             }
+        };
+        Self {
+            place,
+            given,
+            strict: faults.is_empty(),
+            faults,
+        }
+    }
+
+    /// The fields of an object in a body, or that it is none.
+    fn object(document: Json) -> Self {
+        let place = "body";
+        let (given, faults) = if let Json::Object(given) = document {
+            (given, Vec::new())
+        } else {
+            let msg = "Input should be a JSON object";
+            (Vec::new(), vec![Fault::new("object_type", &[place], msg)])
         };
         Self {
             place,
@@ -116,7 +142,7 @@ impl Fields {
         name: &str,
         parse: impl Fn(&Value) -> Result<T, Wrong>,
     ) -> Option<T> {
-        match self.take(name)? {
+        match self.take(name)?.into() {
             Value::Null => None,
             value => self.parsed(name, &value, parse),
         }
@@ -128,16 +154,17 @@ impl Fields {
         name: &str,
         parse: impl Fn(&Value) -> Result<T, Wrong>,
     ) -> Option<Vec<T>> {
-        let value = self.take(name)?;
-        let Value::Array(items) = value else {
-            if !value.is_null() {
-                self.fault("list_type", name, "Input should be a valid list");
+        let items = match self.take(name)? {
+            Json::List(items) => items,
+            Json::Plain(Value::Null) => return None,
+            Json::Plain(_) | Json::Object(_) => {
+                self.not_a_list(name);
+                return None;
             }
-            return None;
         };
         let mut parsed = Vec::with_capacity(items.len());
-        for (index, item) in items.iter().enumerate() {
-            match parse(item) {
+        for (index, item) in items.into_iter().enumerate() {
+            match parse(&item.into()) {
                 Ok(item) => parsed.push(item),
                 Err(Wrong { kind, msg }) => {
                     let fault = Fault::new(kind, &[self.place, name], msg);
@@ -148,12 +175,68 @@ impl Fields {
         Some(parsed)
     }
 
+    /// A list of objects that must be there, with as many as `lengths` says. `parse` takes from each what is wanted of it; what
+    /// is wrong with one is a fault with its place in the list.
+    pub(crate) fn required_objects<T>(
+        &mut self,
+        name: &str,
+        lengths: RangeInclusive<usize>,
+        parse: impl Fn(&mut Self) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        let Some(given) = self.take(name) else {
+            self.missing(name);
+            return None;
+        };
+        let Json::List(items) = given else {
+            self.not_a_list(name);
+            return None;
+        };
+        if !lengths.contains(&items.len()) {
+            let (min, max) = lengths.into_inner();
+            let kind = if items.len() < min {
+                "too_short"
+            } else {
+                "too_long"
+            };
+            let msg = format!("List should have {min} to {max} items");
+            self.fault(kind, name, msg);
+            return None;
+        }
+        let mut parsed = Vec::with_capacity(items.len());
+        for (index, item) in items.into_iter().enumerate() {
+            let mut item = Self::object(item);
+            parsed.extend(parse(&mut item));
+            let faults = item.into_faults().into_iter();
+            self.faults
+                .extend(faults.map(|fault| fault.in_item(name, index)));
+        }
+        Some(parsed)
+    }
+
+    fn not_a_list(&mut self, name: &str) {
+        self.fault("list_type", name, "Input should be a valid list");
+    }
+
     /// A set of scopes that may be absent or null.
     pub(crate) fn optional_scopes(&mut self, name: &str) -> Option<ScopeSet> {
         let scopes = self.optional_list(name, scope)?;
         ScopeSet::new(scopes)
             .map_err(|fault| self.fault("too_long", name, format!("Input has {fault}")))
             .ok()
+    }
+
+    /// The scopes that a query names, one at a time.
+    pub(crate) fn each_scope(&mut self, name: &str) -> Vec<Scope> {
+        let given = self.take_all(name);
+        if given.len() > Self::MAX_SCOPES {
+            let msg = format!("Input has more than {} scopes", Self::MAX_SCOPES);
+            self.fault("too_long", name, msg);
+            return Vec::new();
+        }
+        let given = given.into_iter();
+        given
+            .filter_map(|value| self.parsed(name, &value.into(), scope))
+            .collect()
     }
 
     /// A field that must be there.
@@ -163,7 +246,7 @@ impl Fields {
         parse: impl Fn(&Value) -> Result<T, Wrong>,
     ) -> Option<T> {
         if let Some(value) = self.take(name) {
-            return self.parsed(name, &value, parse);
+            return self.parsed(name, &value.into(), parse);
         }
         self.missing(name);
         None
@@ -182,20 +265,26 @@ impl Fields {
         }
     }
 
-    fn take(&mut self, name: &str) -> Option<Value> {
-        let mut values = Vec::new();
-        self.given.retain_mut(|(given, value)| {
-            let wanted = given == name;
-            if wanted {
-                values.push(value.take());
-            }
-            !wanted
-        });
+    fn take(&mut self, name: &str) -> Option<Json> {
+        let mut values = self.take_all(name);
         if values.len() > 1 {
             // Which of them counts is a matter of opinion, and opinions differ between proxies and servers.
             self.fault("duplicate", name, "Field given more than once");
         }
         values.pop()
+    }
+
+    /// Every value of a field that may be given more than once.
+    fn take_all(&mut self, name: &str) -> Vec<Json> {
+        let mut values = Vec::new();
+        self.given.retain_mut(|(given, value)| {
+            let wanted = given == name;
+            if wanted {
+                values.push(std::mem::replace(value, Json::Plain(Value::Null)));
+            }
+            !wanted
+        });
+        values
     }
 
     fn parsed<T>(
@@ -221,7 +310,8 @@ impl Fields {
         if self.strict {
             for (name, _) in std::mem::take(&mut self.given) {
                 let msg = "Extra inputs are not permitted";
-                self.fault("extra_forbidden", &cut(&name), msg);
+                // It may be a key that was put in the wrong place.
+                self.fault("extra_forbidden", &cut(&redact_keys(&name)), msg);
             }
         }
         self.faults
@@ -353,10 +443,25 @@ pub(crate) fn boolean(value: &Value) -> Result<bool, Wrong> {
         .ok_or_else(|| Wrong::new("bool_type", "Input should be a valid boolean"))
 }
 
-/// A JSON document, as far as it is looked into: an object's fields in the order given, duplicates included.
+/// A JSON document with every object's fields in the order given, duplicates included.
 enum Json {
-    Object(Vec<(String, Value)>),
-    Other,
+    Object(Vec<(String, Json)>),
+    List(Vec<Json>),
+    /// Everything else.
+    Plain(Value),
+}
+
+impl From<Json> for Value {
+    fn from(json: Json) -> Self {
+        match json {
+            Json::Object(fields) => fields
+                .into_iter()
+                .map(|(name, field)| (name, Self::from(field)))
+                .collect(),
+            Json::List(items) => items.into_iter().map(Self::from).collect(),
+            Json::Plain(value) => value,
+        }
+    }
 }
 
 impl<'de> Deserialize<'de> for Json {
@@ -379,32 +484,39 @@ impl<'de> Deserialize<'de> for Json {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Json, A::Error> {
-                while seq.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Json::Other)
+                let mut items = Vec::new();
+                while let Some(item) = seq.next_element()? {
+                    items.push(item);
+                }
+                Ok(Json::List(items))
             }
 
-            fn visit_bool<E>(self, _: bool) -> Result<Json, E> {
-                Ok(Json::Other)
+            fn visit_bool<E>(self, value: bool) -> Result<Json, E> {
+                Ok(Json::Plain(value.into()))
             }
 
-            fn visit_i64<E>(self, _: i64) -> Result<Json, E> {
-                Ok(Json::Other)
+            fn visit_i64<E>(self, value: i64) -> Result<Json, E> {
+                Ok(Json::Plain(value.into()))
             }
 
-            fn visit_u64<E>(self, _: u64) -> Result<Json, E> {
-                Ok(Json::Other)
+            fn visit_u64<E>(self, value: u64) -> Result<Json, E> {
+                Ok(Json::Plain(value.into()))
             }
 
-            fn visit_f64<E>(self, _: f64) -> Result<Json, E> {
-                Ok(Json::Other)
+            fn visit_f64<E>(self, value: f64) -> Result<Json, E> {
+                Ok(Json::Plain(value.into()))
             }
 
-            fn visit_str<E>(self, _: &str) -> Result<Json, E> {
-                Ok(Json::Other)
+            fn visit_str<E>(self, value: &str) -> Result<Json, E> {
+                Ok(Json::Plain(value.into()))
+            }
+
+            fn visit_string<E>(self, value: String) -> Result<Json, E> {
+                Ok(Json::Plain(value.into()))
             }
 
             fn visit_unit<E>(self) -> Result<Json, E> {
-                Ok(Json::Other)
+                Ok(Json::Plain(Value::Null))
             }
         }
 

@@ -2,8 +2,11 @@
 //!
 //! A request comes in through [`app`]: the one middleware gives it an id and will log its end; the route in `routes` names
 //! its handler, who may call it, and which scopes a key needs for it; the handler's signature says what it needs
-//! (`RequireApiKey`, `RequireOperator`), and getting it is authentication and, by the route's row, authorization; the handler reads the body into domain values with every fault collected, asks the [`Service`], and
-//! puts the result into words. Nothing comes back the other way.
+//! (`RequireKey`, `RequireOperator`, `RequireVerifier`), and getting it is authentication and, by the route's row,
+//! authorization; the handler reads the body into domain values with every fault collected, asks the [`Service`], and puts the
+//! result into words. Nothing comes back the other way.
+//!
+//! Other applications of Actix Web protect their own routes with [`RequireApiKey`].
 //!
 //! This crate must never know of a store, a port, or configuration beyond [`HttpConfig`]. It is the only one that knows
 //! status codes, and the one that logs a failure, once.
@@ -19,14 +22,18 @@ mod audit;
 mod body;
 mod credential;
 mod docs;
+mod embed;
 mod error;
 mod fields;
+mod forward_auth;
 mod health;
 mod me;
 mod metrics;
 pub mod openapi;
+mod propagation;
 pub mod routes;
 mod trace_context;
+mod verify;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -41,6 +48,7 @@ use actix_web::{App, Error};
 use leadr_auth_service::Service;
 
 pub use access_log::REQUEST_SPAN;
+pub use embed::{Protect, Refused, RequireApiKey};
 use metrics::Metrics;
 
 /// How the HTTP face behaves where it has a choice.

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use crate::State;
 use crate::accounts::AccountResponse;
 use crate::api_keys::KeyResponse;
-use crate::credential::RequireApiKey;
+use crate::credential::RequireKey;
 
 /// The key that was presented, and whose it is.
 #[derive(Serialize, ToSchema)]
@@ -24,7 +24,7 @@ pub(crate) struct MeResponse {
     get, path = "/v1/me", tag = "API Keys",
     responses((status = 200, description = "The key and its account", body = MeResponse)),
 )]
-pub(crate) async fn who_am_i(caller: RequireApiKey, state: web::Data<State>) -> HttpResponse {
+pub(crate) async fn who_am_i(caller: RequireKey, state: web::Data<State>) -> HttpResponse {
     let KeyRecord { key, account } = caller.record();
     let key = state.service.usage().overlay(key);
     HttpResponse::Ok().json(MeResponse {

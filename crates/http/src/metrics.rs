@@ -16,7 +16,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::ACCEPT;
 use actix_web::{HttpRequest, HttpResponse, web};
 use leadr_auth_domain::Verdict;
-use leadr_auth_service::Service;
+use leadr_auth_service::{CacheStatistics, Service, StoreLoad};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeGaugeValue, EncodeLabelSet, EncodeMetric as _, text,
@@ -163,30 +163,8 @@ impl Collector for Scrape {
                 ]),
         )?;
 
-        let store = statistics.store;
-        let name = "store_connections_max";
-        gauge(
-            encoder,
-            name,
-            "The most connections to the store.",
-            store.max,
-        )?;
-        let name = "store_connections_open";
-        gauge(encoder, name, "Open connections to the store.", store.open)?;
-        let name = "store_connections_in_use";
-        gauge(
-            encoder,
-            name,
-            "Open connections that are in use.",
-            store.in_use,
-        )?;
-        let name = "store_connections_awaited";
-        gauge(
-            encoder,
-            name,
-            "Callers that wait for a connection.",
-            store.waiting,
-        )?;
+        cache(encoder, &statistics.cache)?;
+        connections(encoder, &statistics.store)?;
 
         let usage = statistics.usage;
         let name = "usage_notes_waiting";
@@ -249,6 +227,64 @@ impl Collector for Scrape {
             ready,
         )
     }
+}
+
+/// What the cache of verification does.
+fn cache(encoder: &mut DescriptorEncoder<'_>, cache: &CacheStatistics) -> fmt::Result {
+    counters(
+        encoder,
+        "verification_cache_lookups",
+        "Keys that were looked up to be verified, by what the cache did for them.",
+        "outcome",
+        [
+            ("hit", cache.hits),
+            ("miss", cache.misses),
+            ("bypass", cache.bypasses),
+            ("stale", cache.stale),
+        ],
+    )?;
+    let name = "verification_cache_keys";
+    gauge(encoder, name, "Keys that the cache holds.", cache.keys)?;
+    let help = "Memory that the cache takes, as it counts it.";
+    let bytes = ConstGauge::new(cache.bytes);
+    let name = "verification_cache";
+    bytes.encode(encoder.encode_descriptor(
+        name,
+        help,
+        Some(&Unit::Bytes),
+        MetricType::Gauge,
+    )?)?;
+    let help = "For how long the cache may still answer if nothing more is heard from the store.";
+    let lease = ConstGauge::new(cache.lease.as_secs_f64());
+    let name = "verification_cache_lease";
+    lease.encode(encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?)
+}
+
+/// How busy the connections to the store are.
+fn connections(encoder: &mut DescriptorEncoder<'_>, store: &StoreLoad) -> fmt::Result {
+    let name = "store_connections_max";
+    gauge(
+        encoder,
+        name,
+        "The most connections to the store.",
+        store.max,
+    )?;
+    let name = "store_connections_open";
+    gauge(encoder, name, "Open connections to the store.", store.open)?;
+    let name = "store_connections_in_use";
+    gauge(
+        encoder,
+        name,
+        "Open connections that are in use.",
+        store.in_use,
+    )?;
+    let name = "store_connections_awaited";
+    gauge(
+        encoder,
+        name,
+        "Callers that wait for a connection.",
+        store.waiting,
+    )
 }
 
 fn gauge(

@@ -8,8 +8,8 @@ use utoipa::openapi::{ContentBuilder, Ref, Response, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
 use crate::error::{ErrorBody, ValidationBody};
-use crate::routes::{ROUTES, Route, Who};
-use crate::{accounts, api_keys, audit, docs, health, me};
+use crate::routes::{ANY, ROUTES, Route, Who};
+use crate::{accounts, api_keys, audit, docs, forward_auth, health, me, verify};
 
 /// Every handler that is described. `tests/it/coverage.rs` compares it with the table of routes.
 #[derive(OpenApi)]
@@ -25,6 +25,9 @@ use crate::{accounts, api_keys, audit, docs, health, me};
         api_keys::get_api_key,
         api_keys::update_api_key,
         me::who_am_i,
+        verify::verify_key,
+        verify::verify_keys,
+        forward_auth::forward_auth,
         accounts::create_account,
         accounts::list_accounts,
         accounts::get_account,
@@ -40,6 +43,7 @@ use crate::{accounts, api_keys, audit, docs, health, me};
     components(schemas(ErrorBody, ValidationBody)),
     tags(
         (name = "API Keys", description = "Issue, list, change and delete keys"),
+        (name = "Verification", description = "Ask about the keys that you are presented with"),
         (name = "Accounts", description = "Who owns keys"),
         (name = "Audit", description = "What was changed, by whom, and when"),
         (name = "Service", description = "Health and documentation"),
@@ -90,7 +94,8 @@ impl Modify for CommonErrors {
 
 fn operation<'a>(item: &'a mut PathItem, method: &str) -> Option<&'a mut Operation> {
     match method {
-        "GET" => item.get.as_mut(),
+        // Any method is described by the one that is asked for most.
+        "GET" | ANY => item.get.as_mut(),
         "POST" => item.post.as_mut(),
         "PATCH" => item.patch.as_mut(),
         _ => None,

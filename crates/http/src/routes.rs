@@ -6,7 +6,7 @@ use actix_web::{HttpRequest, Route as ActixRoute, guard};
 use leadr_auth_domain::Right;
 
 use crate::error::ApiError;
-use crate::{accounts, api_keys, audit, docs, health, me, metrics};
+use crate::{accounts, api_keys, audit, docs, forward_auth, health, me, metrics, verify};
 
 /// Who may call a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub enum Who {
 /// One row of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// The method, in capitals.
+    /// The method, in capitals; [`ANY`] for all.
     pub method: &'static str,
     /// The path, with parameters in braces.
     pub path: &'static str,
@@ -33,6 +33,9 @@ pub struct Route {
     /// The scopes that a key needs for it, all of them. With none, any valid key may call it.
     pub needs: &'static [Right],
 }
+
+/// The method of a route that is called by any.
+pub const ANY: &str = "ANY";
 
 /// The part of a table that is one path's.
 #[derive(Clone, Copy)]
@@ -56,7 +59,7 @@ pub(crate) fn route_of(request: &HttpRequest) -> Option<&'static Route> {
         method => method,
     };
     let mut routes = request.app_data::<Resource>()?.routes.iter();
-    routes.find(|route| route.method == method.as_str())
+    routes.find(|route| route.method == method.as_str() || route.method == ANY)
 }
 
 /// Declares a table once, for the server and for the tests that walk it.
@@ -88,7 +91,7 @@ macro_rules! routes {
                 config.service(
                     web::resource($path)
                         .app_data(resource)
-                        $(.route(route(&Method::$method).to($handler)))+
+                        $(.route(route(methods::$method).to($handler)))+
                         .default_service(web::to(move || {
                             let error = ApiError::MethodNotAllowed { allow: allow(resource.routes) };
                             async { Err::<&str, _>(error) }
@@ -110,6 +113,9 @@ routes! {
     "/docs/{asset}" { GET Asset [] docs::asset }
     "/v1/health" { GET Anyone [] health::health }
     "/v1/me" { GET Key [] me::who_am_i }
+    "/v1/verify" { POST Key [KeysVerify] verify::verify_key }
+    "/v1/verify/batch" { POST Key [KeysVerify] verify::verify_keys }
+    "/v1/forward-auth" { ANY Key [] forward_auth::forward_auth }
     "/v1/api-keys" { POST Key [KeysWrite] api_keys::create_api_key, GET Key [KeysRead] api_keys::list_api_keys }
     "/v1/api-keys/{key_id}" { GET Key [KeysRead] api_keys::get_api_key, PATCH Key [KeysWrite] api_keys::update_api_key }
     "/v1/accounts" { POST Operator [AccountsWrite] accounts::create_account, GET Key [AccountsRead] accounts::list_accounts }
@@ -125,12 +131,24 @@ routes! {
     "/readyz" { GET Anyone [] health::readyz }
 }
 
-/// A route for a method; one for GET answers HEAD too, as RFC 9110 asks.
-fn route(method: &Method) -> ActixRoute {
-    if method == Method::GET {
-        web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
-    } else {
-        web::method(method.clone())
+/// The methods that a row may name. One that is not here does not compile.
+mod methods {
+    use actix_web::http::Method;
+
+    pub(super) const GET: Option<Method> = Some(Method::GET);
+    pub(super) const POST: Option<Method> = Some(Method::POST);
+    pub(super) const PATCH: Option<Method> = Some(Method::PATCH);
+    pub(super) const ANY: Option<Method> = None;
+}
+
+/// A route for a method, or for all; one for GET answers HEAD too, as RFC 9110 asks.
+fn route(method: Option<Method>) -> ActixRoute {
+    match method {
+        None => web::route(),
+        Some(method) if method == Method::GET => {
+            web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
+        }
+        Some(method) => web::method(method),
     }
 }
 

@@ -257,6 +257,39 @@ async fn what_is_no_key_by_its_looks_is_counted_apart() {
 }
 
 #[actix_web::test]
+async fn what_the_cache_does_is_counted() {
+    let api = Api::new().await;
+    let state = api.state();
+    let forward = || Api::request("GET", "/v1/forward-auth", Some(&api.one.key));
+    Api::send_to(&state, forward()).await.expect(204);
+    let counted = |text: &str| -> Vec<u64> {
+        let outcomes = ["hit", "miss", "bypass", "stale"].iter();
+        let series = |outcome| {
+            format!(r#"leadr_auth_verification_cache_lookups_total{{outcome="{outcome}"}}"#)
+        };
+        outcomes
+            .map(|outcome| value(text, &series(outcome)))
+            .collect()
+    };
+    let lease = "leadr_auth_verification_cache_lease_seconds";
+    let text = scrape(&state).await;
+    assert_eq!(counted(&text), [0, 0, 1, 0], "nobody listens");
+    assert_eq!(written(&text, lease), "0.0");
+    actix_web::rt::spawn(api.service.clone().run(std::future::pending()));
+    while api.service.statistics().cache.lease.is_zero() {
+        actix_web::rt::time::sleep(Duration::from_millis(5)).await;
+    }
+    for _ in 0..3 {
+        Api::send_to(&state, forward()).await.expect(204);
+    }
+    let text = scrape(&state).await;
+    assert_eq!(counted(&text), [2, 1, 1, 0]);
+    assert_eq!(value(&text, "leadr_auth_verification_cache_keys"), 1);
+    assert!(value(&text, "leadr_auth_verification_cache_bytes") > 0);
+    assert!(written(&text, lease).parse::<f64>().unwrap() > 0.0);
+}
+
+#[actix_web::test]
 async fn ready_is_told_as_it_is() {
     let api = Api::new().await;
     let state = api.state();

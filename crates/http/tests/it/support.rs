@@ -103,9 +103,13 @@ pub(crate) fn service(stores: Stores, clock: Arc<ManualClock>) -> Service {
 
 impl Api {
     pub(crate) async fn new() -> Self {
+        Self::on(stores()).await
+    }
+
+    pub(crate) async fn on(stores: Stores) -> Self {
         crate::traces::keep();
         let clock = Arc::new(ManualClock::new(start()));
-        let service = service(stores(), Arc::clone(&clock));
+        let service = service(stores, Arc::clone(&clock));
         let operator = generate_api_key([200; 32]);
         service.prepare(Some(&operator)).await.unwrap();
         service.readiness().set(Phase::Ready);

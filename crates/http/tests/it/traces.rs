@@ -17,7 +17,7 @@ use crate::support::{Api, service, start, stores};
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const SPAN: &str = "00f067aa0ba902b7";
 
-type Fields = BTreeMap<String, String>;
+pub(crate) type Fields = BTreeMap<String, String>;
 
 /// Every span and event of this thread, with its fields.
 #[derive(Default)]
@@ -86,18 +86,18 @@ impl Subscriber for Keeper {
 }
 
 /// Forgets what was said so far.
-fn forget() {
+pub(crate) fn forget() {
     KEPT.take();
 }
 
 /// The only span and all events since.
-fn take() -> (Fields, Vec<Fields>) {
+pub(crate) fn take() -> (Fields, Vec<Fields>) {
     let mut kept = KEPT.take();
     assert_eq!(kept.spans.len(), 1, "{:?}", kept.spans);
     (kept.spans.remove(0), kept.events)
 }
 
-fn text<'a>(fields: &'a Fields, name: &str) -> &'a str {
+pub(crate) fn text<'a>(fields: &'a Fields, name: &str) -> &'a str {
     fields.get(name).map_or("", String::as_str)
 }
 
