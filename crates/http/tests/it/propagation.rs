@@ -113,6 +113,10 @@ impl KeyRepository for Slow {
         self.0.create(key, entry).await
     }
 
+    async fn adopt(&self, key: &ApiKey, entry: &AuditDraft) -> Result<(), CreateKeyError> {
+        self.0.adopt(key, entry).await
+    }
+
     async fn get(&self, id: KeyId, rows: Rows) -> Result<Option<ApiKey>, StoreError> {
         self.0.get(id, rows).await
     }
