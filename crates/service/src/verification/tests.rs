@@ -837,3 +837,36 @@ async fn the_bound_of_zero_turns_the_cache_off() {
         assert_eq!(two.one.store.lookups(), asked + n);
     }
 }
+
+/// Whoever else has keys of the same account meanwhile, the cache takes off what it has added up.
+#[tokio::test]
+async fn what_a_key_weighs_stays_what_it_was_when_the_cache_took_it() {
+    let bench = Bench::new().await;
+    let cache = VerificationCache::new(1 << 20, Sabotage::Nothing);
+    let fill = async |key: &PlainKey, forgotten: bool| {
+        let Fill::Own(fill) = cache.begin(key.prefix_code()) else {
+            panic!("there is no other")
+        };
+        if forgotten {
+            cache.forget_key(&key.prefix());
+        }
+        fill.end(bench.service.stores.lookup.find(&key.prefix()).await)
+    };
+    let first = bench.issue("First").await.plain_key;
+    let second = bench.issue("Second").await.plain_key;
+    // The first one is in use, and not kept.
+    let in_use = fill(&first, true).await;
+    assert_eq!(cache.size(), (0, 0));
+    fill(&second, false).await.unwrap();
+    drop(in_use);
+    cache.forget_key(&second.prefix());
+    assert_eq!(cache.size(), (0, 0));
+    // Several that share an account, and go in the order in which they came.
+    for key in [&first, &second] {
+        fill(key, false).await.unwrap();
+    }
+    for key in [&first, &second] {
+        cache.forget_key(&key.prefix());
+    }
+    assert_eq!(cache.size(), (0, 0));
+}
