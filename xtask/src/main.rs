@@ -20,6 +20,7 @@ mod env;
 mod footprint;
 mod http;
 mod load;
+mod loom;
 mod manifest;
 mod markdown;
 mod migrate;
@@ -115,6 +116,12 @@ const COMMANDS: &[Entry] = &[
         summary: "restart the nodes behind haproxy one after the other, under load, and count failed requests; \
                   with --grace 0 the nodes give no warning, and some fail",
         run: rolling::command,
+    },
+    Entry {
+        name: "loom",
+        arguments: "",
+        summary: "try the cache's fence and lease in every order in which threads can meet",
+        run: loom::command,
     },
     Entry {
         name: "help",

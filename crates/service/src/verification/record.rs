@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use leadr_auth_domain::{
     Access, Account, AccountId, AccountRole, AccountStanding, Actor, ApiKey, KeyDigest, KeyId,
     KeyStanding, Origin, PepperId, Principal, Scopes, Timestamp, Verdict,
 };
+
+use super::sync::{AtomicBool, Ordering};
 
 /// What is kept of an account, once for all its keys.
 pub(crate) struct CachedAccount {
