@@ -781,6 +781,52 @@ async fn whoever_waits_for_propagation_is_answered_by_every_node() {
     assert!(before.elapsed() >= bound, "{:?}", before.elapsed());
 }
 
+/// One that is deaf, and has not found out yet, hears of no other node: that does not mean that there is none.
+#[tokio::test(start_paused = true)]
+async fn whoever_hears_nothing_waits_until_nobody_can_go_by_anything_older() {
+    let two = Two::start(VerificationConfig::default()).await;
+    two.proven().await;
+    for _ in 0..10 {
+        two.one.bench.clock.run_on(Duration::from_millis(500));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let bound = VerificationConfig::default().bound;
+    two.running[0].abort();
+    tokio::task::yield_now().await;
+    two.one.bench.clock.run_on(bound);
+    let before = tokio::time::Instant::now();
+    let told = two.one.bench.service.await_propagation().await;
+    assert!(told.propagated);
+    assert!(before.elapsed() >= bound, "{:?}", before.elapsed());
+}
+
+/// Who is to answer is known when the question has come back, since the others' ticks come in the same order.
+#[test]
+fn whoever_asks_waits_for_those_of_whom_it_hears_before_its_question_comes_back() {
+    let nodes = nodes::Nodes::default();
+    let [me, other] = [1, 2].map(|byte| NodeId::from_random_bytes([byte; 16]));
+    let at = Duration::from_secs;
+    nodes.listening(at(0));
+    let asked = nodes.ask(me, at(10));
+    assert!(asked.wait(at(2), Some(at(2))).answers_are_proof);
+    assert!(!asked.wait(at(2), None).answers_are_proof, "who knows");
+    let silent = asked.wait(at(2), Some(at(20)));
+    assert!(!silent.answers_are_proof && silent.until_is_proof);
+    assert_eq!(silent.until, at(30), "somebody may be silent for that long");
+    assert!(!*asked.answered.borrow(), "it has not come back");
+    nodes.ticked(other, at(2), at(11));
+    nodes.returned(asked.number, me, at(11));
+    assert!(!*asked.answered.borrow());
+    nodes.seen(asked.number, other);
+    assert!(*asked.answered.borrow());
+
+    let asked = nodes.ask(me, at(20));
+    nodes.lost();
+    nodes.listening(at(21));
+    nodes.returned(asked.number, me, at(21));
+    assert!(!*asked.answered.borrow(), "it may have missed a tick");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_node_that_ends_is_not_waited_for_and_not_listed() {
     let setting = Setting::unproven(VerificationConfig::default()).await;
