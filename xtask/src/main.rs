@@ -29,6 +29,7 @@ mod postgres;
 mod process;
 mod rolling;
 mod sh;
+mod simulate;
 mod test;
 mod tidy;
 
@@ -122,6 +123,13 @@ const COMMANDS: &[Entry] = &[
         arguments: "",
         summary: "try the cache's fence and lease in every order in which threads can meet",
         run: loom::command,
+    },
+    Entry {
+        name: "simulate",
+        arguments: "[--schedules <n>] [--seed <n>]",
+        summary: "put nodes on one store, in virtual time, in a million orders of steps and faults, and look at what they \
+                  accept; one schedule can be had again by its seed, and tells what happens",
+        run: simulate::command,
     },
     Entry {
         name: "help",

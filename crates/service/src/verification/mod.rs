@@ -25,12 +25,17 @@ mod fills;
 mod follow;
 mod follower;
 mod lease;
-#[cfg(all(test, leadr_loom))]
+#[cfg(test)]
+#[cfg(leadr_loom)]
 mod loom_tests;
 mod nodes;
 mod record;
+#[cfg(test)]
+#[cfg(not(leadr_loom))]
+mod simulation;
 mod sync;
-#[cfg(all(test, not(leadr_loom)))]
+#[cfg(test)]
+#[cfg(not(leadr_loom))]
 mod tests;
 
 use std::fmt;
