@@ -43,7 +43,8 @@ impl Service {
                 .get_or_init(|| NodeId::from_random_bytes(bytes)),
             Err(error) => {
                 tracing::error!(error = %Chain(&error), "this node has no id; nothing is answered from the cache");
-                return;
+                // What else runs beside this goes on.
+                return std::future::pending().await;
             }
         };
         let started_at = self.clock.now();

@@ -916,3 +916,22 @@ async fn what_a_key_weighs_stays_what_it_was_when_the_cache_took_it() {
     }
     assert_eq!(cache.size(), (0, 0));
 }
+
+/// Gives no random bytes.
+struct Dry;
+
+impl leadr_auth_ports::Entropy for Dry {
+    fn fill(&self, _: &mut [u8]) -> Result<(), leadr_auth_ports::EntropyError> {
+        Err(leadr_auth_ports::EntropyError("none left".into()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_without_an_id_goes_on_with_all_else_that_it_does() {
+    let mut service = Bench::new().await.service;
+    service.entropy = Arc::new(Dry);
+    let running = tokio::spawn(service.run(std::future::pending()));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!running.is_finished());
+    running.abort();
+}
