@@ -1048,7 +1048,7 @@ fn record(key: usize, read: Read) -> Result<Option<KeyRecord>, StoreError> {
     Ok((own != Standing::Absent).then(|| found.clone()))
 }
 
-/// Runs so many schedules; answers what was counted, or the first that goes wrong, how many came before it, and what is wrong.
+/// Runs so many schedules, and tells what happens if it is one; answers what was counted, or the first that goes wrong, how many came before it, and what is wrong.
 fn run_all(first: u64, schedules: u64, sabotage: Sabotage) -> Result<Count, (u64, String)> {
     let next = AtomicU64::new(0);
     let (count, found) = (Mutex::new(Count::default()), Mutex::new(None));
@@ -1062,7 +1062,7 @@ fn run_all(first: u64, schedules: u64, sabotage: Sabotage) -> Result<Count, (u64
                     if number >= schedules {
                         break;
                     }
-                    match run(first.wrapping_add(number), sabotage, false) {
+                    match run(first.wrapping_add(number), sabotage, schedules == 1) {
                         Ok(counted) => own.add(counted),
                         Err(fault) => {
                             let mut found = found.lock().unwrap();
@@ -1101,7 +1101,9 @@ fn nothing_is_relied_on_for_longer_than_is_promised() {
         Ok(count) => println!("{schedules} schedules, {:.1?}: {count:?}", began.elapsed()),
         Err((number, fault)) => {
             let seed = first.wrapping_add(number);
-            let _ = run(seed, Sabotage::Nothing, true);
+            if schedules > 1 {
+                let _ = run(seed, Sabotage::Nothing, true);
+            }
             panic!("{fault}; to see it again: cargo xtask simulate --seed {seed} --schedules 1");
         }
     }
