@@ -20,6 +20,7 @@ mod env;
 mod footprint;
 mod http;
 mod load;
+mod loom;
 mod manifest;
 mod markdown;
 mod migrate;
@@ -28,6 +29,7 @@ mod postgres;
 mod process;
 mod rolling;
 mod sh;
+mod simulate;
 mod test;
 mod tidy;
 
@@ -115,6 +117,19 @@ const COMMANDS: &[Entry] = &[
         summary: "restart the nodes behind haproxy one after the other, under load, and count failed requests; \
                   with --grace 0 the nodes give no warning, and some fail",
         run: rolling::command,
+    },
+    Entry {
+        name: "loom",
+        arguments: "",
+        summary: "try the cache's fence and lease in every order in which threads can meet",
+        run: loom::command,
+    },
+    Entry {
+        name: "simulate",
+        arguments: "[--schedules <n>] [--seed <n>]",
+        summary: "put nodes on one store, in virtual time, in a million orders of steps and faults, and look at what they \
+                  accept; one schedule can be had again by its seed, and tells what happens",
+        run: simulate::command,
     },
     Entry {
         name: "help",
