@@ -1,7 +1,7 @@
 //! Real reverse proxies, with the configurations of `deploy/gateways` that `docs/gateways.md` shows: whom they let in, what
 //! the application is sent, and what becomes of a client that says who it is by itself.
 //!
-//! nginx, Caddy and HAProxy are Debian's. Envoy is in no distribution, so what it sends is a recorded request here, and the
+//! nginx, Caddy and `HAProxy` are Debian's. Envoy is in no distribution, so what it sends is a recorded request here, and the
 //! same cases through Envoy itself are for those who have it: `cargo test -p leadr-auth-tests envoy -- --ignored`.
 
 mod proxies;
@@ -122,7 +122,8 @@ impl Site {
 fn head(method: &str, target: &str, headers: &[&str]) -> Vec<u8> {
     let mut text = format!("{method} {target} HTTP/1.1\r\nHost: api.example\r\n");
     for line in headers {
-        text += &format!("{line}\r\n");
+        text.push_str(line);
+        text.push_str("\r\n");
     }
     (text + "Connection: close\r\n\r\n").into_bytes()
 }
@@ -286,13 +287,15 @@ through_every_proxy! {
         for target in [
             "/docs/1", "//docs/1", "/./docs/1", "/x/../docs/1", "/x/%2e%2e/docs/1", "/%64ocs/1",
             "/docs%2f1", "/docs%2F1", "/x/..%2fdocs/1", "/x/..;/docs/1", "/x/..;a=b/docs/1",
-            "/x/..\\docs/1", "/x/..%5cdocs/1", "/docs//1", "/docs/./1", "/docs/x/../1",
+            "/docs/../things", "/docs;x/1", "/docs%3Bx/1", "/docs;/../things", "/docs/%2e%2e/things", "/x/..\\docs/1", "/x/..%5cdocs/1", "/docs//1", "/docs/./1", "/docs/x/../1",
             "http://api.example/docs/1", "http://api.example//docs/1",
         ] {
             let answer = site.get(target, &[&lacks]).await;
             for seen in site.application.take() {
                 let path = as_read_loosely(&seen.target);
                 assert!(!path.starts_with("/docs/"), "{target}: {answer:?}: {seen:?}");
+                // And as one might take it that resolves nothing.
+                assert!(!seen.target.starts_with("/docs/"), "{target}: {answer:?}: {seen:?}");
             }
         }
         site.close().await;
@@ -307,7 +310,7 @@ through_every_proxy! {
             "/", "/1", "//", "//1", "/public", "/publicity", "/public%2f..%2f1", "/public/../1", "/public/..",
             "/public/.//../1", "/public//../1", "/public//../../1", "/public/%2e%2e/1", "/public/%2E%2e/1",
             "/public/.%2e/1", "/public/%2e%2e%2f1", "/public/..%2f1", "/public/..%2F1", "/public/a/../../1",
-            "/public/..;/1", "/public/..;a=b/1", "/public/..\\1", "/public/..%5c1", "/public/%5c..%5c1",
+            "/public/..;/1", "/public;x/../1", "/public;/1", "/x;/../public/..%3b/1", "/public/..;a=b/1", "/public/..\\1", "/public/..%5c1", "/public/%5c..%5c1",
             "/public/..%00/1", "/public/%00/../1", "/%70ublic/../1", "/%2fpublic/../1", "/public/1/..%2f..%2f1",
             "//public/../1", "/1/..//public/../1", "/PUBLIC/../1", "http://api.example/public/../1",
             "http://api.example/public/..%2f1", "/public/?/../../1", "/1?/public/", "/1;/public/", "/1#/public/",
@@ -398,7 +401,8 @@ through_every_proxy! {
             for target in ["/", "/docs/1"] {
                 let answer = gateway.send(&head("GET", target, &["leadr-api-key: ldr_x"])).await;
                 let passed_on = matches!(proxy, Proxy::Caddy | Proxy::Envoy) && !status.starts_with('5');
-                let expected = if passed_on { &status[..3] } else { "503" };
+                let own = status.split(' ').next().unwrap();
+                let expected = if passed_on { own } else { "503" };
                 assert_eq!(answer.status.to_string(), expected, "{status}");
                 assert!(application.take().is_empty(), "{status} lets in");
             }
@@ -478,7 +482,7 @@ async fn expect_unavailable(gateway: &Gateway, application: &Listener, good: &st
 fn as_read_loosely(target: &str) -> String {
     let target = target.split(['?', '#']).next().unwrap();
     let path = match target.split_once("://") {
-        Some((_, rest)) => rest.find('/').map_or("/", |at| &rest[at..]),
+        Some((_, rest)) => rest.split_once('/').map_or("", |(_, path)| path),
         None => target,
     };
     let mut bytes = Vec::new();

@@ -72,15 +72,16 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// Starts one that asks at `service`, and passes on to `application`.
     pub(crate) async fn start(proxy: Proxy, service: SocketAddr, application: SocketAddr) -> Self {
+        let mut log = String::new();
         for _ in 0..3 {
             let mut gateway = Self::spawn(proxy, service, application);
             if gateway.listens().await {
                 return gateway;
             }
             // Somebody else got the port meanwhile, or the configuration is wrong.
-            eprintln!("{}", gateway.log());
+            log = gateway.log();
         }
-        panic!("{proxy:?} does not start");
+        panic!("{proxy:?} does not start: {log}");
     }
 
     fn spawn(proxy: Proxy, service: SocketAddr, application: SocketAddr) -> Self {
@@ -175,10 +176,12 @@ fn within(proxy: Proxy, text: &str, folder: &Path) -> String {
     if proxy != Proxy::Nginx {
         return text.to_owned();
     }
-    let mut own = String::from("http {\n    access_log off;\n");
-    for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
-        own += &format!("    {kind}_temp_path {}/{kind};\n", folder.display());
-    }
+    let kinds = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+    let temporary = kinds.map(|kind| format!("{kind}_temp_path {}/{kind};", folder.display()));
+    let own = format!(
+        "http {{\n    access_log off;\n    {}\n",
+        temporary.join("\n    ")
+    );
     text.replacen("http {\n", &own, 1)
 }
 

@@ -161,6 +161,7 @@ async fn serve(
         let mut words = line.split(' ').map(str::to_owned);
         let (method, target) = (words.next().unwrap(), words.next().unwrap());
         let is_head = method == "HEAD";
+        let is_last = values(&headers, "connection").contains(&"close");
         seen.lock().unwrap().push(Request {
             method,
             target,
@@ -176,12 +177,8 @@ async fn serve(
         } else {
             answer.len()
         };
-        if reader
-            .socket
-            .write_all(&answer.as_bytes()[..end])
-            .await
-            .is_err()
-        {
+        let sent = reader.socket.write_all(&answer.as_bytes()[..end]).await;
+        if sent.is_err() || is_last {
             break;
         }
     }
