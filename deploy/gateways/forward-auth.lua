@@ -1,9 +1,9 @@
--- `http-request lua.forward_auth <url>`: asks leadr-auth whether the request may pass, and refuses it otherwise.
--- For HAProxy 2.6 and newer, which has a client for HTTP in Lua.
+-- `http-request lua.forward_auth <url>`: asks leadr-auth about the request. If it may pass, the variable txn.leadr_auth is
+-- `let-in` afterwards; if it is refused, it ends here. Otherwise nothing has happened, which haproxy.cfg has to take for a no.
 
 local KEYS = { "leadr-api-key", "x-api-key", "authorization" }
 local IDENTITY = { "x-leadr-account-id", "x-leadr-key-id", "x-leadr-key-name", "x-leadr-scopes" }
-local REFUSAL = { "content-type", "www-authenticate", "retry-after" }
+local REFUSAL = { "content-type", "www-authenticate", "cache-control" }
 -- Longer than what haproxy.cfg waits for leadr-auth, twice.
 local TIMEOUT_MS = 5000
 
@@ -17,22 +17,6 @@ local function values(headers, name)
         end
     end
     return list
-end
-
-local function refuse(txn, status, headers, body)
-    local reply = txn:reply { status = status, body = body }
-    for name, list in pairs(headers) do
-        for _, value in ipairs(list) do
-            reply:add_header(name, value)
-        end
-    end
-    reply:add_header("cache-control", "no-store")
-    txn:done(reply)
-end
-
-local function unavailable(txn)
-    refuse(txn, 503, { ["content-type"] = { "application/json" }, ["retry-after"] = { "1" } },
-        '{"detail":"Service unavailable","code":"service_unavailable"}')
 end
 
 local function forward_auth(txn, url)
@@ -51,14 +35,15 @@ local function forward_auth(txn, url)
         for _, name in ipairs(IDENTITY) do
             txn.http:req_set_header(name, values(answer.headers, name)[1] or "")
         end
+        txn:set_var("txn.leadr_auth", "let-in")
     elseif status == 401 or status == 403 then
-        local kept = {}
+        local reply = txn:reply { status = status, body = answer.body }
         for _, name in ipairs(REFUSAL) do
-            kept[name] = values(answer.headers, name)
+            for _, value in ipairs(values(answer.headers, name)) do
+                reply:add_header(name, value)
+            end
         end
-        refuse(txn, status, kept, answer.body)
-    else
-        unavailable(txn)
+        txn:done(reply)
     end
 end
 

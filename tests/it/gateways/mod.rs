@@ -528,6 +528,26 @@ fn paths_are_read_loosely() {
     }
 }
 
+/// After an error in Lua `HAProxy` goes on with the request.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_error_in_the_script_lets_nobody_in() {
+    let site = Site::open(Proxy::Haproxy).await;
+    let key = site.key("Build", None).await;
+    let (service, application) = (site.system.address, &site.application);
+    let gateway = Gateway::start_altered(Proxy::Haproxy, service, application.address, |text| {
+        text.replace(
+            "    local asked =",
+            "    error('broken')\n    local asked =",
+        )
+    })
+    .await;
+    let good = format!("leadr-api-key: {}", key.plain);
+    expect_unavailable(&gateway, application, &good).await;
+    let log = gateway.log();
+    assert!(log.contains("broken"), "{log}");
+    site.close().await;
+}
+
 /// What Envoy's filter sends, byte by byte, and what it needs of the answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_request_that_envoy_was_recorded_with() {

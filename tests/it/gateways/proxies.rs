@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
@@ -72,9 +73,19 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// Starts one that asks at `service`, and passes on to `application`.
     pub(crate) async fn start(proxy: Proxy, service: SocketAddr, application: SocketAddr) -> Self {
+        Self::start_altered(proxy, service, application, str::to_owned).await
+    }
+
+    /// The same, with files that `alter` has changed.
+    pub(crate) async fn start_altered(
+        proxy: Proxy,
+        service: SocketAddr,
+        application: SocketAddr,
+        alter: fn(&str) -> String,
+    ) -> Self {
         let mut log = String::new();
         for _ in 0..3 {
-            let mut gateway = Self::spawn(proxy, service, application);
+            let mut gateway = Self::spawn(proxy, service, application, alter);
             if gateway.listens().await {
                 return gateway;
             }
@@ -84,7 +95,12 @@ impl Gateway {
         panic!("{proxy:?} does not start: {log}");
     }
 
-    fn spawn(proxy: Proxy, service: SocketAddr, application: SocketAddr) -> Self {
+    fn spawn(
+        proxy: Proxy,
+        service: SocketAddr,
+        application: SocketAddr,
+        alter: fn(&str) -> String,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let address = free_address();
         let own = [
@@ -95,7 +111,7 @@ impl Gateway {
         ];
         for name in [proxy.configuration(), "forward-auth.lua"] {
             let text = std::fs::read_to_string(Path::new(FOLDER).join(name)).unwrap();
-            let text = with_ports(&text, &own);
+            let text = with_ports(&alter(&text), &own);
             std::fs::write(
                 folder.path().join(name),
                 within(proxy, &text, folder.path()),
@@ -157,7 +173,7 @@ impl Drop for Gateway {
     }
 }
 
-/// The configuration with other ports than those which its first lines name. Those that the system gives have five digits.
+/// The configuration with other ports than those which its first lines name. None of the others begins like one of these.
 fn with_ports(text: &str, ports: &[(&str, SocketAddr)]) -> String {
     let mut text = text.to_owned();
     for (port, address) in ports {
@@ -185,10 +201,21 @@ fn within(proxy: Proxy, text: &str, folder: &Path) -> String {
     text.replacen("http {\n", &own, 1)
 }
 
-/// A free port of this machine's own address.
+/// A port that is free and stays so: the system gives none of these to whoever asks for any, as all other tests do, and this
+/// process gives none twice.
 fn free_address() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Other processes that run these tests begin elsewhere.
+    let begin = std::process::id().wrapping_mul(97);
+    loop {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let offset = begin.wrapping_add(step.into()) % 10_000;
+        let port = 20_000 + u16::try_from(offset).unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if std::net::TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
 }
 
 /// Where the program is. `/usr/sbin`, where Debian has servers, is not on everybody's path.
