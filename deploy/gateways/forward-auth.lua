@@ -31,7 +31,7 @@ local function forward_auth(txn, url)
 
     local answer = core.httpclient():get { url = url, headers = headers, timeout = TIMEOUT_MS }
     local status = answer and answer.status
-    if status == 200 then
+    if status and status >= 200 and status < 300 then
         for _, name in ipairs(IDENTITY) do
             txn.http:req_set_header(name, values(answer.headers, name)[1] or "")
         end

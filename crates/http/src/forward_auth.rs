@@ -1,4 +1,4 @@
-//! `/v1/forward-auth`: what a reverse proxy asks about each request before it passes it on.
+//! `/v1/forward-auth` and `/v1/ext-authz`: what a reverse proxy asks about each request before it passes it on.
 //!
 //! The proxy sends the request's head here. A status of 2xx lets the request pass, with the headers of the answer added to
 //! it; any other answer goes to the client. So this is asked once for each request of somebody else's, and takes no detour:
@@ -7,6 +7,7 @@
 
 use std::fmt::Write as _;
 
+use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse};
 use leadr_auth_domain::{Scope, Scopes};
@@ -44,7 +45,7 @@ pub(crate) struct ForwardAuthQuery {
     get, path = "/v1/forward-auth", tag = "Verification", params(ForwardAuthQuery),
     responses(
         (
-            status = 200, description = "It may",
+            status = 204, description = "It may",
             headers(
                 ("X-Leadr-Account-Id" = Uuid, description = "The account that the key belongs to"),
                 ("X-Leadr-Key-Id" = Uuid, description = "The key's id"),
@@ -56,17 +57,41 @@ pub(crate) struct ForwardAuthQuery {
     ),
 )]
 pub(crate) async fn forward_auth(request: HttpRequest) -> Result<HttpResponse, ApiError> {
-    let (key, state) = presented_to_us(&request)?;
+    admit(&request, StatusCode::NO_CONTENT).await
+}
+
+/// May this request pass? As `/v1/forward-auth`, for Envoy, which passes a request on for a 200 and for nothing else.
+#[utoipa::path(
+    get, path = "/v1/ext-authz", tag = "Verification", params(ForwardAuthQuery),
+    responses(
+        (
+            status = 200, description = "It may",
+            headers(
+                ("X-Leadr-Account-Id" = Uuid, description = "The account that the key belongs to"),
+                ("X-Leadr-Key-Id" = Uuid, description = "The key's id"),
+                ("X-Leadr-Key-Name" = String, description = "What people call the key, as percent-encoded UTF-8"),
+                ("X-Leadr-Scopes" = String, description = "What it may be used for, separated by spaces; `*` if it has all rights of its account, empty if it has none"),
+            ),
+        ),
+        (status = 403, description = "The key lacks a scope that the query asks for", body = crate::error::ErrorBody),
+    ),
+)]
+pub(crate) async fn ext_authz(request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    admit(&request, StatusCode::OK).await
+}
+
+/// Answers with a status that lets the request pass, or refuses it.
+async fn admit(request: &HttpRequest, pass: StatusCode) -> Result<HttpResponse, ApiError> {
+    let (key, state) = presented_to_us(request)?;
     let key = verify(&state.service, &key).await?;
     // For the log, whatever comes of it.
     request.extensions_mut().insert(key.clone());
-    if let Some(scope) = first_missing(&request, &key)? {
+    if let Some(scope) = first_missing(request, &key)? {
         return Err(ApiError::ScopeLacking(scope));
     }
     let name = encode(key.name()).map_err(ApiError::internal)?;
     let scopes = scopes(key.scopes()).map_err(ApiError::internal)?;
-    // Not 204, which this looks like: Envoy passes a request on for a 200 only.
-    Ok(HttpResponse::Ok()
+    Ok(HttpResponse::build(pass)
         .insert_header((ACCOUNT_ID, id(key.account_id().as_uuid())?))
         .insert_header((KEY_ID, id(key.id().as_uuid())?))
         .insert_header((KEY_NAME, name))

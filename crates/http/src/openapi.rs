@@ -28,6 +28,7 @@ use crate::{accounts, api_keys, audit, docs, forward_auth, health, me, verify};
         verify::verify_key,
         verify::verify_keys,
         forward_auth::forward_auth,
+        forward_auth::ext_authz,
         accounts::create_account,
         accounts::list_accounts,
         accounts::get_account,

@@ -115,6 +115,7 @@ routes! {
     /// Every route of the API. They are looked through from the top, so those come first that are asked most.
     ROUTES, configure
     "/v1/forward-auth" { ANY Key [] forward_auth::forward_auth }
+    "/v1/ext-authz" { ANY Key [] forward_auth::ext_authz }
     "/v1/verify" { POST Key [KeysVerify] verify::verify_key }
     "/v1/verify/batch" { POST Key [KeysVerify] verify::verify_keys }
     "/" { GET Anyone [] health::index }

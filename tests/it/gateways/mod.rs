@@ -427,9 +427,10 @@ through_every_proxy! {
         let lines = [
             "leadr-api-key: a", "X-API-Key: b", "Authorization: Basic Yg==", "Cookie: secret=1", "Content-Length: 4",
         ];
+        let path = if proxy == Proxy::Envoy { "/v1/ext-authz" } else { "/v1/forward-auth" };
         for (target, asked) in [
-            ("/things?a=b", "/v1/forward-auth"),
-            ("/docs/1?scope=x", "/v1/forward-auth?scope=docs:read"),
+            ("/things?a=b", path.to_owned()),
+            ("/docs/1?scope=x", format!("{path}?scope=docs:read")),
         ] {
             let request = [head("POST", target, &lines), b"body".to_vec()].concat();
             for _ in 0..3 {

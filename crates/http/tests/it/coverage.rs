@@ -59,6 +59,12 @@ const CASES: &[Case] = &[
         foreigner: Foreigner::OwnOnly,
     },
     Case {
+        method: ANY,
+        path: "/v1/ext-authz",
+        body: None,
+        foreigner: Foreigner::OwnOnly,
+    },
+    Case {
         method: "POST",
         path: "/v1/api-keys",
         body: Some(|api| json!({"account_id": api.one.account, "name": "Stolen"})),
@@ -276,7 +282,7 @@ async fn a_tenant_reaches_nothing_of_another() {
                 assert!(!existing.text.contains(&api.one.account), "{name}");
             }
             // It is about whoever calls.
-            Foreigner::OwnOnly if route.path == "/v1/forward-auth" => {
+            Foreigner::OwnOnly if existing.text.is_empty() => {
                 assert_eq!(existing.header("x-leadr-account-id"), api.two.account);
             }
             Foreigner::OwnOnly => {

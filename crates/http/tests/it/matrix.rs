@@ -78,6 +78,15 @@ const ROWS: &[Row] = &[
         operators_only: false,
         names: Names::Nothing,
         body: None,
+        success: 204,
+    },
+    Row {
+        method: ANY,
+        path: "/v1/ext-authz",
+        needs: None,
+        operators_only: false,
+        names: Names::Nothing,
+        body: None,
         success: 200,
     },
     Row {
