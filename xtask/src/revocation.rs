@@ -253,13 +253,19 @@ fn under(
     } else {
         Times::long(BOUND)
     };
+    let before = system.cached()?;
     let mut cycles = 0;
     let log = load::run(&plan, |is_over| {
         cycles = faults::go_on(fault, system, times, is_over)?;
         Ok(())
     })?;
     system.still_runs()?;
+    let after = system.cached()?;
     Ok(Report {
+        cached: (
+            after.0.saturating_sub(before.0),
+            after.1.saturating_sub(before.1),
+        ),
         fault,
         how: system.how(),
         cycles,

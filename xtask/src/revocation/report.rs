@@ -21,6 +21,8 @@ pub(crate) struct Report {
     pub(crate) fault: Fault,
     pub(crate) how: Option<&'static str>,
     pub(crate) cycles: u64,
+    /// How many keys the caches of the nodes knew, and how many were looked up in them.
+    pub(crate) cached: (u64, u64),
     pub(crate) lasted: Duration,
     /// Why stops had to be asked for again, and how often.
     pub(crate) repeated: BTreeMap<String, u64>,
@@ -38,7 +40,7 @@ impl Report {
         let _ = write!(
             text,
             "{}: {} keys stopped, {} unknown; elsewhere p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms (seen to within {:.1} ms, p99 {:.1} ms); \
-             {} violations\n  {} verifications ({:.0}/s), {} answered 503, {} not at all; stops repeated {}; \
+             {} violations\n  {} verifications ({:.0}/s), {:.0} % from memory, {} answered 503, {} not at all; stops repeated {}; \
              {heard} of {waited} that waited were heard everywhere; {} times in {:.0} s",
             self.fault.name(),
             verdict.stopped,
@@ -51,6 +53,7 @@ impl Report {
             verdict.violations.len(),
             verdict.verifications,
             self.per_second(),
+            self.hit_rate() * 1e2,
             verdict.unable,
             verdict.silent,
             self.repetitions(),
@@ -85,6 +88,7 @@ impl Report {
             "described": described.map(ToString::to_string).collect::<Vec<_>>(),
             "verifications": verdict.verifications,
             "per_second": self.per_second(),
+            "from_memory": self.hit_rate(),
             "unable": verdict.unable,
             "silent": verdict.silent,
             "stops_repeated": self.repeated,
@@ -103,6 +107,12 @@ impl Report {
             text.push(')');
         }
         text
+    }
+
+    fn hit_rate(&self) -> f64 {
+        let (hits, all) = self.cached;
+        let number = |number: u64| f64::from(u32::try_from(number).unwrap_or(u32::MAX));
+        number(hits) / number(all.max(1))
     }
 
     fn per_second(&self) -> f64 {
@@ -131,6 +141,7 @@ mod tests {
             fault,
             how: None,
             cycles: 1,
+            cached: (9, 10),
             lasted: Duration::from_secs(10),
             repeated: BTreeMap::from([("503".to_owned(), 2)]),
             everywhere: (0, 0),

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::apt;
+use crate::http::{Connection, Said};
 use crate::load::{hex, key_of, random};
 use crate::node::{Node, Plan, Scratch};
 use crate::postgres::{self, Server};
@@ -60,6 +61,8 @@ impl Parts<'_> {
 pub(crate) struct System {
     pub(crate) operator: String,
     members: Vec<(Plan, Node)>,
+    /// Where each shows its metrics.
+    metrics: Vec<SocketAddr>,
     between: Between,
     server: Server,
     scratch: Scratch,
@@ -96,6 +99,7 @@ impl System {
         let mut system = Self {
             operator: key_of(&random()?),
             members: Vec::new(),
+            metrics: Vec::new(),
             between,
             server,
             scratch: Scratch::new("revocation")?,
@@ -130,6 +134,9 @@ impl System {
             plan.prefix = network.prefix();
             plan.address = network.node();
         }
+        let metrics = SocketAddr::from((plan.address, postgres::free_port()?));
+        plan.settings.push(("METRICS_LISTEN", metrics.to_string()));
+        self.metrics.push(metrics);
         let node = plan.start()?;
         self.members.push((plan, node));
         Ok(())
@@ -140,6 +147,20 @@ impl System {
             .iter()
             .map(|(plan, _)| plan.listens_at())
             .collect()
+    }
+
+    /// What the caches of all nodes did up to now: how often they answered, and how often they were asked.
+    pub(crate) fn cached(&self) -> Outcome<(u64, u64)> {
+        let (mut hits, mut all) = (0, 0);
+        for address in &self.metrics {
+            let answer =
+                Connection::at(*address, UP_TIMEOUT).send("GET", "/metrics", Said::default());
+            let text = answer.map_err(Failure::when("reading metrics"))?.body;
+            let (some, of) = lookups(&text);
+            hits += some;
+            all += of;
+        }
+        Ok((hits, all))
     }
 
     /// Fails if a node has ended.
@@ -270,6 +291,23 @@ impl Replication {
             }
         }
     }
+}
+
+/// Those that the cache answered, and all.
+fn lookups(metrics: &str) -> (u64, u64) {
+    let lines = metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("leadr_auth_verification_cache_lookups_total"));
+    lines.fold((0, 0), |(hits, all), line| {
+        let (labels, number) = line.rsplit_once(' ').unwrap_or_default();
+        let number: u64 = number.parse().unwrap_or_default();
+        let hit = if labels.contains("\"hit\"") {
+            number
+        } else {
+            0
+        };
+        (hits + hit, all + number)
+    })
 }
 
 /// From then on nothing is acknowledged that the standby does not have.
@@ -445,5 +483,19 @@ impl Pooler {
     fn find() -> Option<PathBuf> {
         let debian = PathBuf::from("/usr/sbin/pgbouncer");
         sh::find("pgbouncer").or_else(|| debian.is_file().then_some(debian))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lookups_are_read_from_metrics() {
+        let text = "# TYPE leadr_auth_verification_cache_lookups_total counter\n\
+                    leadr_auth_verification_cache_lookups_total{outcome=\"hit\"} 7\n\
+                    leadr_auth_verification_cache_lookups_total{outcome=\"miss\"} 2\n\
+                    leadr_auth_verification_cache_keys 5\n";
+        assert_eq!(lookups(text), (7, 9));
     }
 }
