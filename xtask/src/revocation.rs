@@ -188,11 +188,11 @@ fn run(options: &Options) -> Outcome {
         let report = if options.short && fault.is_possible_listening() {
             let system = match &mut shared {
                 Some(system) => system,
-                None => shared.insert(System::start(Shape::Listening, parts)?),
+                None => shared.insert(System::start("short", Shape::Listening, parts)?),
             };
             one(*fault, system, options, &mut chance)
         } else {
-            let mut system = System::start(fault.shape(), parts)?;
+            let mut system = System::start(fault.name(), fault.shape(), parts)?;
             one(*fault, &mut system, options, &mut chance)
         }?;
         if options.json {
@@ -220,7 +220,7 @@ fn one(
     let is_bad = outcome
         .as_ref()
         .map_or(true, |report| !report.verdict.violations.is_empty());
-    if is_bad {
+    if is_bad && options.sabotage.is_none() {
         let kept = system.keep();
         eprintln!("the logs of the nodes are in {}", kept.display());
     }

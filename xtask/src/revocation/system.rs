@@ -86,7 +86,7 @@ struct Replication {
 }
 
 impl System {
-    pub(crate) fn start(shape: Shape, parts: Parts<'_>) -> Outcome<Self> {
+    pub(crate) fn start(name: &str, shape: Shape, parts: Parts<'_>) -> Outcome<Self> {
         let mut settings = parts.database();
         if shape == Shape::Apart {
             settings.push("listen_addresses=*");
@@ -102,7 +102,7 @@ impl System {
             metrics: Vec::new(),
             between,
             server,
-            scratch: Scratch::new("revocation")?,
+            scratch: Scratch::new(&format!("revocation-{name}"))?,
         };
         let secret = hex(&random()?);
         for node in 0..NODES {
