@@ -81,6 +81,9 @@ impl Fault {
     }
 }
 
+/// So long it takes at most until connections have ended.
+const CUT: Duration = Duration::from_millis(150);
+
 /// How long what goes on.
 #[derive(Clone, Copy)]
 pub(crate) struct Times {
@@ -150,16 +153,25 @@ fn cycle(
             pause(2 * times.between, is_over);
         }
         Fault::ListenerBlackHoled => {
-            // One after the other, and then all at once; what was not passed on arrives late, or never.
+            // One after the other, and then all at once.
             let node = (turn < NODES).then_some(turn);
-            system.listening(node, Way::Silent);
-            pause(times.cut, is_over);
-            if number % 2 == 1 {
+            if number % 3 == 2 {
+                // Nothing is heard while a node connects anew, which takes its time. What it knows is good still.
                 system.listening(node, Way::Cut);
-                thread::sleep(Duration::from_millis(50));
+                thread::sleep(CUT);
+                system.listening(node, Way::Silent);
+                pause(times.between, is_over);
+            } else {
+                system.listening(node, Way::Silent);
+                pause(times.cut, is_over);
+            }
+            if number % 3 == 1 {
+                // What was not passed on never arrives; otherwise it arrives late.
+                system.listening(node, Way::Cut);
+                thread::sleep(CUT);
             }
             system.listening(node, Way::Open);
-            pause(times.bound, is_over);
+            pause(times.bound + times.between, is_over);
         }
         Fault::NodeCutOff => {
             system.cut_off(true)?;
