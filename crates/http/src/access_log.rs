@@ -22,7 +22,8 @@ use uuid::Uuid;
 
 use crate::credential::{RequestId, authenticated_by};
 use crate::error::ApiError;
-use crate::routes::pattern;
+use crate::hex::{hex_digits, push_hex};
+use crate::routes::{pattern, resource_of};
 use crate::trace_context::{Parent, TRACERESPONSE, TraceContext, trace_state};
 use crate::{State, run_to_end};
 
@@ -50,14 +51,18 @@ pub(crate) async fn observe(
     let n = state.next_request();
     let instance = state.config.instance;
     let ids = Ids {
-        request: request_id(&request).unwrap_or_else(|| format!("{instance:016x}-{n:x}").into()),
+        request: request_id(&request).unwrap_or_else(|| new_request_id(instance, n)),
         trace: TraceContext::new(request.headers(), instance, n),
     };
     let span = span(&request, &ids);
     request
         .extensions_mut()
         .insert(RequestId(Arc::clone(&ids.request)));
-    let response = next.call(request).instrument(span.clone()).await?;
+    let response = if span.is_disabled() {
+        next.call(request).await?
+    } else {
+        next.call(request).instrument(span.clone()).await?
+    };
     let mut response = match note_refusal(&state, &response).await {
         Ok(()) => response.map_into_left_body(),
         Err(error) => {
@@ -70,7 +75,7 @@ pub(crate) async fn observe(
     if let Ok(value) = HeaderValue::from_str(&ids.request) {
         headers.insert(REQUEST_ID, value);
     }
-    if let Ok(value) = HeaderValue::try_from(ids.trace.to_string()) {
+    if let Ok(value) = HeaderValue::try_from(ids.trace.to_text()) {
         headers.insert(TRACERESPONSE, value);
     }
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -80,12 +85,11 @@ pub(crate) async fn observe(
         let head = response.response_mut().head_mut();
         head.set_connection_type(ConnectionType::Close);
     }
-    let (method, route) = (
-        method(response.request().method()),
-        pattern(response.request()),
-    );
+    let resource = resource_of(response.request());
+    let (method, route) = (method(response.request().method()), pattern(resource));
     let requests = state.metrics.requests();
-    requests.count(method, route, response.status(), duration);
+    let counted = resource.map(|resource| &resource.counted);
+    requests.count(counted, method, route, response.status(), duration);
     end(&span, method, route, response.status());
     log(&response, &ids, method, route, duration);
     Ok(response)
@@ -109,7 +113,11 @@ async fn note_refusal(
     };
     let mut ids = request.match_info().iter();
     let refusal = Refusal {
-        request: format!("{} {}", method(request.method()), pattern(request)),
+        request: format!(
+            "{} {}",
+            method(request.method()),
+            pattern(resource_of(request))
+        ),
         code: refused.code(),
         scope: refused.scope(),
         target: ids
@@ -142,6 +150,14 @@ fn request_id(request: &ServiceRequest) -> Option<Arc<str>> {
     };
     let given = request.headers().get(REQUEST_ID)?.to_str().ok();
     given.filter(well_formed).map(Arc::from)
+}
+
+fn new_request_id(instance: u64, n: u64) -> Arc<str> {
+    let mut id = String::with_capacity(33);
+    push_hex(&mut id, instance.into(), 16);
+    id.push('-');
+    push_hex(&mut id, n.into(), hex_digits(n));
+    id.into()
 }
 
 /// The request as a span: see [`REQUEST_SPAN`].

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use actix_web::dev::Payload;
-use actix_web::http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use actix_web::http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use actix_web::{FromRequest, HttpMessage as _, HttpRequest, web};
 use leadr_auth_domain::{
     Access, AccountId, Actor, KeyId, KeyRecord, OperatorAccess, PlainKey, Principal, Right, Scope,
@@ -71,15 +71,18 @@ pub(crate) fn authenticated_by(request: &HttpRequest) -> Option<(KeyId, AccountI
 /// By which a request is found again: for the audit trail.
 pub(crate) struct RequestId(pub(crate) Arc<str>);
 
+const LEADR_API_KEY: HeaderName = HeaderName::from_static("leadr-api-key");
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
 /// The one key that a request presents.
 ///
 /// More than one is refused, also where they are the same: which of them counts is a matter of opinion, and a proxy in front
 /// may hold another one. The URL is not looked at: keys in URLs end up in logs and histories.
 pub(crate) fn presented_key(headers: &HeaderMap) -> Result<PlainKey, ApiError> {
-    let authorization = || headers.get_all(AUTHORIZATION);
+    let authorization = || headers.get_all(&AUTHORIZATION);
     let mut keys = headers
-        .get_all("leadr-api-key")
-        .chain(headers.get_all("x-api-key"))
+        .get_all(&LEADR_API_KEY)
+        .chain(headers.get_all(&X_API_KEY))
         .map(text)
         .chain(authorization().filter_map(bearer))
         .filter(|key| !key.is_empty());
@@ -232,7 +235,6 @@ impl FromRequest for RequireOperator {
 
 #[cfg(test)]
 mod tests {
-    use actix_web::http::header::HeaderName;
     use leadr_auth_domain::generate_api_key;
 
     use super::*;

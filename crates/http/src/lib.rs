@@ -27,6 +27,7 @@ mod error;
 mod fields;
 mod forward_auth;
 mod health;
+mod hex;
 mod me;
 mod metrics;
 pub mod openapi;

@@ -7,6 +7,7 @@
 //! To add a metric about requests: a field of [`RequestMetrics`]. About anything else: a number in the service's
 //! `Statistics`, and its line in [`Scrape`].
 
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
 use std::fmt::Write as _;
@@ -116,6 +117,7 @@ impl RequestMetrics {
     /// Counts an answer. `method` and `route` are words of this program's; a client's own do not live as long.
     pub(crate) fn count(
         &self,
+        counted: Option<&Counted>,
         method: &'static str,
         route: &'static str,
         status: StatusCode,
@@ -126,11 +128,39 @@ impl RequestMetrics {
             route,
             status: status.as_u16(),
         };
-        self.requests.get_or_create(&labels).inc();
-        self.durations
-            .get_or_create(&RouteLabel { route })
-            .observe(duration.as_secs_f64());
+        let request = || self.requests.get_or_create(&labels).clone();
+        let durations = || self.durations.get_or_create(&RouteLabel { route }).clone();
+        let seconds = duration.as_secs_f64();
+        match counted {
+            None => {
+                request().inc();
+                durations().observe(seconds);
+            }
+            Some(Counted {
+                requests,
+                durations: known,
+            }) => {
+                known.get_or_init(durations).observe(seconds);
+                let mut requests = requests.borrow_mut();
+                let known = requests.iter().find(|(of, _)| *of == labels);
+                if let Some((_, counter)) = known {
+                    counter.inc();
+                } else {
+                    let fresh = request();
+                    fresh.inc();
+                    requests.push((labels, fresh));
+                }
+            }
+        }
     }
+}
+
+/// The metrics of one route, as far as a worker has needed them. To find one among all takes longer than to count, and a route has
+/// a few.
+#[derive(Default)]
+pub(crate) struct Counted {
+    requests: RefCell<Vec<(RequestLabels, Counter)>>,
+    durations: OnceCell<Histogram>,
 }
 
 /// Asks the service for its numbers whenever they are to be shown.

@@ -6,6 +6,7 @@ use actix_web::{HttpRequest, Route as ActixRoute, guard};
 use leadr_auth_domain::Right;
 
 use crate::error::ApiError;
+use crate::metrics::Counted;
 use crate::{accounts, api_keys, audit, docs, forward_auth, health, me, metrics, verify};
 
 /// Who may call a route.
@@ -38,18 +39,22 @@ pub struct Route {
 pub const ANY: &str = "ANY";
 
 /// The part of a table that is one path's.
-#[derive(Clone, Copy)]
-struct Resource {
+pub(crate) struct Resource {
     /// The path, with parameters in braces: a word of this program's, unlike the request's path.
     pattern: &'static str,
     routes: &'static [Route],
+    /// What this worker has counted of it.
+    pub(crate) counted: Counted,
 }
 
-/// The pattern of the route that a request found; `unknown` where it found none.
-pub(crate) fn pattern(request: &HttpRequest) -> &'static str {
-    request
-        .app_data::<Resource>()
-        .map_or("unknown", |resource| resource.pattern)
+/// The part of the table that a request found, if it did.
+pub(crate) fn resource_of(request: &HttpRequest) -> Option<&Resource> {
+    request.app_data::<Resource>()
+}
+
+/// The pattern of what a request found; `unknown` where it found nothing.
+pub(crate) fn pattern(resource: Option<&Resource>) -> &'static str {
+    resource.map_or("unknown", |resource| resource.pattern)
 }
 
 /// The row of the table by which a request is served, if it is.
@@ -58,7 +63,7 @@ pub(crate) fn route_of(request: &HttpRequest) -> Option<&'static Route> {
         &Method::HEAD => &Method::GET,
         method => method,
     };
-    let mut routes = request.app_data::<Resource>()?.routes.iter();
+    let mut routes = resource_of(request)?.routes.iter();
     routes.find(|route| route.method == method.as_str() || route.method == ANY)
 }
 
@@ -87,13 +92,17 @@ macro_rules! routes {
                     who: Who::$who,
                     needs: &[$(Right::$right)*],
                 }),+];
-                let resource = Resource { pattern: $path, routes: ROUTES };
+                let resource = Resource {
+                    pattern: $path,
+                    routes: ROUTES,
+                    counted: Counted::default(),
+                };
                 config.service(
                     web::resource($path)
                         .app_data(resource)
                         $(.route(route(methods::$method).to($handler)))+
                         .default_service(web::to(move || {
-                            let error = ApiError::MethodNotAllowed { allow: allow(resource.routes) };
+                            let error = ApiError::MethodNotAllowed { allow: allow(ROUTES) };
                             async { Err::<&str, _>(error) }
                         })),
                 );
@@ -103,8 +112,11 @@ macro_rules! routes {
 }
 
 routes! {
-    /// Every route of the API.
+    /// Every route of the API. They are looked through from the top, so those come first that are asked most.
     ROUTES, configure
+    "/v1/forward-auth" { ANY Key [] forward_auth::forward_auth }
+    "/v1/verify" { POST Key [KeysVerify] verify::verify_key }
+    "/v1/verify/batch" { POST Key [KeysVerify] verify::verify_keys }
     "/" { GET Anyone [] health::index }
     "/livez" { GET Anyone [] health::livez }
     "/readyz" { GET Anyone [] health::readyz }
@@ -113,9 +125,6 @@ routes! {
     "/docs/{asset}" { GET Asset [] docs::asset }
     "/v1/health" { GET Anyone [] health::health }
     "/v1/me" { GET Key [] me::who_am_i }
-    "/v1/verify" { POST Key [KeysVerify] verify::verify_key }
-    "/v1/verify/batch" { POST Key [KeysVerify] verify::verify_keys }
-    "/v1/forward-auth" { ANY Key [] forward_auth::forward_auth }
     "/v1/api-keys" { POST Key [KeysWrite] api_keys::create_api_key, GET Key [KeysRead] api_keys::list_api_keys }
     "/v1/api-keys/{key_id}" { GET Key [KeysRead] api_keys::get_api_key, PATCH Key [KeysWrite] api_keys::update_api_key }
     "/v1/accounts" { POST Operator [AccountsWrite] accounts::create_account, GET Key [AccountsRead] accounts::list_accounts }

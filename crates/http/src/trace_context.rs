@@ -9,6 +9,8 @@ use std::num::{NonZeroU64, NonZeroU128};
 use actix_web::http::header::{HeaderMap, HeaderName};
 use leadr_auth_domain::redact_keys;
 
+use crate::hex::push_hex;
+
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
@@ -135,10 +137,24 @@ impl TraceContext {
 
 impl fmt::Display for TraceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.to_text())
+    }
+}
+
+impl TraceContext {
+    /// The value of `traceresponse`.
+    pub(crate) fn to_text(self) -> String {
         // The client's flags go back as they came. Whether a trace that begins here is recorded is not known here; and its id
         // is not random by the letter of the specification.
         let flags = self.parent.map_or(0, |parent| parent.flags);
-        write!(f, "00-{}-{}-{flags:02x}", self.trace_id, self.span_id)
+        let mut text = String::with_capacity(55);
+        text.push_str("00-");
+        push_hex(&mut text, self.trace_id.0.get(), 32);
+        text.push('-');
+        push_hex(&mut text, self.span_id.0.get().into(), 16);
+        text.push('-');
+        push_hex(&mut text, flags.into(), 2);
+        text
     }
 }
 

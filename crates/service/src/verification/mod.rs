@@ -36,7 +36,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use leadr_auth_domain::{Access, NodeId, PlainKey, PrefixCode, Verdict};
+use leadr_auth_domain::{Access, Keyring, NodeId, PlainKey, PrefixCode, Verdict};
 
 pub(crate) use changes::watched;
 pub use follow::Propagation;
@@ -216,7 +216,8 @@ impl Service {
         reach: Access,
         key: &PlainKey,
     ) -> Result<Verification, StoreError> {
-        let found = self.find_verified(key).await?;
+        let ring = self.keyring();
+        let found = self.find_verified(&ring, key).await?;
         let Some(found) = found.filter(|found| reach.reaches(found.account_id())) else {
             return Ok(Verification::Refused(Verdict::Unknown, None));
         };
@@ -235,8 +236,11 @@ impl Service {
     }
 
     /// This very key, whatever its state; `None` where the prefix is unknown or the secret is another.
-    async fn find_verified(&self, key: &PlainKey) -> Result<Option<VerifiedKey>, StoreError> {
-        let ring = self.keyring();
+    async fn find_verified(
+        &self,
+        ring: &Keyring,
+        key: &PlainKey,
+    ) -> Result<Option<VerifiedKey>, StoreError> {
         let began = self.lease_time();
         if self.verifier.cache.may_answer(began) {
             match self.verifier.cache.get(key.prefix_code()) {
@@ -249,7 +253,7 @@ impl Service {
                 // Under a secret that this process does not have it may have been hashed anew meanwhile.
                 Some(Known::Key(known)) if ring.get(known.pepper_id()).is_some() => {
                     count(&self.verifier.counters.hits);
-                    return self.compare(key, VerifiedKey(known)).await;
+                    return self.compare(ring, key, VerifiedKey(known)).await;
                 }
                 Some(Known::Key(_)) | None => count(&self.verifier.counters.misses),
             }
@@ -261,7 +265,7 @@ impl Service {
             Err(error) => self.known_before(key.prefix_code(), began, error)?,
         };
         if let Some(found) = found {
-            return self.compare(key, VerifiedKey(found)).await;
+            return self.compare(ring, key, VerifiedKey(found)).await;
         }
         ring.verify_against_nothing(key);
         Ok(None)
@@ -270,10 +274,10 @@ impl Service {
     /// Is the key the one that was found?
     async fn compare(
         &self,
+        ring: &Keyring,
         key: &PlainKey,
         found: VerifiedKey,
     ) -> Result<Option<VerifiedKey>, StoreError> {
-        let ring = self.keyring();
         match ring.verify_digest(key, found.pepper_id(), found.digest()) {
             Some(true) => Ok(Some(found)),
             Some(false) => {
