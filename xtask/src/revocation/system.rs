@@ -293,6 +293,18 @@ impl Replication {
     }
 }
 
+/// Whether `PgBouncer`, by what it says of its version, can lend a connection for one transaction to those who prepare statements.
+fn keeps_statements(said: &str) -> bool {
+    let version = said.split_whitespace().nth(1).unwrap_or_default();
+    let mut numbers = version
+        .split('.')
+        .map_while(|number| number.parse::<u32>().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(major), Some(minor)) => (major, minor) >= (1, 21),
+        _ => false,
+    }
+}
+
 /// Those that the cache answered, and all.
 fn lookups(metrics: &str) -> (u64, u64) {
     let lines = metrics
@@ -434,6 +446,13 @@ struct Pooler {
 impl Pooler {
     fn start(server: &Server) -> Outcome<Self> {
         let program = Self::find_or_install()?;
+        let said = sh::output(sh::command(&program).arg("--version"))?;
+        if !keeps_statements(&said) {
+            return Err(Failure::new(format!(
+                "{} keeps no prepared statements in transaction mode, which 1.21 and later do: put one on the PATH",
+                said.lines().next().unwrap_or("this PgBouncer")
+            )));
+        }
         let port = postgres::free_port()?;
         let folder = server.folder();
         let users = folder.join("pgbouncer.users");
@@ -441,7 +460,8 @@ impl Pooler {
         let text = format!(
             "[databases]\n* = host=127.0.0.1 port={}\n\
              [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
-             auth_type = trust\nauth_file = {}\npool_mode = transaction\nmax_client_conn = 300\ndefault_pool_size = 30\n",
+             auth_type = trust\nauth_file = {}\npool_mode = transaction\nmax_client_conn = 300\ndefault_pool_size = 30\n\
+             max_prepared_statements = 200\n",
             server.port(),
             users.display()
         );
@@ -489,6 +509,18 @@ impl Pooler {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pooler_that_keeps_no_statements_is_known() {
+        for (said, keeps) in [
+            ("PgBouncer 1.18.0\nlibevent 2.1.12-stable", false),
+            ("PgBouncer 1.21.0\n", true),
+            ("PgBouncer 2.0.0\n", true),
+            ("", false),
+        ] {
+            assert_eq!(keeps_statements(said), keeps, "{said}");
+        }
+    }
 
     #[test]
     fn lookups_are_read_from_metrics() {
