@@ -155,7 +155,7 @@ fn cycle(
         Fault::ListenerBlackHoled => {
             // One after the other, and then all at once.
             let node = (turn < NODES).then_some(turn);
-            if number % 3 == 2 {
+            if number % 3 == 1 {
                 // Nothing is heard while a node connects anew, which takes its time. What it knows is good still.
                 system.listening(node, Way::Cut);
                 thread::sleep(CUT);
@@ -165,7 +165,7 @@ fn cycle(
                 system.listening(node, Way::Silent);
                 pause(times.cut, is_over);
             }
-            if number % 3 == 1 {
+            if number % 3 == 2 {
                 // What was not passed on never arrives; otherwise it arrives late.
                 system.listening(node, Way::Cut);
                 thread::sleep(CUT);
