@@ -20,6 +20,7 @@ mod env;
 mod footprint;
 mod http;
 mod load;
+mod loom;
 mod manifest;
 mod markdown;
 mod migrate;
@@ -29,6 +30,7 @@ mod process;
 mod revocation;
 mod rolling;
 mod sh;
+mod simulate;
 mod test;
 mod tidy;
 
@@ -124,6 +126,19 @@ const COMMANDS: &[Entry] = &[
         summary: "stop keys on three nodes while something fails, and look for one that is let in too late, or shut out \
                   too early; --sabotage switches a mechanism off, which has to be seen",
         run: revocation::command,
+    },
+    Entry {
+        name: "loom",
+        arguments: "",
+        summary: "try the cache's fence and lease in every order in which threads can meet",
+        run: loom::command,
+    },
+    Entry {
+        name: "simulate",
+        arguments: "[--schedules <n>] [--seed <n>]",
+        summary: "put nodes on one store, in virtual time, in a million orders of steps and faults, and look at what they \
+                  accept; one schedule can be had again by its seed, and tells what happens",
+        run: simulate::command,
     },
     Entry {
         name: "help",

@@ -1,8 +1,7 @@
 //! What verification has found out before, for as long as that may be relied on.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use leadr_auth_domain::{
@@ -17,8 +16,9 @@ use super::Sabotage;
 use super::fills::{Begun, Fills, Ticket};
 use super::lease::Lease;
 use super::record::{CachedAccount, CachedKey};
+use super::sync::{AtomicU64, Mutex, Ordering, lock};
 
-/// How many prefixes that nobody has are kept at most: half a megabyte.
+/// How many prefixes that nobody has are kept at most: half a megabyte; fewer in a cache that has no room for as many keys.
 const NOBODY: usize = 10_000;
 
 /// What a key costs that has a short name and no scopes: for a first guess of how many there will be.
@@ -90,8 +90,8 @@ impl VerificationCache {
                 DefaultHashBuilder::default(),
                 quick_cache::sync::DefaultLifecycle::default(),
             ),
-            nobody: Cache::new(NOBODY),
-            accounts: Mutex::default(),
+            nobody: Cache::new(NOBODY.min(keys)),
+            accounts: Mutex::new(Accounts::default()),
             fills: Fills::new(),
             epoch: AtomicU64::new(0),
             shared: RwLock::new(Shared {
@@ -106,6 +106,12 @@ impl VerificationCache {
     /// May a request that began at `now` be answered from here?
     pub(crate) fn may_answer(&self, now: Duration) -> bool {
         self.lease.holds(now) || self.sabotage.is(Sabotage::NoTicks)
+    }
+
+    /// May a request that began at `now` be answered from here if the store cannot be asked, where an operator allows that for
+    /// this long?
+    pub(crate) fn may_answer_stale(&self, now: Duration, allowed: Duration) -> bool {
+        now < self.lease.until().saturating_add(allowed)
     }
 
     /// What is known of a prefix, whether or not it may be relied on.
@@ -145,7 +151,7 @@ impl VerificationCache {
 
     fn keep_account(&self, account: &Account) -> Arc<CachedAccount> {
         let epoch = self.epoch.load(Ordering::Acquire);
-        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut accounts = lock(&self.accounts);
         let known = accounts.known.get(&account.id).and_then(Weak::upgrade);
         if let Some(known) = known {
             if known.is_good(epoch) && known.is_as(account) {
@@ -218,17 +224,28 @@ impl VerificationCache {
     /// cannot; one that began after that reads what is true now.
     pub(crate) fn forget_account(&self, id: AccountId) {
         self.fills.strike_out_all();
-        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        self.retire(id);
+    }
+
+    fn retire(&self, id: AccountId) {
+        let mut accounts = lock(&self.accounts);
         if let Some(account) = accounts.known.remove(&id).and_then(|known| known.upgrade()) {
             account.retire();
         }
+    }
+
+    /// The wrong way round, for a test that has to find out.
+    #[cfg(all(test, leadr_loom))]
+    pub(crate) fn forget_account_backwards(&self, id: AccountId) {
+        self.retire(id);
+        self.fills.strike_out_all();
     }
 
     /// In no time, however much there is: what is of another epoch is not good any more, and goes when its place is needed.
     pub(crate) fn forget_everything(&self) {
         self.fills.strike_out_all();
         self.epoch.fetch_add(1, Ordering::AcqRel);
-        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut accounts = lock(&self.accounts);
         accounts.known.clear();
         drop(accounts);
         self.nobody.clear();

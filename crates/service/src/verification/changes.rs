@@ -37,7 +37,7 @@ struct Watched<P: ?Sized> {
 }
 
 /// What is forgotten when this is dropped.
-struct Forgets<'a> {
+pub(super) struct Forgets<'a> {
     cache: &'a VerificationCache,
     changes: Vec<Change>,
 }
@@ -51,10 +51,7 @@ impl<P: ?Sized> Watched<P> {
     }
 
     fn forgets(&self, change: Option<Change>) -> Forgets<'_> {
-        let mut forgets = Forgets {
-            cache: &self.cache,
-            changes: Vec::new(),
-        };
+        let mut forgets = Forgets::new(&self.cache);
         if let Some(change) = change {
             forgets.note(change);
         }
@@ -66,8 +63,16 @@ impl<P: ?Sized> Watched<P> {
     }
 }
 
-impl Forgets<'_> {
-    fn note(&mut self, change: Change) {
+impl<'a> Forgets<'a> {
+    pub(super) fn new(cache: &'a VerificationCache) -> Self {
+        Self {
+            cache,
+            changes: Vec::new(),
+        }
+    }
+
+    /// Notes what is about to be changed.
+    pub(super) fn note(&mut self, change: Change) {
         if self.changes.contains(&change) {
             return;
         }

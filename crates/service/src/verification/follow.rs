@@ -43,7 +43,8 @@ impl Service {
                 .get_or_init(|| NodeId::from_random_bytes(bytes)),
             Err(error) => {
                 tracing::error!(error = %Chain(&error), "this node has no id; nothing is answered from the cache");
-                return;
+                // What else runs beside this goes on.
+                return std::future::pending().await;
             }
         };
         let started_at = self.clock.now();
@@ -195,32 +196,20 @@ impl Service {
             };
         };
         let mut asked = self.verifier.nodes.ask(me, began);
-        let own = self.config.verification.patience();
-        let longest = asked.patience.max(own);
-        // Who has listened for less than a node may be silent does not know them all.
-        let knows_all = asked
-            .listening_since
-            .is_some_and(|since| since.saturating_add(longest) <= began);
-        let longest = if knows_all {
-            Some(longest)
-        } else {
-            let reports = self.stores.feed.nodes().await.ok();
-            reports.map(|reports| {
-                let told = reports.iter().map(|report| report.patience);
-                told.fold(longest, Duration::max)
-            })
-        };
-        let probe = Probe {
+        self.say(Signal::Probe(Probe {
             node: me,
             number: asked.number,
-        };
-        if asked.nodes > 0 {
-            self.say(Signal::Probe(probe));
-        }
-        let over = began + longest.unwrap_or(own);
-        let left = over.saturating_sub(self.lease_time());
+        }));
+        let own = self.config.verification.patience();
+        let reports = self.stores.feed.nodes().await.ok();
+        let told = reports.map(|reports| {
+            let told = reports.iter().map(|report| report.patience);
+            told.max().unwrap_or_default()
+        });
+        let wait = asked.wait(own, told);
+        let left = wait.until.saturating_sub(self.lease_time());
         let answered = async {
-            if !knows_all || asked.answered.wait_for(|all| *all).await.is_err() {
+            if !wait.answers_are_proof || asked.answered.wait_for(|all| *all).await.is_err() {
                 std::future::pending::<()>().await;
             }
         };
@@ -228,7 +217,7 @@ impl Service {
         self.verifier.nodes.withdraw(asked.number);
         let took = self.lease_time().saturating_sub(began);
         Propagation {
-            propagated: in_time.is_ok() || (longest.is_some() && left <= LONGEST_WAIT),
+            propagated: in_time.is_ok() || (wait.until_is_proof && left <= LONGEST_WAIT),
             nodes: asked.nodes + 1,
             took,
         }

@@ -98,11 +98,14 @@ impl Follower {
             Heard::Signal(Signal::Probe(probe)) if probe.node != self.me => {
                 return Some(Signal::Seen { by: self.me, probe });
             }
+            Heard::Signal(Signal::Probe(probe)) => {
+                self.nodes.returned(probe.number, self.me, now);
+            }
             Heard::Signal(Signal::Seen { by, probe }) if probe.node == self.me => {
                 self.nodes.seen(probe.number, by);
             }
             Heard::Signal(Signal::Farewell(node)) => self.nodes.ended(node),
-            Heard::Signal(Signal::Probe(_) | Signal::Seen { .. }) => {}
+            Heard::Signal(Signal::Seen { .. }) => {}
         }
         None
     }

@@ -25,10 +25,17 @@ mod fills;
 mod follow;
 mod follower;
 mod lease;
+#[cfg(test)]
+#[cfg(leadr_loom)]
+mod loom_tests;
 mod nodes;
 mod record;
+#[cfg(test)]
+#[cfg(not(leadr_loom))]
+mod simulation;
 mod sync;
 #[cfg(test)]
+#[cfg(not(leadr_loom))]
 mod tests;
 
 use std::fmt;
@@ -335,16 +342,14 @@ impl Service {
         began: Duration,
         error: StoreError,
     ) -> Result<Option<Arc<CachedKey>>, StoreError> {
-        let stale_until = self
-            .verifier
-            .cache
-            .lease
-            .until()
-            .saturating_add(self.config.verification.stale_if_error);
-        if !error.is_retryable() || began >= stale_until {
+        let (cache, allowed) = (
+            &self.verifier.cache,
+            self.config.verification.stale_if_error,
+        );
+        if !error.is_retryable() || !cache.may_answer_stale(began, allowed) {
             return Err(error);
         }
-        let known = match self.verifier.cache.get(code) {
+        let known = match cache.get(code) {
             Some(Known::Key(known)) => Some(known),
             Some(Known::Nobody) => None,
             None => return Err(error),

@@ -35,7 +35,10 @@ impl Alive {
 }
 
 struct Question {
-    missing: HashSet<NodeId>,
+    /// Who is to answer. It is known when the question has come back to whoever asked: then every tick has been heard that was
+    /// sent before it.
+    missing: Option<HashSet<NodeId>>,
+    listening_since: Option<Duration>,
     answered: watch::Sender<bool>,
 }
 
@@ -43,14 +46,42 @@ struct Question {
 pub(crate) struct Asked {
     /// Its number.
     pub(crate) number: u64,
-    /// How many nodes have to answer.
+    /// How many nodes have been heard lately, and are expected to answer.
     pub(crate) nodes: usize,
-    /// The longest patience among them.
-    pub(crate) patience: Duration,
-    /// Since when this node has been hearing all the others; `None` while it does not.
-    pub(crate) listening_since: Option<Duration>,
-    /// Becomes true when all have answered.
+    /// Becomes true when it has come back and all have answered.
     pub(crate) answered: watch::Receiver<bool>,
+    began: Duration,
+    /// The longest patience among those nodes.
+    patience: Duration,
+    /// Since when this node has been hearing all the others; `None` while it does not.
+    listening_since: Option<Duration>,
+}
+
+/// What to wait for to know that every node has heard of a change, or cannot go by anything older any more.
+pub(crate) struct Wait {
+    /// When every node's patience is over; where that is not known, when there is no use in waiting any longer.
+    pub(crate) until: Duration,
+    /// Whether it is known.
+    pub(crate) until_is_proof: bool,
+    /// Whether it is enough that all have answered.
+    pub(crate) answers_are_proof: bool,
+}
+
+impl Asked {
+    /// With this node's own patience, and the longest of all that say in the store how they are, if that can be read. Those
+    /// may be heard no more that have the longest patience.
+    pub(crate) fn wait(&self, own: Duration, told: Option<Duration>) -> Wait {
+        let longest = told.map(|told| told.max(self.patience).max(own));
+        // Who has listened for less than a node may be silent does not know them all.
+        let knows_all = longest
+            .zip(self.listening_since)
+            .is_some_and(|(longest, since)| since.saturating_add(longest) <= self.began);
+        Wait {
+            until: self.began.saturating_add(longest.unwrap_or(own)),
+            until_is_proof: longest.is_some(),
+            answers_are_proof: knows_all,
+        }
+    }
 }
 
 impl Nodes {
@@ -89,28 +120,43 @@ impl Nodes {
         }
     }
 
-    /// Notes a question to all nodes but `me` that may still go by what they knew before `now`.
+    /// Notes a question to all nodes that is to be sent now, by `me`.
     pub(crate) fn ask(&self, me: NodeId, now: Duration) -> Asked {
         let mut state = self.state();
-        let alive = state.alive.iter();
-        let asked: Vec<_> = alive
-            .filter(|(node, alive)| **node != me && alive.until() > now)
-            .map(|(node, alive)| (*node, alive.patience))
-            .collect();
+        let asked = state.others(me, now);
         let number = state.next;
         state.next += 1;
-        let (sender, answered) = watch::channel(asked.is_empty());
+        let (sender, answered) = watch::channel(false);
+        let listening_since = state.listening_since;
         let question = Question {
-            missing: asked.iter().map(|(node, _)| *node).collect(),
+            missing: None,
+            listening_since,
             answered: sender,
         };
         state.questions.insert(number, question);
         Asked {
             number,
             nodes: asked.len(),
-            patience: asked.iter().map(|(_, p)| *p).max().unwrap_or_default(),
-            listening_since: state.listening_since,
             answered,
+            began: now,
+            patience: asked.values().copied().max().unwrap_or_default(),
+            listening_since,
+        }
+    }
+
+    /// A question has come back to this node, which asked it. Without that it does not know how long ago the last tick was sent
+    /// that it has heard, and so not who is there to answer, nor whether it has heard of the change itself.
+    pub(crate) fn returned(&self, number: u64, me: NodeId, now: Duration) {
+        let mut state = self.state();
+        let missing: HashSet<_> = state.others(me, now).into_keys().collect();
+        let listening_since = state.listening_since;
+        let Some(question) = state.questions.get_mut(&number) else {
+            return;
+        };
+        // What it has missed since it asked it does not know.
+        if question.listening_since == listening_since {
+            question.answered.send_replace(missing.is_empty());
+            question.missing = Some(missing);
         }
     }
 
@@ -127,9 +173,23 @@ impl Nodes {
     }
 }
 
+impl State {
+    /// The nodes but `me` that may still go by what they knew before `now`, with their patience.
+    fn others(&self, me: NodeId, now: Duration) -> HashMap<NodeId, Duration> {
+        let alive = self.alive.iter();
+        alive
+            .filter(|(node, alive)| **node != me && alive.until() > now)
+            .map(|(node, alive)| (*node, alive.patience))
+            .collect()
+    }
+}
+
 impl Question {
     fn answer(&mut self, by: NodeId) {
-        if self.missing.remove(&by) && self.missing.is_empty() {
+        if let Some(missing) = &mut self.missing
+            && missing.remove(&by)
+            && missing.is_empty()
+        {
             self.answered.send_replace(true);
         }
     }

@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use leadr_auth_domain::{
     Access, Account, AccountId, AccountRole, AccountStanding, Actor, ApiKey, KeyDigest, KeyId,
     KeyStanding, Origin, PepperId, Principal, Scopes, Timestamp, Verdict,
 };
+
+use super::sync::{AtomicBool, Ordering};
 
 /// What is kept of an account, once for all its keys.
 pub(crate) struct CachedAccount {
@@ -54,6 +55,8 @@ pub(crate) struct CachedKey {
     id: KeyId,
     digest: KeyDigest,
     standing: KeyStanding,
+    /// Whether it was the only key of its account when it was read, and counts what that takes.
+    counts_account: bool,
 }
 
 impl CachedKey {
@@ -64,6 +67,7 @@ impl CachedKey {
         scopes: Arc<Scopes>,
     ) -> Self {
         Self {
+            counts_account: Arc::strong_count(&account) == 1,
             account,
             pepper_id,
             scopes,
@@ -82,7 +86,8 @@ impl CachedKey {
         &self.pepper_id
     }
 
-    /// How many bytes it takes, with its place in the cache. An estimate: what an allocator adds is not known.
+    /// How many bytes it takes, with its place in the cache. An estimate: what an allocator adds is not known. It never changes:
+    /// what the cache adds up when it takes a key it has to take off when that goes.
     pub(crate) fn weight(&self) -> u64 {
         // A slot of the cache's slab and of its table, each with some room to grow.
         const PLACE: usize = 60;
@@ -101,9 +106,10 @@ impl CachedKey {
             }
         };
         // The account is counted with its first key.
-        let account = match Arc::strong_count(&self.account) {
-            1 => 2 * ALLOCATION + ARC + size_of::<CachedAccount>() + 4 * size_of::<usize>(),
-            _ => 0,
+        let account = if self.counts_account {
+            2 * ALLOCATION + ARC + size_of::<CachedAccount>() + 4 * size_of::<usize>()
+        } else {
+            0
         };
         u64::try_from(PLACE + own + scopes + account).unwrap_or(u64::MAX)
     }

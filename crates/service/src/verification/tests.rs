@@ -785,6 +785,52 @@ async fn whoever_waits_for_propagation_is_answered_by_every_node() {
     assert!(before.elapsed() >= bound, "{:?}", before.elapsed());
 }
 
+/// One that is deaf, and has not found out yet, hears of no other node: that does not mean that there is none.
+#[tokio::test(start_paused = true)]
+async fn whoever_hears_nothing_waits_until_nobody_can_go_by_anything_older() {
+    let two = Two::start(VerificationConfig::default()).await;
+    two.proven().await;
+    for _ in 0..10 {
+        two.one.bench.clock.run_on(Duration::from_millis(500));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let bound = VerificationConfig::default().bound;
+    two.running[0].abort();
+    tokio::task::yield_now().await;
+    two.one.bench.clock.run_on(bound);
+    let before = tokio::time::Instant::now();
+    let told = two.one.bench.service.await_propagation().await;
+    assert!(told.propagated);
+    assert!(before.elapsed() >= bound, "{:?}", before.elapsed());
+}
+
+/// Who is to answer is known when the question has come back, since the others' ticks come in the same order.
+#[test]
+fn whoever_asks_waits_for_those_of_whom_it_hears_before_its_question_comes_back() {
+    let nodes = nodes::Nodes::default();
+    let [me, other] = [1, 2].map(|byte| NodeId::from_random_bytes([byte; 16]));
+    let at = Duration::from_secs;
+    nodes.listening(at(0));
+    let asked = nodes.ask(me, at(10));
+    assert!(asked.wait(at(2), Some(at(2))).answers_are_proof);
+    assert!(!asked.wait(at(2), None).answers_are_proof, "who knows");
+    let silent = asked.wait(at(2), Some(at(20)));
+    assert!(!silent.answers_are_proof && silent.until_is_proof);
+    assert_eq!(silent.until, at(30), "somebody may be silent for that long");
+    assert!(!*asked.answered.borrow(), "it has not come back");
+    nodes.ticked(other, at(2), at(11));
+    nodes.returned(asked.number, me, at(11));
+    assert!(!*asked.answered.borrow());
+    nodes.seen(asked.number, other);
+    assert!(*asked.answered.borrow());
+
+    let asked = nodes.ask(me, at(20));
+    nodes.lost();
+    nodes.listening(at(21));
+    nodes.returned(asked.number, me, at(21));
+    assert!(!*asked.answered.borrow(), "it may have missed a tick");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_node_that_ends_is_not_waited_for_and_not_listed() {
     let setting = Setting::unproven(VerificationConfig::default()).await;
@@ -869,4 +915,56 @@ async fn the_last_uses_are_written_at_the_end() {
     if cfg!(feature = "sabotage") {
         assert_eq!(stored_use_after_the_end(Sabotage::NoLastFlush).await, None);
     }
+}
+
+/// Whoever else has keys of the same account meanwhile, the cache takes off what it has added up.
+#[tokio::test]
+async fn what_a_key_weighs_stays_what_it_was_when_the_cache_took_it() {
+    let bench = Bench::new().await;
+    let cache = VerificationCache::new(1 << 20, Sabotage::Nothing);
+    let fill = async |key: &PlainKey, forgotten: bool| {
+        let Fill::Own(fill) = cache.begin(key.prefix_code()) else {
+            panic!("there is no other")
+        };
+        if forgotten {
+            cache.forget_key(&key.prefix());
+        }
+        fill.end(bench.service.stores.lookup.find(&key.prefix()).await)
+    };
+    let first = bench.issue("First").await.plain_key;
+    let second = bench.issue("Second").await.plain_key;
+    // The first one is in use, and not kept.
+    let in_use = fill(&first, true).await;
+    assert_eq!(cache.size(), (0, 0));
+    fill(&second, false).await.unwrap();
+    drop(in_use);
+    cache.forget_key(&second.prefix());
+    assert_eq!(cache.size(), (0, 0));
+    // Several that share an account, and go in the order in which they came.
+    for key in [&first, &second] {
+        fill(key, false).await.unwrap();
+    }
+    for key in [&first, &second] {
+        cache.forget_key(&key.prefix());
+    }
+    assert_eq!(cache.size(), (0, 0));
+}
+
+/// Gives no random bytes.
+struct Dry;
+
+impl leadr_auth_ports::Entropy for Dry {
+    fn fill(&self, _: &mut [u8]) -> Result<(), leadr_auth_ports::EntropyError> {
+        Err(leadr_auth_ports::EntropyError("none left".into()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_without_an_id_goes_on_with_all_else_that_it_does() {
+    let mut service = Bench::new().await.service;
+    service.entropy = Arc::new(Dry);
+    let running = tokio::spawn(service.run(std::future::pending()));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!running.is_finished());
+    running.abort();
 }
