@@ -19,9 +19,11 @@ pub(crate) enum Fault {
     PostgresRestarted,
     Failover,
     Pgbouncer,
+    SplitBrain,
 }
 
 impl Fault {
+    /// Those under which the promise holds.
     pub(crate) const ALL: [Self; 9] = [
         Self::None,
         Self::ListenerKilled,
@@ -45,6 +47,7 @@ impl Fault {
             Self::PostgresRestarted => "postgres-restarted",
             Self::Failover => "failover",
             Self::Pgbouncer => "pgbouncer",
+            Self::SplitBrain => "split-brain",
         }
     }
 
@@ -54,7 +57,9 @@ impl Fault {
         if value == "all" {
             return Ok(Self::ALL.to_vec());
         }
-        let found = Self::ALL.into_iter().find(|fault| fault.name() == value);
+        // Nothing is promised of a primary that lives on unfenced; what comes of it can be seen all the same.
+        let mut all = Self::ALL.into_iter().chain([Self::SplitBrain]);
+        let found = all.find(|fault| fault.name() == value);
         found.map(|fault| vec![fault]).ok_or_else(|| {
             let names = Self::ALL.map(Self::name).join(", ");
             Failure::usage(format!("--fault takes all or one of {names}"))
@@ -72,6 +77,7 @@ impl Fault {
             Self::NodeCutOff => Shape::Apart,
             Self::Failover => Shape::Replicated,
             Self::Pgbouncer => Shape::Pooled,
+            Self::SplitBrain => Shape::Split,
         }
     }
 
@@ -196,8 +202,8 @@ fn cycle(
             system.restart_database(signal, away)?;
             pause(times.cut, is_over);
         }
-        Fault::Failover => {
-            let dead = number.is_multiple_of(2);
+        Fault::Failover | Fault::SplitBrain => {
+            let dead = fault == Fault::Failover && number.is_multiple_of(2);
             system.fail_over(dead)?;
             // Long enough for a lease to be over that is not kept alive.
             pause(times.bound + times.cut, is_over);

@@ -31,6 +31,8 @@ pub(crate) enum Shape {
     Apart,
     /// A primary with a synchronous standby. Queries go through proxies, listeners direct.
     Replicated,
+    /// The same, but the first node's queries go direct, too: to the old primary for as long as that lives.
+    Split,
     /// Queries go through `PgBouncer` in transaction mode, listeners direct.
     Pooled,
 }
@@ -91,7 +93,7 @@ impl System {
         if shape == Shape::Apart {
             settings.push("listen_addresses=*");
         }
-        if shape == Shape::Replicated {
+        if matches!(shape, Shape::Replicated | Shape::Split) {
             settings.push("synchronous_commit=remote_apply");
         }
         let server = Server::start(parts.binaries, &settings, &[])?;
@@ -348,6 +350,7 @@ struct Between {
     apart: Option<Apart>,
     pooler: Option<Pooler>,
     replication: Option<Replication>,
+    split: bool,
 }
 
 impl Between {
@@ -366,7 +369,8 @@ impl Between {
                 }
             }
             Shape::Apart => between.apart = Some(Apart::make(server)?),
-            Shape::Replicated => {
+            Shape::Replicated | Shape::Split => {
+                between.split = shape == Shape::Split;
                 let link = Proxy::to(server.port())?;
                 let standby = Server::standby(parts.binaries, &settings, link.port(), None)?;
                 let ways = [server.port(), standby.port()];
@@ -409,6 +413,9 @@ impl Between {
                 format!("postgres://postgres@{hosts}/postgres?target_session_attrs=read-write")
             };
             let [(first, one), (second, two)] = &replication.ways;
+            if self.split && node == 0 {
+                return (pair([*first, *second]), None);
+            }
             return (
                 pair([one.port(), two.port()]),
                 Some(pair([*first, *second])),
