@@ -12,6 +12,7 @@
 
 mod backup;
 mod file;
+mod gateways;
 mod lifecycle;
 mod nodes;
 mod outage;

@@ -5,17 +5,29 @@ use std::process::Stdio;
 use crate::sh::{self, Failure, Outcome};
 
 /// Runs as root. Debian's PostgreSQL packages create and start a server on port 5432 when installed; the file in
-/// `createcluster.d` tells them not to, since that port is the developer's own. It is there during the installation only.
+/// `createcluster.d` tells them not to, since that port is the developer's own. Others start a server on port 80, then and
+/// whenever the machine starts: `policy-rc.d` forbids the one, where the administrator has none, and disabling the unit
+/// undoes the other. Both files are there during the installation only.
 const SCRIPT: &str = r#"
 set -e
 folder=/etc/postgresql-common/createcluster.d
 file=$folder/leadr-auth-xtask.conf
-trap 'rm -f "$file"; rmdir "$folder" 2>/dev/null || true' EXIT
+policy=/usr/sbin/policy-rc.d
+made=
+trap 'rm -f "$file" $made; rmdir "$folder" 2>/dev/null || true' EXIT
+if [ ! -e "$policy" ]; then
+  made=$policy
+  printf '#!/bin/sh\nexit 101\n' > "$policy"
+  chmod 755 "$policy"
+fi
 mkdir -p "$folder"
 echo 'create_main_cluster = false' > "$file"
 export DEBIAN_FRONTEND=noninteractive
 apt-get update
 apt-get install -y --no-install-recommends "$1"
+if command -v systemctl > /dev/null; then
+  systemctl disable "$1" 2>/dev/null || true
+fi
 "#;
 
 /// Installs the package and says why, or fails with what to do instead.

@@ -44,7 +44,7 @@ pub(crate) struct ForwardAuthQuery {
     get, path = "/v1/forward-auth", tag = "Verification", params(ForwardAuthQuery),
     responses(
         (
-            status = 204, description = "It may",
+            status = 200, description = "It may",
             headers(
                 ("X-Leadr-Account-Id" = Uuid, description = "The account that the key belongs to"),
                 ("X-Leadr-Key-Id" = Uuid, description = "The key's id"),
@@ -65,7 +65,8 @@ pub(crate) async fn forward_auth(request: HttpRequest) -> Result<HttpResponse, A
     }
     let name = encode(key.name()).map_err(ApiError::internal)?;
     let scopes = scopes(key.scopes()).map_err(ApiError::internal)?;
-    Ok(HttpResponse::NoContent()
+    // Not 204, which this looks like: Envoy passes a request on for a 200 only.
+    Ok(HttpResponse::Ok()
         .insert_header((ACCOUNT_ID, id(key.account_id().as_uuid())?))
         .insert_header((KEY_ID, id(key.id().as_uuid())?))
         .insert_header((KEY_NAME, name))

@@ -52,6 +52,9 @@ pub(crate) struct Feed(pub(crate) Pool);
 /// on confirming ticks that are told and nothing else; those of this statement it cannot confirm, nor tells it of them.
 ///
 /// So what is told must never go a way of its own here.
+///
+/// Nor does it say that nothing changed where a change would not be told: somebody may have dropped the triggers, or switched
+/// them off.
 const TICK: &str = "\
 WITH said AS (
     INSERT INTO server_nodes (id, name, version, tick, started_at, seen_at, patience, lease_age, lag)
@@ -67,7 +70,16 @@ WITH said AS (
         lag = excluded.lag
     RETURNING id
 )
-SELECT pg_catalog.pg_notify($10, $11) FROM said";
+SELECT pg_catalog.pg_notify($10, $11) FROM said
+WHERE (
+    SELECT count(*) FROM pg_catalog.pg_trigger
+    WHERE tgrelid IN ('api_keys'::regclass, 'accounts'::regclass)
+        AND tgenabled IN ('A', 'O')
+        AND tgname IN (
+            'leadr_auth_key_came', 'leadr_auth_key_changed', 'leadr_auth_key_went', 'leadr_auth_keys_truncated',
+            'leadr_auth_account_changed', 'leadr_auth_account_went', 'leadr_auth_accounts_truncated'
+        )
+) = 7";
 
 const SEND: &str = "SELECT pg_catalog.pg_notify($1, $2)";
 
@@ -101,11 +113,17 @@ impl ChangeFeed for Feed {
             .bind::<Nullable<BigInt>, _>(row.lag)
             .bind::<Text, _>(CHANNEL)
             .bind::<Text, _>(Line(&Heard::Signal(signal)).to_string());
-        self.0
+        let told = self
+            .0
             .statement(async |connection| query.execute(connection).await)
             .await?
-            .map(drop)
-            .map_err(error::of_query)
+            .map_err(error::of_query)?;
+        if told == 0 {
+            return Err(StoreError::internal(
+                "the triggers that tell of changes are not there, or switched off: every key is looked up until they are on again",
+            ));
+        }
+        Ok(())
     }
 
     async fn send(&self, signal: &Signal) -> Result<(), StoreError> {

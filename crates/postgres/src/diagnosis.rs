@@ -1,6 +1,10 @@
 //! What the server says of itself, for a person who looks whether all is well.
 
-use diesel::{pg::data_types::PgTimestamp, sql_types::Text};
+use diesel::{
+    QueryableByName,
+    pg::data_types::PgTimestamp,
+    sql_types::{BigInt, Text},
+};
 use diesel_async::RunQueryDsl;
 use leadr_auth_domain::Timestamp;
 use leadr_auth_ports::StoreError;
@@ -29,6 +33,19 @@ pub struct ServerSettings {
     /// What an acknowledged commit has reached: `off`, `local`, `on`, `remote_write` or `remote_apply`. With `off`, a crash
     /// may take back what was acknowledged within the last moments; `local` and the rest differ in what standbys have.
     pub synchronous_commit: String,
+    /// For which standbys a commit waits; empty where it waits for none.
+    pub synchronous_standby_names: String,
+    /// How many standbys receive what is written.
+    pub standbys: u64,
+}
+
+/// How many standbys there are, as far as any role may know.
+const STANDBYS: &str = "SELECT count(*) AS count FROM pg_catalog.pg_stat_replication";
+
+#[derive(QueryableByName)]
+struct Count {
+    #[diesel(sql_type = BigInt)]
+    count: i64,
 }
 
 impl Postgres {
@@ -55,13 +72,25 @@ impl Postgres {
             current_setting("fsync"),
             current_setting("full_page_writes"),
             current_setting("synchronous_commit"),
+            current_setting("synchronous_standby_names"),
         ));
-        let (server_version, fsync, full_page_writes, synchronous_commit): (
-            String,
-            String,
-            String,
-            String,
-        ) = self
+        let (
+            server_version,
+            fsync,
+            full_page_writes,
+            synchronous_commit,
+            synchronous_standby_names,
+        ): (String, String, String, String, String) = self
+            .pool
+            .statement(async |connection| query.get_result(connection).await)
+            .await?
+            .map_err(error::of_query)?;
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a view of PostgreSQL's own, and no table of ours"
+        )]
+        let query = diesel::sql_query(STANDBYS);
+        let standbys: Count = self
             .pool
             .statement(async |connection| query.get_result(connection).await)
             .await?
@@ -71,6 +100,8 @@ impl Postgres {
             fsync: fsync == "on",
             full_page_writes: full_page_writes == "on",
             synchronous_commit,
+            synchronous_standby_names,
+            standbys: u64::try_from(standbys.count).unwrap_or_default(),
         })
     }
 }

@@ -78,7 +78,7 @@ const ROWS: &[Row] = &[
         operators_only: false,
         names: Names::Nothing,
         body: None,
-        success: 204,
+        success: 200,
     },
     Row {
         method: "POST",

@@ -623,3 +623,43 @@ async fn a_key_that_is_issued_is_not_told_of_and_one_that_was_chosen_is() {
         [of_key("ldr_odd")]
     );
 }
+
+/// Who would not hear of a change does not hear that there was none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_triggers_are_off_no_tick_comes_back() {
+    let database = TestDatabase::create().await;
+    let client = database.client().await;
+    let stores = database.stores();
+    let mut subscription = stores.feed.subscribe().await.unwrap();
+    let off_and_on = [
+        (
+            "ALTER TABLE api_keys DISABLE TRIGGER leadr_auth_key_changed",
+            "ALTER TABLE api_keys ENABLE TRIGGER leadr_auth_key_changed",
+        ),
+        (
+            "ALTER TABLE accounts ENABLE REPLICA TRIGGER leadr_auth_account_changed",
+            "ALTER TABLE accounts ENABLE ALWAYS TRIGGER leadr_auth_account_changed",
+        ),
+        (
+            "ALTER TABLE accounts DISABLE TRIGGER ALL",
+            "ALTER TABLE accounts ENABLE TRIGGER ALL",
+        ),
+        (
+            "DROP TRIGGER leadr_auth_keys_truncated ON api_keys",
+            "CREATE TRIGGER leadr_auth_keys_truncated AFTER TRUNCATE ON api_keys
+             FOR EACH STATEMENT EXECUTE FUNCTION leadr_auth_tell_of_everything()",
+        ),
+    ];
+    for (number, (off, on)) in (1..).step_by(2).zip(off_and_on) {
+        client.batch_execute(off).await.unwrap();
+        let refused = stores.feed.tick(&report(number)).await.unwrap_err();
+        assert!(!refused.is_retryable(), "{off}");
+        client.batch_execute(on).await.unwrap();
+        stores.feed.tick(&report(number + 1)).await.unwrap();
+        assert_eq!(
+            next(&mut subscription).await.unwrap(),
+            tick(number + 1),
+            "{off}"
+        );
+    }
+}

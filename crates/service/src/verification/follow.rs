@@ -135,8 +135,13 @@ impl Service {
         };
         let feed = Arc::clone(&self.stores.feed);
         tokio::spawn(async move {
-            if let Err(error) = feed.tick(&report).await {
-                tracing::debug!(error = %Chain(&error), "a tick was not sent");
+            match feed.tick(&report).await {
+                // A store that is away is reported by whoever asks it; a tick tries again in no time.
+                Err(error) if error.is_retryable() => {
+                    tracing::debug!(error = %Chain(&error), "a tick was not sent");
+                }
+                Err(error) => tracing::error!(error = %Chain(&error), "a tick was not sent"),
+                Ok(()) => {}
             }
             drop(permit);
         });

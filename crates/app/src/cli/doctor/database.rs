@@ -1,11 +1,11 @@
 //! Whether the database is there, up to date, sound, and of the same time.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use leadr_auth_domain::Timestamp;
+use leadr_auth_domain::{NodeId, Timestamp};
 use leadr_auth_memory::Memory;
-use leadr_auth_ports::Clock as _;
+use leadr_auth_ports::{ChangeFeed, Clock as _, Entropy as _, Heard, Signal};
 use leadr_auth_postgres::{Postgres, ServerSettings};
 use leadr_auth_sqlite::{IfMissing, ServerLock, Sqlite};
 
@@ -13,10 +13,15 @@ use super::{Findings, Status, files, secret};
 use crate::config::{Config, StorageConfig};
 use crate::secret_file;
 use crate::storage::Database;
-use crate::system::SystemClock;
+use crate::system::{OsEntropy, SystemClock};
 
 /// How far the clock and the store's may be apart before somebody should look: keys expire by the clock.
 const CLOCK_TOLERANCE_SECONDS: i64 = 2;
+
+/// How long to wait for what should take a millisecond.
+const HEARD_WITHIN: Duration = Duration::from_secs(3);
+
+const NOT_HEARD: &str = "are not heard: a server asks the database for every key";
 
 const MIGRATE_IS_OFF: &str = "MIGRATE is off: run `leadr-auth migrate`";
 
@@ -86,6 +91,9 @@ pub(super) async fn examine(config: &Config, storage: &StorageConfig, findings: 
     }
     let configured = secret::examine(config, storage, &stores, findings).await;
     secret::examine_operator(configured, &stores, findings).await;
+    if !config.verification.bound.is_zero() && matches!(database, Database::Postgres(..)) {
+        examine_feed(stores.feed.as_ref(), findings).await;
+    }
     match &database {
         Database::Memory(_) => {}
         Database::Sqlite(sqlite, file) => {
@@ -93,6 +101,34 @@ pub(super) async fn examine(config: &Config, storage: &StorageConfig, findings: 
             examine_file(sqlite, &file.path, findings).await;
         }
         Database::Postgres(postgres, _) => examine_server(postgres, findings).await,
+    }
+}
+
+/// Would a server hear of changes? It listens as one does, says something, and has to hear it.
+async fn examine_feed(feed: &dyn ChangeFeed, findings: &mut Findings) {
+    let heard = async {
+        let mut subscription = feed.subscribe().await?;
+        let asked = Instant::now();
+        let mut node = [0; 16];
+        OsEntropy::new().fill(&mut node)?;
+        let said = Signal::Farewell(NodeId::from_random_bytes(node));
+        feed.send(&said).await?;
+        while subscription.next().await? != Heard::Signal(said.clone()) {}
+        anyhow::Ok(asked.elapsed())
+    };
+    match tokio::time::timeout(HEARD_WITHIN, heard).await {
+        Ok(Ok(took)) => {
+            let what = format!("are heard within {} ms", took.as_millis());
+            findings.add("changes", Status::Ok, what);
+        }
+        Ok(Err(error)) => findings.add("changes", Status::Warning, format!("{NOT_HEARD} ({error:#})")),
+        Err(_) => findings.add(
+            "changes",
+            Status::Warning,
+            format!(
+                "{NOT_HEARD}. Where DATABASE_URL goes through a pooler, DATABASE_LISTEN_URL has to go to PostgreSQL itself"
+            ),
+        ),
     }
 }
 
@@ -132,6 +168,9 @@ async fn examine_server(postgres: &Postgres, findings: &mut Findings) {
     }
     match postgres.settings().await {
         Ok(settings) => {
+            if let Some(risk) = failover_risk(&settings) {
+                findings.add("failover", Status::Warning, risk);
+            }
             let risks = durability_risks(&settings);
             if risks.is_empty() {
                 findings.add(
@@ -152,6 +191,20 @@ async fn examine_server(postgres: &Postgres, findings: &mut Findings) {
         }
         Err(error) => findings.fail("durability", &error.into()),
     }
+}
+
+/// What a standby may not have that takes over.
+fn failover_risk(settings: &ServerSettings) -> Option<String> {
+    let waits = !settings.synchronous_standby_names.trim().is_empty()
+        && !matches!(settings.synchronous_commit.as_str(), "off" | "local");
+    if settings.standbys == 0 || waits {
+        return None;
+    }
+    Some(format!(
+        "{} standby(s), and no commit waits for one: if one takes over, it may not have the last changes, and a key that was \
+         revoked may be let in again. See \"Standbys\" in docs/operations.md",
+        settings.standbys
+    ))
 }
 
 /// By which of its settings the database may lose what it acknowledged.
@@ -195,6 +248,29 @@ fn examine_clock(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_standby_for_which_no_commit_waits_is_a_risk() {
+        let settings = |commit: &str, names: &str, standbys| ServerSettings {
+            server_version: "15".to_owned(),
+            fsync: true,
+            full_page_writes: true,
+            synchronous_commit: commit.to_owned(),
+            synchronous_standby_names: names.to_owned(),
+            standbys,
+        };
+        for (commit, names, standbys, is_risk) in [
+            ("on", "", 0, false),
+            ("on", "", 2, true),
+            ("on", " ", 1, true),
+            ("on", "one", 1, false),
+            ("remote_apply", "ANY 1 (a, b)", 2, false),
+            ("local", "one", 1, true),
+        ] {
+            let risk = failover_risk(&settings(commit, names, standbys));
+            assert_eq!(risk.is_some(), is_risk, "{commit} {names} {standbys}");
+        }
+    }
 
     #[test]
     fn clocks_that_disagree_are_told_by_side() {
