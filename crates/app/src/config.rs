@@ -686,7 +686,10 @@ impl<'a> Reader<'a> {
             Some(_) => None,
         };
         if known.is_none() {
-            self.fault("LEADR_AUTH_SABOTAGE", "is no mechanism that can be switched off");
+            self.fault(
+                "LEADR_AUTH_SABOTAGE",
+                "is no mechanism that can be switched off",
+            );
         }
         known
     }
