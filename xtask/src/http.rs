@@ -13,9 +13,10 @@ pub(crate) const KEY_HEADER: &str = "leadr-api-key";
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A connection to a port of 127.0.0.1, opened when it is needed.
+/// A connection to an address of this machine, opened when it is needed.
 pub(crate) struct Connection {
     address: SocketAddr,
+    timeout: Duration,
     stream: Option<BufReader<TcpStream>>,
 }
 
@@ -23,6 +24,8 @@ pub(crate) struct Connection {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
+    /// `X-Leadr-Propagated`: whether every node has heard of a change, where that was asked for.
+    pub(crate) propagated: bool,
     pub(crate) body: String,
 }
 
@@ -41,9 +44,16 @@ pub(crate) struct Said<'a> {
 }
 
 impl Connection {
+    /// To a port of 127.0.0.1.
     pub(crate) fn to(port: u16) -> Self {
+        Self::at(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), TIMEOUT)
+    }
+
+    /// To an address, with the longest that each step may take.
+    pub(crate) const fn at(address: SocketAddr, timeout: Duration) -> Self {
         Self {
-            address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+            address,
+            timeout,
             stream: None,
         }
     }
@@ -74,9 +84,9 @@ impl Connection {
     }
 
     fn open(&self) -> io::Result<BufReader<TcpStream>> {
-        let stream = TcpStream::connect_timeout(&self.address, TIMEOUT)?;
-        stream.set_read_timeout(Some(TIMEOUT))?;
-        stream.set_write_timeout(Some(TIMEOUT))?;
+        let stream = TcpStream::connect_timeout(&self.address, self.timeout)?;
+        stream.set_read_timeout(Some(self.timeout))?;
+        stream.set_write_timeout(Some(self.timeout))?;
         stream.set_nodelay(true)?;
         Ok(BufReader::new(stream))
     }
@@ -88,11 +98,11 @@ fn malformed(what: &str) -> io::Error {
 
 /// The answer, and whether the connection stays open.
 fn read_answer(stream: &mut impl io::BufRead) -> io::Result<(Answer, bool)> {
-    let status = line(stream)?
+    let status: u16 = line(stream)?
         .strip_prefix("HTTP/1.1 ")
         .and_then(|rest| rest.split(' ').next()?.parse().ok())
         .ok_or_else(|| malformed("the answer is not HTTP"))?;
-    let (mut length, mut chunked, mut stays) = (None, false, true);
+    let (mut length, mut chunked, mut stays, mut propagated) = (None, false, true, false);
     loop {
         let line = line(stream)?;
         if line.is_empty() {
@@ -105,6 +115,7 @@ fn read_answer(stream: &mut impl io::BufRead) -> io::Result<(Answer, bool)> {
         match name.to_ascii_lowercase().as_str() {
             "content-length" => length = value.parse().ok(),
             "transfer-encoding" => chunked = value.eq_ignore_ascii_case("chunked"),
+            "x-leadr-propagated" => propagated = value == "true",
             "connection" => stays = !value.eq_ignore_ascii_case("close"),
             _ => {}
         }
@@ -112,6 +123,8 @@ fn read_answer(stream: &mut impl io::BufRead) -> io::Result<(Answer, bool)> {
     let mut body = Vec::new();
     match (chunked, length) {
         (true, _) => read_chunks(stream, &mut body)?,
+        // Nothing follows it, and nothing says so.
+        (false, None) if status == 204 => {}
         (false, Some(length)) => read_exactly(stream, length, &mut body)?,
         (false, None) => {
             stream.read_to_end(&mut body)?;
@@ -119,7 +132,12 @@ fn read_answer(stream: &mut impl io::BufRead) -> io::Result<(Answer, bool)> {
         }
     }
     let body = String::from_utf8(body).map_err(|_| malformed("the answer is not UTF-8"))?;
-    Ok((Answer { status, body }, stays))
+    let answer = Answer {
+        status,
+        propagated,
+        body,
+    };
+    Ok((answer, stays))
 }
 
 fn read_chunks(stream: &mut impl io::BufRead, body: &mut Vec<u8>) -> io::Result<()> {
@@ -176,6 +194,10 @@ mod tests {
             (
                 "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n",
                 (200, "abcde", true),
+            ),
+            (
+                "HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 500",
+                (204, "", true),
             ),
             (
                 "HTTP/1.1 503 No\r\n\r\nall of it",

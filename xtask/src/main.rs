@@ -27,6 +27,7 @@ mod migrate;
 mod node;
 mod postgres;
 mod process;
+mod revocation;
 mod rolling;
 mod sh;
 mod simulate;
@@ -117,6 +118,14 @@ const COMMANDS: &[Entry] = &[
         summary: "restart the nodes behind haproxy one after the other, under load, and count failed requests; \
                   with --grace 0 the nodes give no warning, and some fail",
         run: rolling::command,
+    },
+    Entry {
+        name: "revocation",
+        arguments: "[--fault <name>|all]… [--revocations <n>] [--sabotage <name>] [--dev] [--short] \
+                    [--program <path>] [--seed <n>] [--json]",
+        summary: "stop keys on three nodes while something fails, and look for one that is let in too late, or shut out \
+                  too early; --sabotage switches a mechanism off, which has to be seen",
+        run: revocation::command,
     },
     Entry {
         name: "loom",

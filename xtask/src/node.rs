@@ -1,6 +1,7 @@
 //! The product as a process: built, started, killed or asked to end.
 
 use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::thread;
@@ -45,7 +46,15 @@ impl Store {
 
 /// Builds the product, and answers where it is.
 pub(crate) fn build(profile: Profile) -> Outcome<PathBuf> {
+    build_with(profile, None)
+}
+
+/// The same, with a feature that no release has.
+pub(crate) fn build_with(profile: Profile, feature: Option<&str>) -> Outcome<PathBuf> {
     let mut cargo = sh::cargo(["build", "--locked", "-p", "leadr-auth-app"]);
+    if let Some(feature) = feature {
+        cargo.args(["--features", feature]);
+    }
     let folder = match profile {
         Profile::Dev => "debug",
         Profile::Release => {
@@ -107,6 +116,10 @@ impl Drop for Scratch {
 pub(crate) struct Plan {
     pub(crate) name: String,
     pub(crate) program: PathBuf,
+    /// A program to run it under, such as `ip netns exec`.
+    pub(crate) prefix: Vec<String>,
+    /// Where it listens.
+    pub(crate) address: Ipv4Addr,
     pub(crate) port: u16,
     pub(crate) settings: Vec<(&'static str, String)>,
     /// Where it runs and where its log goes.
@@ -124,6 +137,8 @@ impl Plan {
         Ok(Self {
             name: name.to_owned(),
             program: program.to_owned(),
+            prefix: Vec::new(),
+            address: Ipv4Addr::LOCALHOST,
             port: postgres::free_port()?,
             settings,
             folder: folder.to_owned(),
@@ -132,15 +147,20 @@ impl Plan {
 
     /// The program with nothing of the caller's environment, which may hold settings of its own.
     pub(crate) fn command(&self, subcommand: &str) -> Command {
-        let mut command = process::tethered("KILL", &[], &self.program);
+        let mut command = process::tethered("KILL", &self.prefix, &self.program);
         command
             .env_clear()
             .env("PATH", env::path())
-            .env("LISTEN", format!("127.0.0.1:{}", self.port))
+            .env("LISTEN", self.listens_at().to_string())
             .envs(self.settings.iter().map(|(name, value)| (name, value)))
             .current_dir(&self.folder)
             .arg(subcommand);
         command
+    }
+
+    /// Where clients find it.
+    pub(crate) fn listens_at(&self) -> SocketAddr {
+        SocketAddr::from((self.address, self.port))
     }
 
     /// Starts it and waits until it is ready.
@@ -153,13 +173,14 @@ impl Plan {
             process,
             ready_after: Duration::ZERO,
         };
-        node.wait_until_ready(self.port, begun).map_err(|failure| {
-            Failure::new(format!(
-                "{}; its log ends with{}",
-                failure.message,
-                process::tail(&log)
-            ))
-        })?;
+        node.wait_until_ready(self.listens_at(), begun)
+            .map_err(|failure| {
+                Failure::new(format!(
+                    "{}; its log ends with{}",
+                    failure.message,
+                    process::tail(&log)
+                ))
+            })?;
         Ok(node)
     }
 }
@@ -172,10 +193,11 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    fn wait_until_ready(&mut self, port: u16, begun: Instant) -> Outcome {
+    fn wait_until_ready(&mut self, address: SocketAddr, begun: Instant) -> Outcome {
         while begun.elapsed() < READY_TIMEOUT {
             self.process.still_runs()?;
-            let answer = Connection::to(port).send("GET", "/readyz", Said::default());
+            let answer =
+                Connection::at(address, READY_TIMEOUT).send("GET", "/readyz", Said::default());
             if answer.is_ok_and(|answer| answer.status == 200) {
                 self.ready_after = begun.elapsed();
                 return Ok(());
@@ -198,11 +220,19 @@ impl Node {
         drop(self.process);
     }
 
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: &str) -> Outcome {
+        process::signal(signal, self.process.id())
+    }
+
+    /// Whether it runs still.
+    pub(crate) fn still_runs(&mut self) -> Outcome {
+        self.process.still_runs()
+    }
+
     /// Asks it to end, and waits until it has.
     pub(crate) fn terminate(mut self, within: Duration) -> Outcome<ExitStatus> {
-        // The shell's own `kill`: a bare Debian has no program of that name.
-        let kill = format!("kill -TERM {}", self.process.id());
-        sh::run(sh::command("sh").args(["-c", &kill]))?;
+        self.signal("TERM")?;
         let asked = Instant::now();
         while asked.elapsed() < within {
             if let Some(status) = self.process.ended()? {

@@ -125,6 +125,19 @@ fn find_binaries() -> Option<PathBuf> {
     first_with_server(&folders)
 }
 
+/// A program of the server's: where the folder has the server, or has a link to where that is with all the others.
+fn beside(binaries: &Path, program: &str) -> PathBuf {
+    let here = binaries.join(program);
+    if here.is_file() {
+        return here;
+    }
+    let server = fs::canonicalize(binaries.join("postgres"));
+    let there = server
+        .ok()
+        .and_then(|server| Some(server.parent()?.join(program)));
+    there.unwrap_or(here)
+}
+
 /// `<folder>/<version>/bin`, highest version first.
 fn versions_in(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
@@ -163,6 +176,38 @@ pub(crate) struct Server {
 impl Server {
     /// Makes a cluster and starts it with the settings given, each `name=value`; `prefix` is a program to run it under.
     pub(crate) fn start(binaries: &Path, settings: &[&str], prefix: &[String]) -> Outcome<Self> {
+        Self::made(binaries, settings, |place, caretaker| {
+            place.make_cluster(caretaker)?;
+            place.start(settings, prefix, caretaker)
+        })
+    }
+
+    /// A standby of the server that is found at the port `source`: on a port of its own, or on one that is known to be free.
+    pub(crate) fn standby(
+        binaries: &Path,
+        settings: &[&str],
+        source: u16,
+        port: Option<u16>,
+    ) -> Outcome<Self> {
+        let primary = format!("primary_conninfo=host=127.0.0.1 port={source} user=postgres");
+        let settings: Vec<&str> = settings.iter().copied().chain([&*primary]).collect();
+        Self::made(binaries, &settings, |place, caretaker| {
+            place.copy_cluster(source)?;
+            match port {
+                None => place.start(&settings, &[], caretaker),
+                Some(port) => {
+                    let process = place.start_on(port, &settings, &[], caretaker)?;
+                    Ok((process, port))
+                }
+            }
+        })
+    }
+
+    fn made(
+        binaries: &Path,
+        settings: &[&str],
+        begin: impl FnOnce(&Place<'_>, &mut Caretaker) -> Outcome<(Background, u16)>,
+    ) -> Outcome<Self> {
         let parent = std::env::temp_dir();
         sweep(&parent);
         let (folder, owner_lock) = make_folder(&parent)?;
@@ -177,8 +222,7 @@ impl Server {
             folder: &folder,
             user,
         };
-        place.make_cluster(&mut caretaker)?;
-        let (process, port) = place.start(settings, prefix, &mut caretaker)?;
+        let (process, port) = begin(&place, &mut caretaker)?;
         Ok(Self {
             caretaker,
             process,
@@ -192,12 +236,41 @@ impl Server {
 
     /// Ends all its processes in the middle of what they do, without writing anything more.
     pub(crate) fn crash(&mut self) -> Outcome {
-        let kill = format!("kill -QUIT {}", self.process.id());
-        sh::run(sh::command("sh").args(["-c", &kill]))?;
+        self.end("QUIT")
+    }
+
+    /// Has it end as a signal tells it to, and waits until it has.
+    pub(crate) fn end(&mut self, signal: &str) -> Outcome {
+        process::signal(signal, self.process.id())?;
         self.process
             .wait()
             .map(drop)
             .map_err(Failure::when("PostgreSQL"))
+    }
+
+    /// Runs statements one after the other, and answers what they say.
+    pub(crate) fn sql(&self, statements: &[&str]) -> Outcome<String> {
+        let mut psql = sh::command(beside(&self.binaries, "psql"));
+        psql.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d"]);
+        psql.arg(self.url());
+        for statement in statements {
+            psql.args(["-c", statement]);
+        }
+        sh::output(&mut psql)
+    }
+
+    /// Lets clients in that come from these addresses, as in `10.0.0.0/24`.
+    pub(crate) fn admit(&self, addresses: &str) -> Outcome {
+        let file = self.folder.join("data/pg_hba.conf");
+        let said = fs::OpenOptions::new().append(true).open(&file);
+        said.and_then(|mut file| writeln!(file, "host all all {addresses} trust"))
+            .map_err(Failure::when(file.display()))?;
+        self.sql(&["SELECT pg_reload_conf()"]).map(drop)
+    }
+
+    /// The port that it listens on.
+    pub(crate) const fn port(&self) -> u16 {
+        self.port
     }
 
     /// Starts it after a crash, on the same port; it recovers from its log.
@@ -305,7 +378,7 @@ struct Place<'a> {
 
 impl Place<'_> {
     fn command(&self, signal: &str, prefix: &[String], program: &str) -> Command {
-        let mut command = process::tethered(signal, prefix, self.binaries.join(program));
+        let mut command = process::tethered(signal, prefix, beside(self.binaries, program));
         // The caller's folder may be closed to the server's user, and the caller's language is not that of the log.
         command.current_dir(self.folder).env("LC_ALL", "C");
         if let Some(user) = &self.user {
@@ -347,6 +420,16 @@ impl Place<'_> {
             output.status,
             errors.trim_end()
         )))
+    }
+
+    /// Makes a cluster that follows another.
+    fn copy_cluster(&self, source: u16) -> Outcome {
+        let mut copy = self.command("INT", &[], "pg_basebackup");
+        copy.args(["-h", "127.0.0.1", "-p", &source.to_string()]);
+        copy.args(["-U", "postgres", "-X", "stream", "-c", "fast", "--no-sync"]);
+        // It writes this one's settings for the source too, which the caller says otherwise, and the file that makes it a standby.
+        copy.arg("-R");
+        sh::run(copy.stdin(Stdio::null()))
     }
 
     /// A free port may be taken by another before the server has it; then the next one is tried.

@@ -87,6 +87,13 @@ impl Drop for Background {
     }
 }
 
+/// Sends a signal to one process.
+pub(crate) fn signal(signal: &str, process: u32) -> Outcome {
+    // The shell's own `kill`: a bare Debian has no program of that name.
+    let kill = format!("kill -{signal} {process}");
+    sh::run(sh::command("sh").args(["-c", &kill]))
+}
+
 /// The last lines of a log, for a message.
 pub(crate) fn tail(log: &Path) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();

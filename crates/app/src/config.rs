@@ -14,7 +14,7 @@ use actix_web::http::header::{HeaderName, HeaderValue};
 use leadr_auth_domain::{Keyring, KeyringFault, Pepper, PepperId, PlainKey};
 use leadr_auth_ports::Entropy;
 use leadr_auth_postgres::PostgresConfig;
-use leadr_auth_service::VerificationConfig;
+use leadr_auth_service::{Sabotage, VerificationConfig};
 use leadr_auth_sqlite::SqliteConfig;
 use tracing_subscriber::EnvFilter;
 
@@ -450,6 +450,9 @@ pub struct Sources {
     pub not_text: Vec<&'static str>,
     /// The variable `IMPORT_FROM`: a database to import from, which is no setting of this deployment.
     pub import_from: Option<String>,
+    /// The variable `LEADR_AUTH_SABOTAGE`: which mechanism is switched off, for a test that has to notice.
+    #[cfg(feature = "sabotage")]
+    pub sabotage: Option<String>,
 }
 
 impl Sources {
@@ -477,6 +480,8 @@ impl Sources {
             environment,
             not_text,
             import_from,
+            #[cfg(feature = "sabotage")]
+            sabotage: std::env::var("LEADR_AUTH_SABOTAGE").ok(),
         }
     }
 
@@ -663,8 +668,40 @@ impl<'a> Reader<'a> {
             bound,
             tick,
             stale_if_error: Duration::from_secs(stale_if_error?),
-            ..VerificationConfig::default()
+            sabotage: self.sabotage()?,
         })
+    }
+
+    /// `None` where it is faulty.
+    #[cfg(feature = "sabotage")]
+    fn sabotage(&mut self) -> Option<Sabotage> {
+        let known = match self.sources.sabotage.as_deref() {
+            None => Some(Sabotage::Nothing),
+            Some("no-fence") => Some(Sabotage::NoFence),
+            Some("forget-early") => Some(Sabotage::ForgetEarly),
+            Some("no-ticks") => Some(Sabotage::NoTicks),
+            Some("listen-late") => Some(Sabotage::ListenLate),
+            Some("wall-clock") => Some(Sabotage::WallClock),
+            Some("no-last-flush") => Some(Sabotage::NoLastFlush),
+            Some(_) => None,
+        };
+        if known.is_none() {
+            self.fault(
+                "LEADR_AUTH_SABOTAGE",
+                "is no mechanism that can be switched off",
+            );
+        }
+        known
+    }
+
+    #[cfg(not(feature = "sabotage"))]
+    #[expect(
+        clippy::unused_self,
+        clippy::unnecessary_wraps,
+        reason = "as with the feature"
+    )]
+    const fn sabotage(&self) -> Option<Sabotage> {
+        Some(Sabotage::Nothing)
     }
 
     /// `Some(None)` where none is said, and `None` where it is faulty.
