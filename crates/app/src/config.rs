@@ -190,7 +190,7 @@ pub const SETTINGS: &[Setting] = &[
         flag: Some("revocation-bound-ms"),
         value: "MS",
         default: "2000",
-        help: "How long after a key was stopped on another node it may be let in here at most, whatever happens, in milliseconds, 0 to 60000; 0 asks the store for every key",
+        help: "How long after a key was stopped on another node it may be let in here at most, whatever one thing fails, in milliseconds, 0 to 60000; 0 asks the store for every key",
     },
     Setting {
         name: "REVOCATION_TICK_MS",

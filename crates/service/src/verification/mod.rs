@@ -12,11 +12,12 @@
 //!   store has committed, then what the cache knew went, then the answer; and the fence in [`fills`] keeps a fill that was
 //!   underway from bringing it back.
 //! - **Elsewhere**: as soon as the news arrives, as a rule within milliseconds; and within [`VerificationConfig::bound`],
-//!   whatever happens. Every node sends itself ticks through the store. One that comes back proves that all that was committed
-//!   before it was sent has been heard. The [`lease`] of the cache goes from the sending of the last such tick to the bound
-//!   after it. So an answer at `t` rests on a tick sent after `t` − bound, and on all that was committed before that. Where
+//!   whether or not it does. Every node sends itself ticks through the store. One that comes back proves that all that was
+//!   committed before it was sent has been heard. The [`lease`] of the cache goes from the sending of the last such tick to the
+//!   bound after it. So an answer at `t` rests on a tick sent after `t` − bound, and on all that was committed before that. Where
 //!   no tick comes back, for whatever reason, the lease runs out, and the store is asked for every key. No clock of one machine
-//!   is compared with another's.
+//!   is compared with another's. What the store itself answers is believed: one that has been taken over by its standby, and
+//!   does not know that, answers what was so before (`docs/reliability.md` says what is not promised).
 //! - Nothing that manages keys or accounts is answered from here, and no caller of it is let in from here.
 
 mod cache;
@@ -87,7 +88,7 @@ impl Default for VerificationConfig {
 }
 
 impl VerificationConfig {
-    /// For how long after a change this node may at most go on as if there had been none, whatever happens.
+    /// For how long after a change this node may at most go on as if there had been none, whatever it hears or does not.
     pub const fn patience(&self) -> Duration {
         self.bound.saturating_add(self.stale_if_error)
     }
