@@ -1,19 +1,19 @@
 //! Is this key good? The question that is asked more often than all others together, and is answered from memory.
 //!
-//! A verification goes: [`cache`] (has this prefix been looked up, and may what was found be relied on?), else the store
-//! through [`fills`]; the secret is compared in either case; the domain decides; the use is noted. What makes the first step
-//! sound is the other direction: [`follow`] hears of every change that the store commits, wherever it was made, and has
-//! [`follower`] throw away what it concerns; and [`changes`] does the same for what this process changes itself, before it
+//! A verification goes: `cache` (has this prefix been looked up, and may what was found be relied on?), else the store
+//! through `fills`; the secret is compared in either case; the domain decides; the use is noted. What makes the first step
+//! sound is the other direction: `follow` hears of every change that the store commits, wherever it was made, and has
+//! `follower` throw away what it concerns; and `changes` does the same for what this process changes itself, before it
 //! answers.
 //!
 //! # What may be relied on, and why
 //!
 //! - **Here**: a key that was revoked through this process is refused from the moment on that the change is answered. The
-//!   store has committed, then what the cache knew went, then the answer; and the fence in [`fills`] keeps a fill that was
+//!   store has committed, then what the cache knew went, then the answer; and the fence in `fills` keeps a fill that was
 //!   underway from bringing it back.
 //! - **Elsewhere**: as soon as the news arrives, as a rule within milliseconds; and within [`VerificationConfig::bound`],
 //!   whether or not it does. Every node sends itself ticks through the store. One that comes back proves that all that was
-//!   committed before it was sent has been heard. The [`lease`] of the cache goes from the sending of the last such tick to the
+//!   committed before it was sent has been heard. The `lease` of the cache goes from the sending of the last such tick to the
 //!   bound after it. So an answer at `t` rests on a tick sent after `t` − bound, and on all that was committed before that. Where
 //!   no tick comes back, for whatever reason, the lease runs out, and the store is asked for every key. No clock of one machine
 //!   is compared with another's. What the store itself answers is believed: one that has been taken over by its standby, and
