@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use crate::credential::{RequestId, authenticated_by};
 use crate::error::ApiError;
-use crate::hex::{hex_digits, push_hex};
+use crate::hex::{hex_digits, write_hex};
 use crate::routes::{pattern, resource_of};
 use crate::trace_context::{Parent, TRACERESPONSE, TraceContext, trace_state};
 use crate::{State, run_to_end};
@@ -75,7 +75,7 @@ pub(crate) async fn observe(
     if let Ok(value) = HeaderValue::from_str(&ids.request) {
         headers.insert(REQUEST_ID, value);
     }
-    if let Ok(value) = HeaderValue::try_from(ids.trace.to_text()) {
+    if let Ok(value) = HeaderValue::from_bytes(&ids.trace.traceresponse()) {
         headers.insert(TRACERESPONSE, value);
     }
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -153,11 +153,17 @@ fn request_id(request: &ServiceRequest) -> Option<Arc<str>> {
 }
 
 fn new_request_id(instance: u64, n: u64) -> Arc<str> {
-    let mut id = String::with_capacity(33);
-    push_hex(&mut id, instance.into(), 16);
-    id.push('-');
-    push_hex(&mut id, n.into(), hex_digits(n));
-    id.into()
+    let mut id = [b'-'; 33];
+    let (own, counted) = id.split_at_mut(17);
+    if let Some(own) = own.get_mut(..16) {
+        write_hex(own, instance.into());
+    }
+    let digits = hex_digits(n);
+    if let Some(counted) = counted.get_mut(..digits) {
+        write_hex(counted, n.into());
+    }
+    let id = id.get(..17 + digits).unwrap_or_default();
+    std::str::from_utf8(id).unwrap_or_default().into()
 }
 
 /// The request as a span: see [`REQUEST_SPAN`].

@@ -3,19 +3,23 @@
 //! Every request needs some for its ids, and the standard library's formatting takes longer for them than everything else that
 //! is done about those.
 
-/// Writes the last `digits` hexadecimal digits of a number, in lower case.
-pub(crate) fn push_hex(text: &mut String, number: u128, digits: u32) {
-    for place in (0..digits).rev() {
-        let nibble = number >> (4 * place) & 0xf;
-        let digit = u32::try_from(nibble).ok();
-        text.extend(digit.and_then(|digit| char::from_digit(digit, 16)));
+const DIGITS: [u8; 16] = *b"0123456789abcdef";
+
+/// Fills `digits` with the last digits of a number, in lower case.
+pub(crate) fn write_hex(digits: &mut [u8], mut number: u128) {
+    for digit in digits.iter_mut().rev() {
+        let nibble = usize::from(number.to_le_bytes()[0] & 0xf);
+        *digit = DIGITS.get(nibble).copied().unwrap_or(b'0');
+        number >>= 4;
     }
 }
 
-/// How many hexadecimal digits a number has; one for zero.
-pub(crate) const fn hex_digits(number: u64) -> u32 {
-    let bits = u64::BITS - number.leading_zeros();
-    if bits == 0 { 1 } else { bits.div_ceil(4) }
+/// How many digits a number has; one for zero.
+pub(crate) const fn hex_digits(number: u64) -> usize {
+    match (u64::BITS - number.leading_zeros()).div_ceil(4) {
+        0 => 1,
+        digits => digits as usize,
+    }
 }
 
 #[cfg(test)]
@@ -25,11 +29,12 @@ mod tests {
     #[test]
     fn numbers_are_written_as_the_standard_library_writes_them() {
         for number in [0, 1, 0xf, 0x10, 0xff, 0x100, 0xdead_beef, u64::MAX] {
-            let mut text = String::new();
-            push_hex(&mut text, number.into(), hex_digits(number));
-            assert_eq!(text, format!("{number:x}"));
-            push_hex(&mut text, number.into(), 32);
-            assert_eq!(text, format!("{number:x}{number:032x}"));
+            let mut digits = [0; 32];
+            let own = &mut digits[..hex_digits(number)];
+            write_hex(own, number.into());
+            assert_eq!(own, format!("{number:x}").as_bytes());
+            write_hex(&mut digits, number.into());
+            assert_eq!(digits, format!("{number:032x}").as_bytes());
         }
     }
 }

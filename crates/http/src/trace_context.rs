@@ -9,7 +9,7 @@ use std::num::{NonZeroU64, NonZeroU128};
 use actix_web::http::header::{HeaderMap, HeaderName};
 use leadr_auth_domain::redact_keys;
 
-use crate::hex::push_hex;
+use crate::hex::write_hex;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
@@ -137,23 +137,29 @@ impl TraceContext {
 
 impl fmt::Display for TraceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.to_text())
+        f.write_str(&String::from_utf8_lossy(&self.traceresponse()))
     }
 }
 
 impl TraceContext {
     /// The value of `traceresponse`.
-    pub(crate) fn to_text(self) -> String {
+    pub(crate) fn traceresponse(&self) -> [u8; 55] {
         // The client's flags go back as they came. Whether a trace that begins here is recorded is not known here; and its id
         // is not random by the letter of the specification.
         let flags = self.parent.map_or(0, |parent| parent.flags);
-        let mut text = String::with_capacity(55);
-        text.push_str("00-");
-        push_hex(&mut text, self.trace_id.0.get(), 32);
-        text.push('-');
-        push_hex(&mut text, self.span_id.0.get().into(), 16);
-        text.push('-');
-        push_hex(&mut text, flags.into(), 2);
+        // Version, trace id, span id and flags, with hyphens between them.
+        let mut text = [b'-'; 55];
+        let fields = [
+            (0..2, 0),
+            (3..35, self.trace_id.0.get()),
+            (36..52, self.span_id.0.get().into()),
+            (53..55, flags.into()),
+        ];
+        for (place, number) in fields {
+            if let Some(digits) = text.get_mut(place) {
+                write_hex(digits, number);
+            }
+        }
         text
     }
 }
