@@ -1146,6 +1146,15 @@ impl Config {
         }
     }
 
+    /// For how long after a change a server with these settings may go on as if there had been none.
+    pub fn patience(sources: &Sources) -> Result<Duration, ConfigFaults> {
+        let mut reader = Reader::new(sources);
+        match reader.verification() {
+            Some(verification) if reader.faults.is_empty() => Ok(verification.patience()),
+            _ => Err(ConfigFaults(reader.faults)),
+        }
+    }
+
     /// Where everything is.
     pub fn storage(&self) -> StorageConfig {
         StorageConfig {

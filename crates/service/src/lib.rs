@@ -51,7 +51,7 @@ pub use statistics::{Statistics, UsageStatistics};
 pub use transfer::{Exporter, Importer, Record};
 pub use usage::UsageRecorder;
 pub use verification::{
-    CacheStatistics, Propagation, Sabotage, Verification, VerificationConfig, VerifiedKey,
+    CacheStatistics, Onlooker, Propagation, Sabotage, Verification, VerificationConfig, VerifiedKey,
 };
 
 use rehash::Rehasher;

@@ -11,7 +11,7 @@ use leadr_auth_service::{AccountError, NewAccount, Service};
 use uuid::Uuid;
 
 use super::output::Output;
-use super::{Tools, Usage, operator, parsed, text, tool};
+use super::{Tools, Usage, nodes, operator, parsed, text, tool};
 
 pub(super) fn command() -> Command {
     let on_one = |name, about| tool(name, about).arg(account_argument());
@@ -38,15 +38,18 @@ pub(super) fn command() -> Command {
         )
         .subcommand(tool("list", "List the accounts, newest first"))
         .subcommand(on_one("show", "Show an account"))
-        .subcommand(on_one("suspend", "Stop all of an account's keys"))
+        .subcommand(on_one("suspend", "Stop all of an account's keys").arg(nodes::wait_flag()))
         .subcommand(on_one(
             "activate",
             "Let a suspended account's keys work again",
         ))
-        .subcommand(on_one(
-            "delete",
-            "Delete an account; its keys stop, and it can be restored",
-        ))
+        .subcommand(
+            on_one(
+                "delete",
+                "Delete an account; its keys stop, and it can be restored",
+            )
+            .arg(nodes::wait_flag()),
+        )
         .subcommand(on_one(
             "restore",
             "Bring a deleted account back (by its id)",
@@ -93,11 +96,10 @@ pub(super) async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
                 other => bail!(Usage(format!("no command `account {other}`"))),
             };
             let account = find(&service, text(matches, "account")?).await?;
-            out.one(
-                &service
-                    .update_account(&operator()?, account.id, &change)
-                    .await?,
-            )?;
+            let onlooker = nodes::look_on(matches, &service).await?;
+            let by = operator()?;
+            out.one(&service.update_account(&by, account.id, &change).await?)?;
+            nodes::wait_for_all(&service, onlooker).await?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -16,7 +16,9 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::output::{Output, Shown, complain, fields, json_line, json_text, line, line_to_be_read};
-use super::{Tools, Usage, accounts, everything, exit, operator, output, parsed, text, tool};
+use super::{
+    Tools, Usage, accounts, everything, exit, nodes, operator, output, parsed, text, tool,
+};
 use crate::system::OsEntropy;
 
 pub(super) fn command() -> Command {
@@ -59,9 +61,9 @@ pub(super) fn command() -> Command {
             ),
         )
         .subcommand(on_one("show", "Show a key's record"))
-        .subcommand(on_one("revoke", "Stop a key"))
+        .subcommand(on_one("revoke", "Stop a key").arg(nodes::wait_flag()))
         .subcommand(on_one("reactivate", "Let a revoked key work again"))
-        .subcommand(on_one("delete", "Delete a key; it stops, and can be restored"))
+        .subcommand(on_one("delete", "Delete a key; it stops, and can be restored").arg(nodes::wait_flag()))
         .subcommand(on_one("restore", "Bring a deleted key back"))
         .subcommand(
             on_one("rename", "Give a key another name")
@@ -147,6 +149,7 @@ pub(super) async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let id = named.id(&service).await?;
+    let onlooker = nodes::look_on(matches, &service).await?;
     let all = &everything();
     let changed = match (action, name) {
         ("revoke", _) => service.revoke_key(all, id).await?,
@@ -157,6 +160,7 @@ pub(super) async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         (other, _) => bail!(Usage(format!("no command `key {other}`"))),
     };
     out.one(&changed)?;
+    nodes::wait_for_all(&service, onlooker).await?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,17 +1,17 @@
-//! `nodes`
+//! `nodes`, and `--wait` of what stops keys
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::bail;
-use clap::{ArgMatches, Command};
+use clap::{Arg, ArgMatches, Command};
 use leadr_auth_domain::Timestamp;
 use leadr_auth_ports::Clock as _;
-use leadr_auth_service::NodeReport;
+use leadr_auth_service::{NodeReport, Onlooker, Service};
 use serde_json::{Value, json};
 
-use super::output::{Shown, printable};
-use super::{Tools, Usage, operator, sources, tool};
+use super::output::{Shown, complain, printable};
+use super::{Tools, Usage, flag, operator, sources, tool};
 use crate::config::{Config, StoreConfig};
 use crate::system::{OsEntropy, SystemClock};
 
@@ -45,6 +45,45 @@ pub(super) async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         .collect();
     out.many(&seen)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The flag of a tool that stops keys.
+pub(super) fn wait_flag() -> Arg {
+    flag("wait").help(
+        "Wait until no server lets in any more what this stops, and fail where that cannot be told",
+    )
+}
+
+/// Begins to listen where it is to be waited, before anything is changed.
+pub(super) async fn look_on(
+    matches: &ArgMatches,
+    service: &Service,
+) -> anyhow::Result<Option<(Onlooker, Duration)>> {
+    if !matches!(matches.try_get_one::<bool>("wait"), Ok(Some(true))) {
+        return Ok(None);
+    }
+    let patience = Config::patience(&sources(Some(matches)))?;
+    Ok(Some((service.look_on().await?, patience)))
+}
+
+/// Waits until every server has heard of what was changed, where somebody looked on.
+pub(super) async fn wait_for_all(
+    service: &Service,
+    onlooker: Option<(Onlooker, Duration)>,
+) -> anyhow::Result<()> {
+    let Some((onlooker, patience)) = onlooker else {
+        return Ok(());
+    };
+    let told = service.await_hearing(onlooker, patience).await;
+    if !told.propagated {
+        bail!("it is done, and cannot be told whether every server has heard of it");
+    }
+    complain(&format!(
+        "no server lets it in any more ({} known, after {})",
+        told.nodes,
+        shown(told.took)
+    ));
+    Ok(())
 }
 
 /// What a node said of itself, as it is to be taken now.

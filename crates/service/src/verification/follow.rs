@@ -20,7 +20,7 @@ pub(super) const TICKS_AT_ONCE: u32 = 4;
 const REMEMBERED: time::Duration = time::Duration::days(1);
 
 /// The most that somebody waits for proof that a change has reached every node.
-const LONGEST_WAIT: Duration = Duration::from_secs(10);
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// How far a change has got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -30,6 +30,7 @@ mod lease;
 #[cfg(leadr_loom)]
 mod loom_tests;
 mod nodes;
+mod onlooker;
 mod record;
 #[cfg(test)]
 #[cfg(not(leadr_loom))]
@@ -48,6 +49,7 @@ use leadr_auth_domain::{Access, Keyring, NodeId, PlainKey, PrefixCode, Verdict};
 
 pub(crate) use changes::watched;
 pub use follow::Propagation;
+pub use onlooker::Onlooker;
 use record::CachedKey;
 pub use record::VerifiedKey;
 

@@ -831,6 +831,41 @@ fn whoever_asks_waits_for_those_of_whom_it_hears_before_its_question_comes_back(
     assert!(!*asked.answered.borrow(), "it may have missed a tick");
 }
 
+/// A tool is no node, and hears the nodes all the same.
+#[tokio::test(start_paused = true)]
+async fn a_tool_waits_for_every_node() {
+    let two = Two::start(VerificationConfig::default()).await;
+    two.proven().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let tool = service_on(&two.one.bench.service, Bench::keyring());
+    let usual = VerificationConfig::default().patience();
+    let before = tokio::time::Instant::now();
+    let onlooker = tool.look_on().await.unwrap();
+    let told = tool.await_hearing(onlooker, usual).await;
+    assert_eq!((told.propagated, told.nodes), (true, 2));
+    assert!(
+        before.elapsed() < Duration::from_millis(100),
+        "both answered"
+    );
+
+    // One of them is gone without a word, and its lease has to run out.
+    two.running[1].abort();
+    tokio::task::yield_now().await;
+    let before = tokio::time::Instant::now();
+    let onlooker = tool.look_on().await.unwrap();
+    let told = tool.await_hearing(onlooker, usual).await;
+    assert_eq!((told.propagated, told.nodes), (true, 2));
+    assert!(before.elapsed() >= usual, "{:?}", before.elapsed());
+
+    // Where nobody says how they are, somebody may serve all the same.
+    let alone = Bench::new().await.service;
+    let before = tokio::time::Instant::now();
+    let onlooker = alone.look_on().await.unwrap();
+    let told = alone.await_hearing(onlooker, usual).await;
+    assert_eq!((told.propagated, told.nodes), (true, 0));
+    assert!(before.elapsed() >= usual);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_node_that_ends_is_not_waited_for_and_not_listed() {
     let setting = Setting::unproven(VerificationConfig::default()).await;
