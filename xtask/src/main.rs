@@ -92,8 +92,10 @@ const COMMANDS: &[Entry] = &[
     },
     Entry {
         name: "bench",
-        arguments: "[--store postgres|sqlite] [--seconds <n>] [--connections <n>] [--json]",
-        summary: "measure the release build on a durable store, against a bare actix-web server",
+        arguments: "[--store memory|sqlite|postgres] [--only <scenario>] [--rounds <n>] [--seconds <n>] [--connections <n>] \
+                    [--quick] [--dev] [--json] [--write]",
+        summary: "measure what verifying a key costs, on each store, beside a bare server that sends as much; --write puts it \
+                  into docs/benchmarks.md",
         run: bench::command,
     },
     Entry {
