@@ -19,6 +19,7 @@ mod deploy;
 mod env;
 mod footprint;
 mod http;
+mod instructions;
 mod load;
 mod manifest;
 mod markdown;
@@ -97,6 +98,13 @@ const COMMANDS: &[Entry] = &[
         summary: "measure what verifying a key costs, on each store, beside a bare server that sends as much; --write puts it \
                   into docs/benchmarks.md",
         run: bench::command,
+    },
+    Entry {
+        name: "instructions",
+        arguments: "[--write]",
+        summary: "count the processor's instructions for one verification, under valgrind, and compare with \
+                  docs/instructions.json; --write writes them down",
+        run: instructions::command,
     },
     Entry {
         name: "footprint",
