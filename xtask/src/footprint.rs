@@ -1,7 +1,7 @@
 //! `cargo xtask footprint`: how soon a server on a file with many keys is ready, and how much memory it holds while nobody
 //! asks it anything.
 //!
-//! The figures are told, not judged: a busy machine starts slowly. What is said of them in `docs/benchmark.md` comes from
+//! The figures are told, not judged: a busy machine starts slowly. What is said of them in `docs/benchmarks.md` comes from
 //! here.
 
 use std::fmt::Write as _;

@@ -1,14 +1,11 @@
-//! What the benchmark is made of: keys, a client, scripts for `wrk` and the reading of its results.
+//! What measurements are made of: keys, a client, and what some figures come to.
 
-use std::fmt::Write as _;
-use std::fs::{self, OpenOptions};
-use std::io::{Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::io::Read as _;
 
 use serde_json::Value;
 
-use crate::http::{Connection, KEY_HEADER, Said};
+use crate::http::{Connection, Said};
 use crate::sh::{Failure, Outcome};
 
 /// Bytes from the operating system.
@@ -84,88 +81,6 @@ pub(crate) fn field<'a>(answer: &'a Value, name: &str) -> Outcome<&'a str> {
     text.ok_or_else(|| Failure::new(format!("the answer has no text field `{name}`")))
 }
 
-/// The request that `wrk` repeats.
-pub(crate) struct Script<'a> {
-    pub(crate) method: &'a str,
-    pub(crate) key: Option<&'a str>,
-    pub(crate) body: Option<String>,
-}
-
-/// Prints exact figures in one line; `wrk`'s own report rounds them and changes their units.
-const REPORT: &str = r#"
-done = function(summary, latency)
-  local e = summary.errors
-  io.write(string.format(
-    "measured requests=%d duration_us=%d p50_us=%d p99_us=%d refused=%d socket_errors=%d\n",
-    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
-    e.status, e.connect + e.read + e.write + e.timeout))
-end
-"#;
-
-impl Script<'_> {
-    /// Writes it where only this user can read it: it holds the key, which must not stand on a command line.
-    pub(crate) fn write(&self, folder: &Path, name: &str) -> Outcome<PathBuf> {
-        let path = folder.join(name);
-        let mut options = OpenOptions::new();
-        let file = options.write(true).create_new(true).mode(0o600).open(&path);
-        let written = file.and_then(|mut file| file.write_all(self.text().as_bytes()));
-        written.map_err(Failure::when(path.display()))?;
-        Ok(path)
-    }
-
-    fn text(&self) -> String {
-        let mut text = format!("wrk.method = \"{}\"\n", self.method);
-        if let Some(key) = self.key {
-            let _ = writeln!(text, "wrk.headers[\"{KEY_HEADER}\"] = \"{key}\"");
-        }
-        if let Some(body) = &self.body {
-            text.push_str("wrk.headers[\"content-type\"] = \"application/json\"\n");
-            let _ = writeln!(text, "wrk.body = [[{body}]]");
-        }
-        text + REPORT
-    }
-}
-
-/// What `wrk` measured.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Measured {
-    /// Answered requests per second.
-    pub(crate) per_second: f64,
-    /// The time within which half of the requests were answered, in microseconds.
-    pub(crate) p50_us: f64,
-    /// The same for 99 of 100.
-    pub(crate) p99_us: f64,
-    /// Answers that were an error.
-    pub(crate) refused: f64,
-    /// Connections refused, broken or timed out.
-    pub(crate) socket_errors: f64,
-}
-
-impl Measured {
-    /// Reads what [`REPORT`] prints.
-    pub(crate) fn parse(output: &str) -> Option<Self> {
-        let line = output
-            .lines()
-            .find_map(|line| line.strip_prefix("measured "))?;
-        let value = |name: &str| -> Option<f64> {
-            let pairs = line.split(' ').filter_map(|word| word.split_once('='));
-            pairs
-                .into_iter()
-                .find(|(key, _)| *key == name)?
-                .1
-                .parse()
-                .ok()
-        };
-        Some(Self {
-            per_second: value("requests")? * 1e6 / value("duration_us")?,
-            p50_us: value("p50_us")?,
-            p99_us: value("p99_us")?,
-            refused: value("refused")?,
-            socket_errors: value("socket_errors")?,
-        })
-    }
-}
-
 /// The least, the middle and the greatest of some figures.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Spread {
@@ -202,49 +117,6 @@ mod tests {
         );
         assert_eq!(hex(&[0, 15, 255]), "000fff");
         assert_ne!(random().unwrap(), random().unwrap());
-    }
-
-    #[test]
-    fn results_are_read() {
-        let output = "Running 2s test\nmeasured requests=5000 duration_us=2000000 p50_us=400 \
-                      p99_us=1500 refused=1 socket_errors=2\n";
-        let expected = Measured {
-            per_second: 2500.0,
-            p50_us: 400.0,
-            p99_us: 1500.0,
-            refused: 1.0,
-            socket_errors: 2.0,
-        };
-        assert_eq!(Measured::parse(output), Some(expected));
-        assert_eq!(Measured::parse("Requests/sec: 12"), None);
-    }
-
-    #[test]
-    fn scripts_hold_what_the_request_needs() {
-        let script = Script {
-            method: "POST",
-            key: Some("ldr_x"),
-            body: Some("{}".to_owned()),
-        };
-        let text = script.text();
-        for part in [
-            "wrk.method = \"POST\"",
-            "\"ldr_x\"",
-            "wrk.body = [[{}]]",
-            "done =",
-        ] {
-            assert!(text.contains(part), "{text}");
-        }
-        let bare = Script {
-            method: "GET",
-            key: None,
-            body: None,
-        }
-        .text();
-        assert!(
-            !bare.contains("headers") && !bare.contains("body"),
-            "{bare}"
-        );
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod deploy;
 mod env;
 mod footprint;
 mod http;
+mod instructions;
 mod load;
 mod loom;
 mod manifest;
@@ -95,9 +96,18 @@ const COMMANDS: &[Entry] = &[
     },
     Entry {
         name: "bench",
-        arguments: "[--store postgres|sqlite] [--seconds <n>] [--connections <n>] [--json]",
-        summary: "measure the release build on a durable store, against a bare actix-web server",
+        arguments: "[--store memory|sqlite|postgres] [--only <scenario>] [--rounds <n>] [--seconds <n>] [--connections <n>] \
+                    [--quick] [--dev] [--json] [--write]",
+        summary: "measure what verifying a key costs, on each store, beside a bare server that sends as much; --write puts it \
+                  into docs/benchmarks.md",
         run: bench::command,
+    },
+    Entry {
+        name: "instructions",
+        arguments: "[--write]",
+        summary: "count the processor's instructions for one verification, under valgrind, and compare with \
+                  docs/instructions.json; --write writes them down",
+        run: instructions::command,
     },
     Entry {
         name: "footprint",

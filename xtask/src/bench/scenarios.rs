@@ -1,0 +1,291 @@
+//! What is measured: each scenario is some kinds of requests, and the floor that it stands beside.
+
+use super::loader::{Kind, request};
+use super::{CREATORS, Data};
+
+/// The floor's path for what it refuses.
+pub(crate) const REFUSED: &str = "/refused";
+/// A key that nobody has.
+pub(crate) const NOBODYS: &str = "ldr_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+const BATCH: u32 = 100;
+/// How many keys a flood repeats that nobody has.
+pub(crate) const UNKNOWN: u32 = 10_000;
+/// How many keys are hot in a flood of others, which is one request in so many.
+const HOT: u32 = 1_000;
+const FLOOD: u32 = 99;
+
+/// What is said of the requests of each connection that makes keys.
+const CREATE: [&str; CREATORS as usize] = [
+    "create 1", "create 2", "create 3", "create 4", "create 5", "create 6", "create 7", "create 8",
+];
+
+/// What pgbench does: the row of a key, with texts of the same lengths as the service writes, and nothing else. There is no
+/// entry in the audit trail, and nobody looks whether the account is live.
+pub(crate) fn insert(creators: &[(String, String)]) -> String {
+    let accounts: Vec<String> = creators
+        .iter()
+        .map(|(account, _)| format!("'{account}'"))
+        .collect();
+    format!(
+        "\\set r random(1, 9000000000000000000)
+INSERT INTO api_keys (id, account_id, name, key_hash, key_prefix, status, created_at, updated_at, pepper_id)
+VALUES (gen_random_uuid(), (ARRAY[{}]::uuid[])[(:client_id)::int + 1], 'made by the benchmark',
+  md5((:r)::text) || md5((:r)::text || 'a'), 'ldr_' || substr(md5((:r)::text || 'b'), 1, 10), 'active',
+  now(), now(), 'default');
+",
+        accounts.join(",")
+    )
+}
+
+/// When requests are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// Each connection when it was answered.
+    Closed,
+    /// At a constant rate: half of what the scenario's closed form and its floor's were able to do.
+    Half,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Scenario {
+    pub(crate) name: String,
+    pub(crate) floor: Option<&'static str>,
+    /// The closed form that says what rate is held.
+    pub(crate) paced_by: Option<&'static str>,
+    pub(crate) pace: Pace,
+    pub(crate) kinds: Vec<Kind>,
+    pub(crate) connections: u32,
+    /// How many keys a request has.
+    pub(crate) per_request: u32,
+    pub(crate) by_connection: bool,
+    pub(crate) counts_hits: bool,
+    /// Each key of the first kind is presented once before anything is measured.
+    pub(crate) warms: bool,
+}
+
+impl Scenario {
+    fn new(name: impl Into<String>, connections: u32, kinds: Vec<Kind>) -> Self {
+        Self {
+            name: name.into(),
+            floor: None,
+            paced_by: None,
+            pace: Pace::Closed,
+            kinds,
+            connections,
+            per_request: 1,
+            by_connection: false,
+            counts_hits: false,
+            warms: false,
+        }
+    }
+
+    /// Whether the floor is to answer.
+    pub(crate) fn is_floor(&self) -> bool {
+        self.name.starts_with("floor")
+    }
+
+    fn beside(mut self, floor: &'static str) -> Self {
+        self.floor = Some(floor);
+        self
+    }
+
+    fn at_half(mut self, paced_by: &'static str, floor: &'static str) -> Self {
+        self.pace = Pace::Half;
+        (self.paced_by, self.floor) = (Some(paced_by), Some(floor));
+        self
+    }
+
+    fn per(mut self, keys: u32) -> Self {
+        self.per_request = keys;
+        self
+    }
+
+    fn warm(mut self) -> Self {
+        self.warms = true;
+        self
+    }
+
+    fn counting_hits(mut self) -> Self {
+        self.counts_hits = true;
+        self
+    }
+}
+
+fn kind(name: &'static str, data: &Data, expect: u16, template: String) -> Kind {
+    Kind {
+        name,
+        weight: 1,
+        template,
+        keys: Some(data.plain.clone()),
+        take: None,
+        expect,
+    }
+}
+
+pub(crate) fn forward_auth(data: &Data) -> Kind {
+    kind(
+        "hot",
+        data,
+        204,
+        request("GET", "/v1/forward-auth", "{key}", None),
+    )
+}
+
+fn verify(data: &Data) -> Kind {
+    let body = Some(r#"{"key":"{key}"}"#);
+    kind(
+        "hot",
+        data,
+        200,
+        request("POST", "/v1/verify", &data.operator, body),
+    )
+}
+
+fn batch(data: &Data) -> Kind {
+    let keys: Vec<&str> = (0..BATCH).map(|_| r#"{"key":"{key}"}"#).collect();
+    let body = format!(r#"{{"keys":[{}]}}"#, keys.join(","));
+    kind(
+        "hot",
+        data,
+        200,
+        request("POST", "/v1/verify/batch", &data.operator, Some(&body)),
+    )
+}
+
+/// Keys that nobody has, and that were never sent before.
+fn fresh() -> Kind {
+    Kind {
+        name: "unknown",
+        weight: FLOOD,
+        template: request("GET", "/v1/forward-auth", "{fresh}", None),
+        keys: None,
+        take: None,
+        expect: 401,
+    }
+}
+
+/// Ten thousand keys that nobody has, again and again.
+fn repeated(data: &Data) -> Kind {
+    Kind {
+        template: request("GET", "/v1/forward-auth", "{key}", None),
+        keys: Some(data.plain.with_extension("unknown")),
+        ..fresh()
+    }
+}
+
+/// The requests whose answers the floor gives.
+pub(crate) fn recorded(data: &Data) -> [Kind; 4] {
+    [forward_auth(data), verify(data), batch(data), fresh()]
+}
+
+fn refused(mut kind: Kind) -> Kind {
+    kind.template = kind.template.replacen("/v1/forward-auth", REFUSED, 1);
+    kind
+}
+
+fn hot(data: &Data) -> Kind {
+    Kind {
+        take: Some(HOT),
+        ..forward_auth(data)
+    }
+}
+
+pub(crate) fn cached(
+    data: &Data,
+    creators: &[(String, String)],
+    connections: u32,
+) -> Vec<Scenario> {
+    let new = |name: &str, kinds| Scenario::new(name, connections, kinds);
+    let livez = Kind {
+        keys: None,
+        ..kind("livez", data, 200, request("GET", "/livez", NOBODYS, None))
+    };
+    let rename = Kind {
+        name: "rename",
+        weight: 1,
+        template: request(
+            "PATCH",
+            "/v1/api-keys/{id}",
+            &data.operator,
+            Some(r#"{"name":"Key {word}"}"#),
+        ),
+        ..verify(data)
+    };
+    let ninety_nine = |kind| Kind { weight: 99, ..kind };
+    let create = CREATE.iter().zip(creators).map(|(name, (account, key))| {
+        let body = format!(r#"{{"account_id":"{account}","name":"made by the benchmark"}}"#);
+        Kind {
+            keys: None,
+            ..kind(
+                name,
+                data,
+                201,
+                request("POST", "/v1/api-keys", key, Some(&body)),
+            )
+        }
+    });
+    vec![
+        new("floor/forward-auth", vec![forward_auth(data)]),
+        new("forward-auth", vec![forward_auth(data)]).beside("floor/forward-auth"),
+        new("livez", vec![livez]).beside("floor/forward-auth"),
+        new("floor/forward-auth/open", vec![forward_auth(data)])
+            .at_half("forward-auth", "floor/forward-auth"),
+        new("forward-auth/open", vec![forward_auth(data)])
+            .at_half("forward-auth", "floor/forward-auth"),
+        Scenario::new("floor/forward-auth/one", 1, vec![forward_auth(data)]),
+        Scenario::new("forward-auth/one", 1, vec![forward_auth(data)])
+            .beside("floor/forward-auth/one"),
+        new("floor/verify", vec![verify(data)]),
+        new("verify", vec![verify(data)]).beside("floor/verify"),
+        new("floor/batch", vec![batch(data)]).per(BATCH),
+        new("batch", vec![batch(data)])
+            .beside("floor/batch")
+            .per(BATCH),
+        new("floor/flood", vec![refused(fresh()), hot(data)]),
+        new("flood/repeated", vec![repeated(data), hot(data)])
+            .beside("floor/flood")
+            .warm(),
+        // What is left of the hot keys after it.
+        new("flood/after", vec![hot(data)]).counting_hits(),
+        new("flood/fresh", vec![fresh(), hot(data)])
+            .beside("floor/flood")
+            .counting_hits(),
+        new("mixed", vec![ninety_nine(verify(data)), rename]).beside("floor/verify"),
+        Scenario {
+            by_connection: true,
+            ..Scenario::new("creation", CREATORS, create.collect())
+        },
+    ]
+}
+
+pub(crate) fn uncached(data: &Data, connections: u32) -> Vec<Scenario> {
+    let new = |name: &str, kinds| Scenario::new(name, connections, kinds);
+    vec![
+        new("floor/uncached", vec![forward_auth(data)]),
+        new("uncached/forward-auth", vec![forward_auth(data)]).beside("floor/uncached"),
+        new("uncached/verify", vec![verify(data)]),
+    ]
+}
+
+pub(crate) fn in_process(data: &Data, connections: u32) -> Vec<Scenario> {
+    let kinds = vec![kind(
+        "hot",
+        data,
+        200,
+        request("GET", "/docs", "{key}", None),
+    )];
+    vec![
+        Scenario::new("floor/in-process", connections, kinds.clone()),
+        Scenario::new("in-process", connections, kinds).beside("floor/in-process"),
+    ]
+}
+
+/// Verification of one of `hot` keys, with `stored` in the store.
+pub(crate) fn stored(data: &Data, how: &str, stored: &str, hot: u32, connections: u32) -> Scenario {
+    let kinds = vec![Kind {
+        take: Some(hot),
+        ..forward_auth(data)
+    }];
+    Scenario::new(format!("stored/{how}/{stored}"), connections, kinds)
+}
