@@ -4,10 +4,11 @@ use std::io::{self, Write};
 
 use leadr_auth_domain::redact_keys;
 use leadr_auth_http::REQUEST_SPAN;
-use tracing::Metadata;
+use tracing::{Metadata, Subscriber};
 use tracing_subscriber::filter::{FilterExt as _, FilterFn};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer, SubscriberExt as _};
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, fmt, registry};
 
@@ -18,23 +19,31 @@ pub type SpanLayer = Box<dyn Layer<Registry> + Send + Sync>;
 
 /// Sends the log to standard error, and lets `spans` listen. The second call in a process changes nothing.
 pub fn init(config: &LogConfig, spans: Option<SpanLayer>) {
+    // An error says that there is a log already, as in tests that start several applications.
+    let _ = match spans {
+        // Not a layer that is none: such a one wants every span that there is, and each request would pay for its own.
+        None => registry().with(lines(config)).try_init(),
+        Some(spans) => registry().with(spans).with(lines(config)).try_init(),
+    };
+}
+
+/// The log.
+fn lines<S>(config: &LogConfig) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
     let logged = EnvFilter::new(&config.filter).and(FilterFn::new(is_for_the_log));
     let lines = fmt::layer().with_writer(RedactedStderr);
-    // An error says that there is a log already, as in tests that start several applications.
-    let registry = registry().with(spans);
-    let _ = match config.format {
-        LogFormat::Json => registry
-            .with(
-                lines
-                    .json()
-                    .flatten_event(true)
-                    .with_current_span(false)
-                    .with_span_list(false)
-                    .with_filter(logged),
-            )
-            .try_init(),
-        LogFormat::Text => registry.with(lines.with_filter(logged)).try_init(),
-    };
+    match config.format {
+        LogFormat::Json => lines
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .with_filter(logged)
+            .boxed(),
+        LogFormat::Text => lines.with_filter(logged).boxed(),
+    }
 }
 
 /// The span of a request is for tracing systems: its line has the same, once.

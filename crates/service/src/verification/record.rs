@@ -7,6 +7,7 @@ use leadr_auth_domain::{
     Access, Account, AccountId, AccountRole, AccountStanding, Actor, ApiKey, KeyDigest, KeyId,
     KeyStanding, Origin, PepperId, Principal, Scopes, Timestamp, Verdict,
 };
+use smol_str::SmolStr;
 
 use super::sync::{AtomicBool, Ordering};
 
@@ -51,7 +52,8 @@ pub(crate) struct CachedKey {
     account: Arc<CachedAccount>,
     pepper_id: Arc<PepperId>,
     scopes: Arc<Scopes>,
-    name: Box<str>,
+    /// In place, as names are as a rule: another place in memory would be another wait for it.
+    name: SmolStr,
     id: KeyId,
     digest: KeyDigest,
     standing: KeyStanding,
@@ -94,7 +96,12 @@ impl CachedKey {
         // What an allocation costs beyond what is in it.
         const ALLOCATION: usize = 16;
         const ARC: usize = 2 * size_of::<usize>();
-        let own = ALLOCATION + ARC + size_of::<Self>() + ALLOCATION + self.name.len();
+        let name = if self.name.is_heap_allocated() {
+            ALLOCATION + ARC + self.name.len()
+        } else {
+            0
+        };
+        let own = ALLOCATION + ARC + size_of::<Self>() + name;
         let scopes = match &*self.scopes {
             // Shared by all.
             Scopes::All => 0,
