@@ -190,7 +190,7 @@ pub const SETTINGS: &[Setting] = &[
         flag: Some("revocation-bound-ms"),
         value: "MS",
         default: "2000",
-        help: "How long after a key was stopped on another node it may be let in here at most, whatever one thing fails, in milliseconds, 0 to 60000; 0 asks the store for every key",
+        help: "How long after a key was stopped on another node it may be let in here at most, whatever one thing fails, in milliseconds, 100 to 60000, or 0, which asks the store for every key",
     },
     Setting {
         name: "REVOCATION_TICK_MS",
@@ -655,11 +655,31 @@ impl<'a> Reader<'a> {
         let bound = self.millis("REVOCATION_BOUND_MS", 0, 60_000);
         let tick = self.millis("REVOCATION_TICK_MS", 50, 30_000);
         let stale_if_error = self.number("STALE_IF_ERROR_SECONDS", 0, 86_400);
-        let (bound, tick) = (bound?, tick?);
+        let (bound, tick, stale_if_error) = (bound?, tick?, Duration::from_secs(stale_if_error?));
         if !bound.is_zero() && bound < 2 * tick {
+            // Whoever has said one of them meant that one.
+            let said = self.sources.said("REVOCATION_TICK_MS");
+            let (name, what) = if said.is_some() {
+                (
+                    "REVOCATION_TICK_MS",
+                    "is more than half of REVOCATION_BOUND_MS",
+                )
+            } else {
+                (
+                    "REVOCATION_BOUND_MS",
+                    "is less than twice REVOCATION_TICK_MS, and not 0",
+                )
+            };
             self.fault(
-                "REVOCATION_TICK_MS",
-                "is more than half of REVOCATION_BOUND_MS: one tick that is late would end what is known",
+                name,
+                format!("{what}: one tick that is late would end what is known"),
+            );
+            return None;
+        }
+        if bound.is_zero() && !stale_if_error.is_zero() {
+            self.fault(
+                "STALE_IF_ERROR_SECONDS",
+                "is set, and REVOCATION_BOUND_MS is 0, with which nothing is known",
             );
             return None;
         }
@@ -667,7 +687,7 @@ impl<'a> Reader<'a> {
             cache_bytes: cache_mb? << 20,
             bound,
             tick,
-            stale_if_error: Duration::from_secs(stale_if_error?),
+            stale_if_error,
             sabotage: self.sabotage()?,
         })
     }
@@ -1224,7 +1244,7 @@ mod tests {
         assert!(read(&[("REVOCATION_BOUND_MS", "0")]).is_ok());
         assert_eq!(
             faulty(&[("REVOCATION_BOUND_MS", "999")]),
-            ["REVOCATION_TICK_MS"]
+            ["REVOCATION_BOUND_MS"]
         );
         assert_eq!(faulty(&[("NODE_NAME", "a\u{7}b")]), ["NODE_NAME"]);
     }

@@ -417,6 +417,18 @@ through_every_proxy! {
         }
     }
 
+    /// Everything that is told of a key may be long.
+    async fn a_key_with_all_the_scopes_that_one_may_have_is_let_in(proxy: Proxy) {
+        let site = Site::open(proxy).await;
+        let scopes: Vec<String> = (0..64).map(|n| format!("{n:02}:{}", "s".repeat(125))).collect();
+        let scopes: Vec<&str> = scopes.iter().map(String::as_str).collect();
+        let key = site.key(&"\u{1f511}".repeat(255), Some(&scopes)).await;
+        let answer = site.get("/things", &[&format!("leadr-api-key: {}", key.plain)]).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let seen = site.application.take_one();
+        assert_eq!(seen.header("x-leadr-scopes"), [scopes.join(" ")]);
+    }
+
     /// The service is asked with the key alone, on connections that stay open.
     async fn the_service_is_asked_for_the_key_and_no_more(proxy: Proxy) {
         let application = Listener::application().await;
