@@ -54,9 +54,10 @@ pub(crate) struct Feed(pub(crate) Pool);
 /// So what is told must never go a way of its own here.
 ///
 /// Nor does it say that nothing changed where a change would not be told: somebody may have dropped the triggers, or switched
-/// them off.
-const TICK: &str = "\
-WITH said AS (
+/// them off. And where somebody has had them in hand since the last tick, it says so by another *mark*: they may have been off in
+/// between, for one transaction or for long, and nobody was told of what was changed then.
+const SAID: &str = "\
+said AS (
     INSERT INTO server_nodes (id, name, version, tick, started_at, seen_at, patience, lease_age, lag)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
     ON CONFLICT (id) DO UPDATE SET
@@ -69,24 +70,46 @@ WITH said AS (
         lease_age = excluded.lease_age,
         lag = excluded.lag
     RETURNING id
-)
-SELECT pg_catalog.pg_notify($10, $11) FROM said
-WHERE (
-    SELECT count(*) FROM pg_catalog.pg_trigger
-    WHERE tgrelid IN ('api_keys'::regclass, 'accounts'::regclass)
-        AND tgenabled IN ('A', 'O')
-        AND tgname IN (
-            'leadr_auth_key_came', 'leadr_auth_key_changed', 'leadr_auth_key_went', 'leadr_auth_keys_truncated',
-            'leadr_auth_account_changed', 'leadr_auth_account_went', 'leadr_auth_accounts_truncated'
-        )
-) = 7";
+)";
+
+/// Tells it.
+const TELL: &str =
+    "SELECT pg_catalog.pg_notify($10, $11 || ' ' || mark) FROM said, triggers WHERE number = 7";
+
+/// How many triggers there are.
+pub(crate) const TRIGGER_COUNT: i64 = 7;
+
+/// The triggers that tell of changes, as far as they are on for everybody, and by which it is seen that they were altered: the
+/// transactions that wrote them and their functions last.
+pub(crate) const TRIGGERS: &str = "\
+SELECT count(*) AS number, string_agg(pg_trigger.xmin || ':' || pg_proc.xmin, ',' ORDER BY tgname) AS mark
+FROM pg_catalog.pg_trigger JOIN pg_catalog.pg_proc ON pg_proc.oid = tgfoid
+WHERE tgrelid IN ('api_keys'::regclass, 'accounts'::regclass)
+    AND tgenabled = 'A'
+    AND tgname IN (
+        'leadr_auth_key_came', 'leadr_auth_key_changed', 'leadr_auth_key_went', 'leadr_auth_keys_truncated',
+        'leadr_auth_account_changed', 'leadr_auth_account_went', 'leadr_auth_accounts_truncated'
+    )";
+
+/// The most that it takes to ask for the triggers: everything that is read is in memory.
+const ASKED_WITHIN: Duration = Duration::from_secs(2);
 
 const SEND: &str = "SELECT pg_catalog.pg_notify($1, $2)";
 
 #[async_trait]
 impl ChangeFeed for Feed {
     async fn subscribe(&self) -> Result<Box<dyn Subscription>, StoreError> {
-        Ok(Box::new(Listening(self.0.listen(CHANNEL).await?)))
+        let listener = self.0.listen(CHANNEL).await?;
+        let asked = listener.client.query_one(TRIGGERS, &[]);
+        let row = tokio::time::timeout(ASKED_WITHIN, asked)
+            .await
+            .map_err(|_| StoreError::unavailable("asking for the triggers took too long"))?
+            .map_err(StoreError::unavailable)?;
+        Ok(Box::new(Listening {
+            mark: row.try_get("mark").map_err(StoreError::internal)?,
+            listener,
+            held_back: None,
+        }))
     }
 
     async fn tick(&self, report: &NodeReport) -> Result<(), StoreError> {
@@ -100,7 +123,7 @@ impl ChangeFeed for Feed {
             clippy::disallowed_methods,
             reason = "Diesel has no words for an insert whose rows another query reads"
         )]
-        let query = diesel::sql_query(TICK);
+        let query = diesel::sql_query(format!("WITH {SAID}, triggers AS ({TRIGGERS}) {TELL}"));
         let query = query
             .bind::<SqlUuid, _>(row.id)
             .bind::<Varchar, _>(row.name)
@@ -168,19 +191,48 @@ impl ChangeFeed for Feed {
     }
 }
 
-struct Listening(Listener);
+struct Listening {
+    listener: Listener,
+    /// That of the triggers when it began to listen, or of the last tick.
+    mark: Option<String>,
+    /// A tick before which something else was to be said.
+    held_back: Option<Heard>,
+}
 
 #[async_trait]
 impl Subscription for Listening {
     async fn next(&mut self) -> Result<Heard, StoreError> {
-        match self.0.next().await {
-            Some(Ok(told)) => Ok(heard(told.payload())),
+        if let Some(tick) = self.held_back.take() {
+            return Ok(tick);
+        }
+        match self.listener.next().await {
+            Some(Ok(told)) => Ok(self.hear(told.payload())),
             Some(Err(error)) => Err(StoreError::unavailable(error)),
             None => Err(StoreError::unavailable(
                 "the database tells nothing any more",
             )),
         }
     }
+}
+
+impl Listening {
+    fn hear(&mut self, line: &str) -> Heard {
+        let heard = heard(line);
+        if let (Heard::Signal(Signal::Tick { .. }), Some(mark)) = (&heard, mark_of(line))
+            && self.mark.as_deref() != Some(mark)
+        {
+            // Of what was changed while the triggers were in somebody's hands nobody was told.
+            self.mark = Some(mark.to_owned());
+            self.held_back = Some(heard);
+            return Heard::Change(Change::Everything);
+        }
+        heard
+    }
+}
+
+/// The last word of the line of a tick that was confirmed.
+fn mark_of(line: &str) -> Option<&str> {
+    line.split(' ').nth(4)
 }
 
 /// The line for something.

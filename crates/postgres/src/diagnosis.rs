@@ -3,13 +3,13 @@
 use diesel::{
     QueryableByName,
     pg::data_types::PgTimestamp,
-    sql_types::{BigInt, Text},
+    sql_types::{BigInt, Nullable, Text},
 };
 use diesel_async::RunQueryDsl;
 use leadr_auth_domain::Timestamp;
 use leadr_auth_ports::StoreError;
 
-use crate::{Postgres, error, rows};
+use crate::{Postgres, change_feed, error, rows};
 
 diesel::define_sql_function! {
     /// The time at this moment, not that of the transaction's start.
@@ -48,7 +48,59 @@ struct Count {
     count: i64,
 }
 
+/// What a server may do with the table in which it says how it is.
+const RIGHTS: &str = "\
+SELECT string_agg(needed, ', ') AS missing
+FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS needed
+WHERE NOT pg_catalog.has_table_privilege('server_nodes', needed)";
+
+#[derive(QueryableByName)]
+struct Missing {
+    #[diesel(sql_type = Nullable<Text>)]
+    missing: Option<String>,
+}
+
+#[derive(QueryableByName)]
+struct Triggers {
+    #[diesel(sql_type = BigInt)]
+    number: i64,
+}
+
 impl Postgres {
+    /// Why a server would not rely on hearing of changes, as far as that can be seen without being one; for a person.
+    pub async fn feed_faults(&self) -> Result<Vec<String>, StoreError> {
+        let mut faults = Vec::new();
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "tables of PostgreSQL's own, and no table of ours"
+        )]
+        let (triggers, rights) = (
+            diesel::sql_query(change_feed::TRIGGERS),
+            diesel::sql_query(RIGHTS),
+        );
+        let (triggers, rights): (Triggers, Missing) = self
+            .pool
+            .statement(async |connection| {
+                diesel::QueryResult::Ok((
+                    triggers.get_result(connection).await?,
+                    rights.get_result(connection).await?,
+                ))
+            })
+            .await?
+            .map_err(error::of_query)?;
+        if triggers.number != change_feed::TRIGGER_COUNT {
+            faults.push(format!(
+                "{} of {} triggers on api_keys and accounts are on for everybody (ENABLE ALWAYS)",
+                triggers.number,
+                change_feed::TRIGGER_COUNT
+            ));
+        }
+        if let Some(missing) = rights.missing {
+            faults.push(format!("the role lacks {missing} on server_nodes"));
+        }
+        Ok(faults)
+    }
+
     /// The time by the server's clock. It decides nothing here; but one that is far from this machine's says that one of the
     /// two is wrong.
     pub async fn clock(&self) -> Result<Timestamp, StoreError> {

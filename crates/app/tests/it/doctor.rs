@@ -592,9 +592,31 @@ async fn a_database_on_a_server() {
     running.base();
     running.first_key();
     let found = place.run(&["doctor", "--json"], &environment).with(0);
-    for check in ["schema", "database", "secret", "operator", "clock"] {
+    for check in [
+        "schema", "database", "secret", "operator", "clock", "changes",
+    ] {
         assert_eq!(finding(&found, check)["status"], "ok", "{check}");
     }
+    let client = database.client().await;
+    let off = "ALTER TABLE accounts DISABLE TRIGGER leadr_auth_account_changed";
+    client.batch_execute(off).await.unwrap();
+    let deaf = place.run(&["doctor", "--json"], &environment).with(0);
+    assert_eq!(finding(&deaf, "changes")["status"], "warning");
+    let what = finding(&deaf, "changes")["what"].to_string();
+    assert!(what.contains("6 of 7 triggers"), "{what}");
+    let elsewhere = TestDatabase::create_empty().await;
+    let apart = [
+        &environment[..],
+        &[("DATABASE_LISTEN_URL", elsewhere.url())],
+    ]
+    .concat();
+    let on = "ALTER TABLE accounts ENABLE ALWAYS TRIGGER leadr_auth_account_changed";
+    client.batch_execute(on).await.unwrap();
+    let deaf = place.run(&["doctor", "--json"], &apart).with(0);
+    assert_eq!(finding(&deaf, "changes")["status"], "warning");
+    // And the servers are listed, which says the same.
+    let nodes = place.run(&["nodes", "--json"], &environment).with(0);
+    assert!(nodes.out.contains("\"lease_left_ms\""), "{}", nodes.out);
     let away = [
         ("DATABASE_URL", "postgres://user:hunter2@127.0.0.1:1/db"),
         ("API_KEY_SECRET", "a secret for tests, of 32 bytes and more"),

@@ -60,6 +60,18 @@ pub(crate) fn of_account(id: &str) -> Heard {
 
 const EVERYTHING: Heard = Heard::Change(Change::Everything);
 
+/// Switches all triggers on, as the migration does.
+const ALL_ON: &str = "
+    ALTER TABLE api_keys
+        ENABLE ALWAYS TRIGGER leadr_auth_key_came,
+        ENABLE ALWAYS TRIGGER leadr_auth_key_changed,
+        ENABLE ALWAYS TRIGGER leadr_auth_key_went,
+        ENABLE ALWAYS TRIGGER leadr_auth_keys_truncated;
+    ALTER TABLE accounts
+        ENABLE ALWAYS TRIGGER leadr_auth_account_changed,
+        ENABLE ALWAYS TRIGGER leadr_auth_account_went,
+        ENABLE ALWAYS TRIGGER leadr_auth_accounts_truncated";
+
 async fn next(subscription: &mut Box<dyn Subscription>) -> Result<Heard, StoreError> {
     tokio::time::timeout(Duration::from_secs(20), subscription.next())
         .await
@@ -624,42 +636,63 @@ async fn a_key_that_is_issued_is_not_told_of_and_one_that_was_chosen_is() {
     );
 }
 
-/// Who would not hear of a change does not hear that there was none.
+/// Who would not hear of a change does not hear that there was none; and when the triggers are on again, that everything may
+/// have changed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_triggers_are_off_no_tick_comes_back() {
     let database = TestDatabase::create().await;
     let client = database.client().await;
     let stores = database.stores();
     let mut subscription = stores.feed.subscribe().await.unwrap();
+    let remade = format!(
+        "CREATE TRIGGER leadr_auth_keys_truncated AFTER TRUNCATE ON api_keys
+         FOR EACH STATEMENT EXECUTE FUNCTION leadr_auth_tell_of_everything();
+         {ALL_ON}"
+    );
     let off_and_on = [
         (
             "ALTER TABLE api_keys DISABLE TRIGGER leadr_auth_key_changed",
+            ALL_ON,
+        ),
+        // They would not fire for what replication writes.
+        (
             "ALTER TABLE api_keys ENABLE TRIGGER leadr_auth_key_changed",
+            ALL_ON,
         ),
         (
             "ALTER TABLE accounts ENABLE REPLICA TRIGGER leadr_auth_account_changed",
-            "ALTER TABLE accounts ENABLE ALWAYS TRIGGER leadr_auth_account_changed",
+            ALL_ON,
         ),
-        (
-            "ALTER TABLE accounts DISABLE TRIGGER ALL",
-            "ALTER TABLE accounts ENABLE TRIGGER ALL",
-        ),
+        ("ALTER TABLE accounts DISABLE TRIGGER USER", ALL_ON),
         (
             "DROP TRIGGER leadr_auth_keys_truncated ON api_keys",
-            "CREATE TRIGGER leadr_auth_keys_truncated AFTER TRUNCATE ON api_keys
-             FOR EACH STATEMENT EXECUTE FUNCTION leadr_auth_tell_of_everything()",
+            &*remade,
         ),
     ];
-    for (number, (off, on)) in (1..).step_by(2).zip(off_and_on) {
+    assert_eq!(news(&stores, &mut subscription, 1).await, []);
+    for (number, (off, on)) in (2..).step_by(2).zip(off_and_on) {
         client.batch_execute(off).await.unwrap();
         let refused = stores.feed.tick(&report(number)).await.unwrap_err();
         assert!(!refused.is_retryable(), "{off}");
         client.batch_execute(on).await.unwrap();
-        stores.feed.tick(&report(number + 1)).await.unwrap();
         assert_eq!(
-            next(&mut subscription).await.unwrap(),
-            tick(number + 1),
+            news(&stores, &mut subscription, number + 1).await,
+            [EVERYTHING],
             "{off}"
         );
     }
+    assert_eq!(news(&stores, &mut subscription, 100).await, []);
+    // Off and on again between two ticks, as a restored dump does it.
+    let unheard = format!(
+        "BEGIN;
+         ALTER TABLE api_keys DISABLE TRIGGER USER;
+         UPDATE api_keys SET status = 'revoked';
+         {ALL_ON};
+         COMMIT"
+    );
+    client.batch_execute(&unheard).await.unwrap();
+    assert_eq!(news(&stores, &mut subscription, 101).await, [EVERYTHING]);
+    // And by somebody who had not begun to listen yet.
+    let mut later = stores.feed.subscribe().await.unwrap();
+    assert_eq!(news(&stores, &mut later, 102).await, []);
 }

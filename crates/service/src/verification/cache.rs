@@ -150,8 +150,10 @@ impl VerificationCache {
     }
 
     fn keep_account(&self, account: &Account) -> Arc<CachedAccount> {
-        let epoch = self.epoch.load(Ordering::Acquire);
         let mut accounts = lock(&self.accounts);
+        // With the lock: whoever drops everything clears these accounts together with it, and one of the new epoch that was
+        // cleared would never be retired.
+        let epoch = self.epoch.load(Ordering::Acquire);
         let known = accounts.known.get(&account.id).and_then(Weak::upgrade);
         if let Some(known) = known {
             if known.is_good(epoch) && known.is_as(account) {
@@ -244,8 +246,8 @@ impl VerificationCache {
     /// In no time, however much there is: what is of another epoch is not good any more, and goes when its place is needed.
     pub(crate) fn forget_everything(&self) {
         self.fills.strike_out_all();
-        self.epoch.fetch_add(1, Ordering::AcqRel);
         let mut accounts = lock(&self.accounts);
+        self.epoch.fetch_add(1, Ordering::AcqRel);
         accounts.known.clear();
         drop(accounts);
         self.nobody.clear();

@@ -8,6 +8,7 @@ use leadr_auth_ports::{NodeReport, Probe, Signal, StoreError, Subscription};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::follower::Follower;
+use super::nodes::Nodes;
 use crate::{Chain, Service};
 
 /// How long it waits before it asks a store again that does not let it listen.
@@ -134,15 +135,10 @@ impl Service {
             lag: proof.map(|proof| proof.lag),
         };
         let feed = Arc::clone(&self.stores.feed);
+        let verifier = Arc::clone(&self.verifier);
         tokio::spawn(async move {
-            match feed.tick(&report).await {
-                // A store that is away is reported by whoever asks it; a tick tries again in no time.
-                Err(error) if error.is_retryable() => {
-                    tracing::debug!(error = %Chain(&error), "a tick was not sent");
-                }
-                Err(error) => tracing::error!(error = %Chain(&error), "a tick was not sent"),
-                Ok(()) => {}
-            }
+            let sent = feed.tick(&report).await;
+            verifier.note_tick(sent.as_ref().err());
             drop(permit);
         });
     }
@@ -201,6 +197,8 @@ impl Service {
             };
         };
         let mut asked = self.verifier.nodes.ask(me, began);
+        // Also where nobody waits any more.
+        let _withdrawn = Withdrawn(&self.verifier.nodes, asked.number);
         self.say(Signal::Probe(Probe {
             node: me,
             number: asked.number,
@@ -219,13 +217,21 @@ impl Service {
             }
         };
         let in_time = tokio::time::timeout(left.min(LONGEST_WAIT), answered).await;
-        self.verifier.nodes.withdraw(asked.number);
         let took = self.lease_time().saturating_sub(began);
         Propagation {
             propagated: in_time.is_ok() || (wait.until_is_proof && left <= LONGEST_WAIT),
             nodes: asked.nodes + 1,
             took,
         }
+    }
+}
+
+/// A question that is withdrawn when this is dropped.
+struct Withdrawn<'a>(&'a Nodes, u64);
+
+impl Drop for Withdrawn<'_> {
+    fn drop(&mut self) {
+        self.0.withdraw(self.1);
     }
 }
 

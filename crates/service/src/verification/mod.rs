@@ -41,11 +41,11 @@ mod sync;
 mod tests;
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use leadr_auth_domain::{Access, Keyring, NodeId, PlainKey, PrefixCode, Verdict};
+use leadr_auth_domain::{Access, Keyring, NodeId, PlainKey, Verdict};
 
 pub(crate) use changes::watched;
 pub use follow::Propagation;
@@ -55,7 +55,7 @@ pub use record::VerifiedKey;
 
 use tokio::sync::Semaphore;
 
-use crate::{Service, StoreError};
+use crate::{Chain, Service, StoreError};
 use cache::{Fill, Filled, Known, VerificationCache};
 use nodes::Nodes;
 
@@ -178,6 +178,8 @@ pub(crate) struct Verifier {
     node_id: OnceLock<NodeId>,
     /// A permit for each tick that may wait for the store.
     ticks: Arc<Semaphore>,
+    /// Whether the last tick could not be sent, which is said once.
+    ticks_fail: AtomicBool,
     counters: Counters,
 }
 
@@ -190,7 +192,22 @@ impl Verifier {
             nodes: Arc::default(),
             node_id: OnceLock::new(),
             ticks: Arc::new(Semaphore::new(permits)),
+            ticks_fail: AtomicBool::new(false),
             counters: Counters::default(),
+        }
+    }
+
+    /// Notes what came of sending a tick; says when they begin to fail and when that is over.
+    fn note_tick(&self, error: Option<&StoreError>) {
+        let failed_before = self.ticks_fail.swap(error.is_some(), Ordering::AcqRel);
+        match error {
+            Some(error) if !failed_before => {
+                tracing::warn!(error = %Chain(error), "it cannot be made sure that changes are heard; every key is looked up until it can");
+            }
+            None if failed_before => {
+                tracing::info!("it can be made sure again that changes are heard");
+            }
+            Some(_) | None => {}
         }
     }
 }
@@ -272,7 +289,7 @@ impl Service {
         }
         let found = match self.look_up(key, began).await {
             Ok(found) => found,
-            Err(error) => self.known_before(key.prefix_code(), began, error)?,
+            Err(error) => return self.known_before(ring, key, began, error).map(Some),
         };
         if let Some(found) = found {
             return self.compare(ring, key, VerifiedKey(found)).await;
@@ -310,11 +327,15 @@ impl Service {
         let filled = if self.verifier.cache.may_answer(began) {
             self.fill(key).await
         } else {
-            // Whoever began before may have read what was so before.
+            // Whoever began before may have read what was so before. But what is read is kept, in place of what it contradicts.
+            let entered = self.verifier.cache.begin(key.prefix_code());
             let found = self.stores.lookup.find(&key.prefix()).await;
-            found
-                .map(|record| record.map(|record| self.verifier.cache.keep(&record)))
-                .map_err(Arc::new)
+            match entered {
+                Fill::Own(fill) => fill.end(found),
+                Fill::Joined(_) => found
+                    .map(|record| record.map(|record| self.verifier.cache.keep(&record)))
+                    .map_err(Arc::new),
+            }
         };
         filled.map_err(|error| shared(&error))
     }
@@ -338,13 +359,15 @@ impl Service {
         }
     }
 
-    /// What was known while the lease held, where an operator allows that and the store cannot be asked.
+    /// What was known while the lease held, where an operator allows that and the store cannot be asked: keys that were good, and
+    /// nothing else. That one is not is no reason to refuse it any more, since it may have been brought back or made meanwhile.
     fn known_before(
         &self,
-        code: PrefixCode,
+        ring: &Keyring,
+        key: &PlainKey,
         began: Duration,
         error: StoreError,
-    ) -> Result<Option<Arc<CachedKey>>, StoreError> {
+    ) -> Result<VerifiedKey, StoreError> {
         let (cache, allowed) = (
             &self.verifier.cache,
             self.config.verification.stale_if_error,
@@ -352,11 +375,14 @@ impl Service {
         if !error.is_retryable() || !cache.may_answer_stale(began, allowed) {
             return Err(error);
         }
-        let known = match cache.get(code) {
-            Some(Known::Key(known)) => Some(known),
-            Some(Known::Nobody) => None,
-            None => return Err(error),
+        let Some(Known::Key(known)) = cache.get(key.prefix_code()) else {
+            return Err(error);
         };
+        let known = VerifiedKey(known);
+        let is_genuine = ring.verify_digest(key, known.pepper_id(), known.digest()) == Some(true);
+        if !is_genuine || known.verdict(self.clock.now()) != Verdict::Valid {
+            return Err(error);
+        }
         count(&self.verifier.counters.stale);
         Ok(known)
     }

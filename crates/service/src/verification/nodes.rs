@@ -7,6 +7,12 @@ use std::time::Duration;
 use leadr_auth_domain::NodeId;
 use tokio::sync::watch;
 
+/// More nodes than there are. Whoever may speak in the database can say that there are others.
+const MOST_NODES: usize = 1_000;
+
+/// A longer patience than can be configured is nobody's.
+const LONGEST_PATIENCE: Duration = Duration::from_hours(25);
+
 /// What is known of the nodes. Times are of the machine's uptime.
 #[derive(Default)]
 pub(crate) struct Nodes(Mutex<State>);
@@ -102,14 +108,18 @@ impl Nodes {
         // Before a shorter patience counts, what was kept under the longer one has to be over.
         let known = state.alive.get(&node);
         let left = known.map(|alive| alive.until().saturating_sub(now));
+        let patience = patience.min(LONGEST_PATIENCE);
         let alive = Alive {
             heard_at: now,
             patience: patience.max(left.unwrap_or_default()),
         };
-        state.alive.insert(node, alive);
-        if state.alive.len() > 1_000 {
+        if known.is_none() && state.alive.len() >= MOST_NODES {
             state.alive.retain(|_, alive| alive.until() > now);
+            if state.alive.len() >= MOST_NODES {
+                return;
+            }
         }
+        state.alive.insert(node, alive);
     }
 
     pub(crate) fn ended(&self, node: NodeId) {

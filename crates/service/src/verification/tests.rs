@@ -576,6 +576,100 @@ async fn a_store_that_is_away_is_no_refusal_and_old_knowledge_is_used_only_where
     }
 }
 
+/// What was refused may have been brought back, and what nobody had may have been made.
+#[tokio::test]
+async fn old_knowledge_lets_in_and_never_refuses() {
+    let setting = Setting::unproven(VerificationConfig {
+        stale_if_error: Duration::from_secs(30),
+        ..VerificationConfig::default()
+    })
+    .await;
+    let (clock, service) = (&setting.bench.clock, &setting.bench.service);
+    let second = Duration::from_secs(1);
+    service
+        .verifier
+        .cache
+        .lease
+        .extend(service.lease_time() + second);
+    let good = setting.known().await.plain_key;
+    let revoked = setting.bench.issue("Revoked").await;
+    service
+        .revoke_key(&Bench::all(), revoked.key.id)
+        .await
+        .unwrap();
+    let expiry = Some(Bench::later(10));
+    let expired = setting
+        .bench
+        .issue_expiring("Trial", expiry)
+        .await
+        .plain_key;
+    let stranger = generate_api_key([77; 32]);
+    let (head, _) = good.expose().split_at(20);
+    let forged = PlainKey::parse(&format!("{head}{}", "A".repeat(27))).unwrap();
+    for key in [&revoked.plain_key, &expired, &stranger, &forged] {
+        setting.verdict(key).await;
+    }
+    clock.run_on(2 * second);
+    clock.set(Bench::later(10));
+    setting.store.is_away.store(true, Ordering::SeqCst);
+    assert_eq!(setting.verdict(&good).await, Verdict::Valid);
+    for key in [&revoked.plain_key, &expired, &stranger, &forged] {
+        let told = service.verify(Access::All, key).await;
+        assert!(told.unwrap_err().is_retryable());
+    }
+}
+
+/// What the store said last counts, also where it was asked because the lease was over.
+#[tokio::test]
+async fn what_was_read_without_a_lease_replaces_what_was_known() {
+    let setting = Setting::unproven(VerificationConfig {
+        stale_if_error: Duration::from_secs(30),
+        ..VerificationConfig::default()
+    })
+    .await;
+    let (clock, service) = (&setting.bench.clock, &setting.bench.service);
+    let second = Duration::from_secs(1);
+    service
+        .verifier
+        .cache
+        .lease
+        .extend(service.lease_time() + second);
+    let issued = setting.known().await;
+    // Nobody is told of it here.
+    let other = service_on(service, Bench::keyring());
+    let mut elsewhere = other.clone();
+    elsewhere.stores.keys = setting.store.keys.clone();
+    elsewhere.prepare(None).await.unwrap();
+    elsewhere
+        .revoke_key(&Bench::all(), issued.key.id)
+        .await
+        .unwrap();
+    clock.run_on(2 * second);
+    assert_eq!(setting.verdict(&issued.plain_key).await, Verdict::Revoked);
+    setting.store.is_away.store(true, Ordering::SeqCst);
+    let told = service.verify(Access::All, &issued.plain_key).await;
+    assert!(told.unwrap_err().is_retryable());
+}
+
+/// Whoever may speak in the database may say anything of nodes.
+#[test]
+fn nodes_that_are_none_take_no_room_and_no_time_without_end() {
+    let nodes = nodes::Nodes::default();
+    let at = Duration::from_secs;
+    nodes.listening(at(0));
+    for n in 0..5_000_u16 {
+        let mut bytes = [9; 16];
+        bytes[..2].copy_from_slice(&n.to_le_bytes());
+        nodes.ticked(NodeId::from_random_bytes(bytes), Duration::MAX, at(1));
+    }
+    let me = NodeId::from_random_bytes([1; 16]);
+    let asked = nodes.ask(me, at(2));
+    assert_eq!(asked.nodes, 1_000);
+    // A day and an hour later, all of them are silent.
+    let asked = nodes.ask(me, at(1 + 25 * 3600));
+    assert_eq!(asked.nodes, 0);
+}
+
 #[tokio::test]
 async fn a_key_that_is_hashed_anew_elsewhere_is_looked_up_again_when_its_secret_is_gone() {
     let setting = Setting::new().await;

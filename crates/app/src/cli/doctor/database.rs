@@ -91,8 +91,10 @@ pub(super) async fn examine(config: &Config, storage: &StorageConfig, findings: 
     }
     let configured = secret::examine(config, storage, &stores, findings).await;
     secret::examine_operator(configured, &stores, findings).await;
-    if !config.verification.bound.is_zero() && matches!(database, Database::Postgres(..)) {
-        examine_feed(stores.feed.as_ref(), findings).await;
+    if !config.verification.bound.is_zero()
+        && let Database::Postgres(postgres, _) = &database
+    {
+        examine_feed(postgres, stores.feed.as_ref(), findings).await;
     }
     match &database {
         Database::Memory(_) => {}
@@ -105,7 +107,15 @@ pub(super) async fn examine(config: &Config, storage: &StorageConfig, findings: 
 }
 
 /// Would a server hear of changes? It listens as one does, says something, and has to hear it.
-async fn examine_feed(feed: &dyn ChangeFeed, findings: &mut Findings) {
+async fn examine_feed(postgres: &Postgres, feed: &dyn ChangeFeed, findings: &mut Findings) {
+    match postgres.feed_faults().await {
+        Ok(faults) if faults.is_empty() => {}
+        Ok(faults) => {
+            let what = format!("{NOT_HEARD} ({})", faults.join("; "));
+            return findings.add("changes", Status::Warning, what);
+        }
+        Err(error) => return findings.fail("changes", &error.into()),
+    }
     let heard = async {
         let mut subscription = feed.subscribe().await?;
         let asked = Instant::now();
