@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use crate::codegen::{self, Mode};
 use crate::postgres::Database;
 use crate::sh::{self, Outcome};
-use crate::{crash, deploy, instructions, migrate, no_arguments, revocation, rolling, test, tidy};
+use crate::{
+    crash, deploy, instructions, loom, migrate, no_arguments, revocation, rolling, test, tidy,
+};
 
 /// `ci`
 pub(crate) fn command(arguments: &[String]) -> Outcome {
@@ -30,6 +32,7 @@ fn all(steps: &mut Steps) -> Outcome {
     steps.run("codegen --check", || codegen::run(&database, Mode::Check))?;
     steps.run("migrate check", || migrate::check(&database))?;
     steps.run("test", || test::run(&database, &[]))?;
+    steps.run("loom", loom::run)?;
     steps.run("instructions", instructions::run)?;
     steps.run("crash", crash::short)?;
     steps.run("rolling", rolling::short)?;

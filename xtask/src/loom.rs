@@ -10,6 +10,11 @@ use crate::sh::{self, Outcome};
 /// `loom`
 pub(crate) fn command(arguments: &[String]) -> Outcome {
     no_arguments("loom", arguments)?;
+    run()
+}
+
+/// All of it, also for `ci`.
+pub(crate) fn run() -> Outcome {
     let mut cargo = sh::cargo(["test", "-p", "leadr-auth-service", "--lib", "--locked"]);
     // A release build takes longer than it saves.
     cargo.args(["--features", "sabotage", "verification::loom_tests"]);

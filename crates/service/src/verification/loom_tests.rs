@@ -397,6 +397,12 @@ fn an_account_is_suspended(sabotage: Sabotage, goes: Goes, fillers: usize) {
             filler.join().unwrap();
         }
         look();
+        // Whatever is known by now goes with its account.
+        cache.forget_account(records.active.id);
+        for key in &records.plain[..fillers] {
+            let known = cache.get(key.prefix_code());
+            assert!(known.is_none(), "a key outlives its account");
+        }
     });
 }
 
