@@ -74,7 +74,7 @@ said AS (
 
 /// Tells it.
 const TELL: &str =
-    "SELECT pg_catalog.pg_notify($10, $11 || ' ' || mark) FROM said, triggers WHERE number = 7";
+    "SELECT pg_catalog.pg_notify($10, $11 || ' ' || mark) FROM said, triggers WHERE number = $12";
 
 /// How many triggers there are.
 pub(crate) const TRIGGER_COUNT: i64 = 7;
@@ -135,7 +135,8 @@ impl ChangeFeed for Feed {
             .bind::<Nullable<BigInt>, _>(row.lease_age)
             .bind::<Nullable<BigInt>, _>(row.lag)
             .bind::<Text, _>(CHANNEL)
-            .bind::<Text, _>(Line(&Heard::Signal(signal)).to_string());
+            .bind::<Text, _>(Line(&Heard::Signal(signal)).to_string())
+            .bind::<BigInt, _>(TRIGGER_COUNT);
         let told = self
             .0
             .statement(async |connection| query.execute(connection).await)

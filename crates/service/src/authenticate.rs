@@ -2,7 +2,8 @@
 //! there is [`crate::verification`].
 
 use leadr_auth_domain::{
-    Access, ApiKey, KeyRecord, OperatorAccess, PlainKey, Principal, Verdict, decide,
+    Access, ApiKey, KeyDigest, KeyRecord, Keyring, OperatorAccess, PepperId, PlainKey, Principal,
+    Verdict, decide,
 };
 
 use crate::{Service, StoreError};
@@ -100,17 +101,30 @@ impl Service {
             ring.verify_against_nothing(key);
             return Ok(None);
         };
-        match ring.verify(key, &record.key) {
-            Some(true) => Ok(Some(record)),
-            Some(false) => {
-                self.may_refuse_hashes()?;
-                Ok(None)
-            }
-            None => {
-                self.may_refuse_keys_under(&record.key.pepper_id).await?;
-                Ok(None)
-            }
+        let ApiKey {
+            pepper_id,
+            key_hash,
+            ..
+        } = &record.key;
+        let digest = key_hash.digest();
+        let is_genuine = self.is_genuine(&ring, key, pepper_id, &digest).await?;
+        Ok(is_genuine.then_some(record))
+    }
+
+    /// Is the key the one whose hash this is? An error where that cannot be told.
+    pub(crate) async fn is_genuine(
+        &self,
+        ring: &Keyring,
+        key: &PlainKey,
+        pepper_id: &PepperId,
+        digest: &KeyDigest,
+    ) -> Result<bool, StoreError> {
+        match ring.verify_digest(key, pepper_id, digest) {
+            Some(true) => return Ok(true),
+            Some(false) => self.may_refuse_hashes()?,
+            None => self.may_refuse_keys_under(pepper_id).await?,
         }
+        Ok(false)
     }
 }
 

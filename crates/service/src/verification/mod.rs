@@ -56,7 +56,7 @@ pub use record::VerifiedKey;
 use tokio::sync::Semaphore;
 
 use crate::{Chain, Service, StoreError};
-use cache::{Fill, Filled, Known, VerificationCache};
+use cache::{Fill, Known, VerificationCache};
 use nodes::Nodes;
 
 /// How verification behaves where it has a choice.
@@ -253,7 +253,7 @@ impl Service {
             Verdict::Valid => {
                 self.usage.note(found.id(), now);
                 self.rehasher
-                    .note(&self.keyring(), key, found.id(), found.pepper_id(), || {
+                    .note(&ring, key, found.id(), found.pepper_id(), || {
                         found.digest().to_hash()
                     });
                 Ok(Verification::Accepted(found))
@@ -298,65 +298,46 @@ impl Service {
         Ok(None)
     }
 
-    /// Is the key the one that was found?
+    /// The key that was found, if it is this one.
     async fn compare(
         &self,
         ring: &Keyring,
         key: &PlainKey,
         found: VerifiedKey,
     ) -> Result<Option<VerifiedKey>, StoreError> {
-        match ring.verify_digest(key, found.pepper_id(), found.digest()) {
-            Some(true) => Ok(Some(found)),
-            Some(false) => {
-                self.may_refuse_hashes()?;
-                Ok(None)
-            }
-            None => {
-                self.may_refuse_keys_under(found.pepper_id()).await?;
-                Ok(None)
-            }
-        }
+        let is_genuine = self.is_genuine(ring, key, found.pepper_id(), found.digest());
+        Ok(is_genuine.await?.then_some(found))
     }
 
-    /// Asks the store, once for all who ask at the same time.
+    /// Asks the store: once for all who ask at the same time, while the lease holds. Without it whoever began before may have
+    /// read what was so before; but what is read is kept all the same, in place of what it contradicts.
     async fn look_up(
         &self,
         key: &PlainKey,
         began: Duration,
     ) -> Result<Option<Arc<CachedKey>>, StoreError> {
-        let filled = if self.verifier.cache.may_answer(began) {
-            self.fill(key).await
-        } else {
-            // Whoever began before may have read what was so before. But what is read is kept, in place of what it contradicts.
-            let entered = self.verifier.cache.begin(key.prefix_code());
-            let found = self.stores.lookup.find(&key.prefix()).await;
-            match entered {
-                Fill::Own(fill) => fill.end(found),
-                Fill::Joined(_) => found
-                    .map(|record| record.map(|record| self.verifier.cache.keep(&record)))
-                    .map_err(Arc::new),
-            }
-        };
-        filled.map_err(|error| shared(&error))
-    }
-
-    async fn fill(&self, key: &PlainKey) -> Filled {
-        loop {
-            match self.verifier.cache.begin(key.prefix_code()) {
-                Fill::Own(fill) => {
-                    let answer = self.stores.lookup.find(&key.prefix()).await;
-                    return fill.end(answer);
-                }
-                Fill::Joined(mut joined) => {
+        let cache = &self.verifier.cache;
+        let find = async || self.stores.lookup.find(&key.prefix()).await;
+        let filled = loop {
+            match cache.begin(key.prefix_code()) {
+                Fill::Own(fill) => break fill.end(find().await),
+                Fill::Joined(mut joined) if cache.may_answer(began) => {
                     // Whoever asked may have gone away before there was an answer.
                     if let Ok(filled) = joined.wait_for(Option::is_some).await
                         && let Some(filled) = filled.clone()
                     {
-                        return filled;
+                        break filled;
                     }
                 }
+                Fill::Joined(_) => {
+                    let found = find().await;
+                    break found
+                        .map(|record| record.map(|record| cache.keep(&record)))
+                        .map_err(Arc::new);
+                }
             }
-        }
+        };
+        filled.map_err(|error| shared(&error))
     }
 
     /// What was known while the lease held, where an operator allows that and the store cannot be asked: keys that were good, and

@@ -180,6 +180,23 @@ impl Setting {
         setting
     }
 
+    /// A service whose lease holds for a second, and that may go on for so much longer while the store is away.
+    async fn allowing(stale_if_error: Duration) -> Self {
+        let setting = Self::unproven(VerificationConfig {
+            stale_if_error,
+            ..VerificationConfig::default()
+        })
+        .await;
+        let service = &setting.bench.service;
+        let second = Duration::from_secs(1);
+        service
+            .verifier
+            .cache
+            .lease
+            .extend(service.lease_time() + second);
+        setting
+    }
+
     /// A service that has heard nothing yet.
     async fn unproven(verification: VerificationConfig) -> Self {
         let mut bench = Bench::new().await;
@@ -545,17 +562,8 @@ async fn what_was_known_goes_after_the_commit() {
 async fn a_store_that_is_away_is_no_refusal_and_old_knowledge_is_used_only_where_that_is_allowed() {
     let second = Duration::from_secs(1);
     for (allowed, expected) in [(Duration::ZERO, None), (5 * second, Some(Verdict::Valid))] {
-        let setting = Setting::unproven(VerificationConfig {
-            stale_if_error: allowed,
-            ..VerificationConfig::default()
-        })
-        .await;
+        let setting = Setting::allowing(allowed).await;
         let (clock, service) = (&setting.bench.clock, &setting.bench.service);
-        service
-            .verifier
-            .cache
-            .lease
-            .extend(service.lease_time() + second);
         let issued = setting.known().await;
         let unknown = setting.bench.issue("Not known").await;
         setting.store.is_away.store(true, Ordering::SeqCst);
@@ -579,18 +587,9 @@ async fn a_store_that_is_away_is_no_refusal_and_old_knowledge_is_used_only_where
 /// What was refused may have been brought back, and what nobody had may have been made.
 #[tokio::test]
 async fn old_knowledge_lets_in_and_never_refuses() {
-    let setting = Setting::unproven(VerificationConfig {
-        stale_if_error: Duration::from_secs(30),
-        ..VerificationConfig::default()
-    })
-    .await;
+    let setting = Setting::allowing(Duration::from_secs(30)).await;
     let (clock, service) = (&setting.bench.clock, &setting.bench.service);
     let second = Duration::from_secs(1);
-    service
-        .verifier
-        .cache
-        .lease
-        .extend(service.lease_time() + second);
     let good = setting.known().await.plain_key;
     let revoked = setting.bench.issue("Revoked").await;
     service
@@ -622,18 +621,9 @@ async fn old_knowledge_lets_in_and_never_refuses() {
 /// What the store said last counts, also where it was asked because the lease was over.
 #[tokio::test]
 async fn what_was_read_without_a_lease_replaces_what_was_known() {
-    let setting = Setting::unproven(VerificationConfig {
-        stale_if_error: Duration::from_secs(30),
-        ..VerificationConfig::default()
-    })
-    .await;
+    let setting = Setting::allowing(Duration::from_secs(30)).await;
     let (clock, service) = (&setting.bench.clock, &setting.bench.service);
     let second = Duration::from_secs(1);
-    service
-        .verifier
-        .cache
-        .lease
-        .extend(service.lease_time() + second);
     let issued = setting.known().await;
     // Nobody is told of it here.
     let other = service_on(service, Bench::keyring());
