@@ -6,19 +6,19 @@ use std::time::Duration;
 use leadr_auth_domain::{
     Account, AccountId, AccountName, AccountRefusal, AccountRole, AccountStatus, Actor, ApiKey,
     ApiKeyStatus, AuditAction, AuditEntry, ChainCheck, ChainHead, ChainId, Checkpoint, Facts,
-    HashedKey, KeyHash, KeyName, KeyPrefix, KeyRefusal, Keyring, NodeId, Origin, Pepper, PepperId,
-    Scope, ScopeSet, Scopes, SealedAuditKey, Slug, Timestamp,
+    HashedKey, KeyHash, KeyName, KeyPrefix, KeyRefusal, Keyring, Origin, Pepper, PepperId, Scope,
+    ScopeSet, Scopes, SealedAuditKey, Slug, Timestamp,
 };
 
 use super::fixtures::{
-    SECRET, account, account_of, all_noted, at, audit_key, entry, entry_in, fields, key, noted,
-    plain_key, upto,
+    SECRET, account, account_of, all_noted, at, audit_key, entry, entry_in, fields, heard,
+    heard_until_tick, key, noted, plain_key, report, upto,
 };
 use crate::{
     ActorFilter, AuditPlace, AuditQuery, Audited, Change, CreateAccountError, CreateKeyError,
     CreateOperatorError, DropPepperError, Heard, ImportConflict, ImportMode, ImportOutcome,
-    KeyFilter, KeyUse, NodeReport, Probe, Pruned, Rehash, Rows, Signal, StoredPepper, Stores,
-    Subscription, Totals, UpdateAccountError, UpdateKeyError,
+    KeyFilter, KeyUse, Probe, Pruned, Rehash, Rows, Signal, StoredPepper, Stores, Totals,
+    UpdateAccountError, UpdateKeyError,
 };
 
 /// How many change the same record at once in the races.
@@ -157,48 +157,6 @@ fn key_under(ring: &Keyring, n: u8, owner: &Account) -> ApiKey {
     key.pepper_id = pepper_id;
     key.key_hash = hash;
     key
-}
-
-/// A node's report, as it is at its tick `number`.
-fn report(n: u8, number: u64) -> NodeReport {
-    NodeReport {
-        id: NodeId::from_random_bytes([n; 16]),
-        name: format!("node-{n}.example:8000 (\u{1f511})"),
-        version: "1.2.3".to_owned(),
-        tick: number,
-        started_at: at(1),
-        seen_at: at(1_000 * u32::try_from(number).unwrap() + u32::from(n)),
-        patience: Duration::from_secs(2),
-        lease_age: (number > 1).then_some(Duration::from_micros(1_500)),
-        lag: (number > 1).then_some(Duration::from_micros(321)),
-    }
-}
-
-/// What is heard up to the tick of a report, which is sent now; without it.
-async fn heard_until_tick(
-    stores: &Stores,
-    subscription: &mut Box<dyn Subscription>,
-    report: &NodeReport,
-) -> Vec<Heard> {
-    let tick = Heard::Signal(Signal::Tick {
-        node: report.id,
-        number: report.tick,
-        patience: report.patience,
-    });
-    stores.feed.tick(report).await.unwrap();
-    let mut all = Vec::new();
-    loop {
-        let heard = heard(subscription).await;
-        if heard == tick {
-            return all;
-        }
-        all.push(heard);
-    }
-}
-
-async fn heard(subscription: &mut Box<dyn Subscription>) -> Heard {
-    let next = tokio::time::timeout(Duration::from_secs(20), subscription.next());
-    next.await.expect("nothing more was heard").unwrap()
 }
 
 /// Was it said of a key, or of everything, that it may have changed?

@@ -1,12 +1,16 @@
 //! Values to put into a store.
 
+use std::time::Duration;
+
 use leadr_auth_domain::{
     Account, AccountId, AccountName, AccountRole, ApiKey, AuditAction, AuditDraft, AuditEntry,
-    AuditKey, ChainId, Checkpoint, KeyId, KeyName, Keyring, Origin, Pepper, PlainKey, Slug,
+    AuditKey, ChainId, Checkpoint, KeyId, KeyName, Keyring, NodeId, Origin, Pepper, PlainKey, Slug,
     Timestamp, generate_api_key,
 };
 
-use crate::{ActorFilter, AuditPlace, AuditQuery, Audited};
+use crate::{
+    ActorFilter, AuditPlace, AuditQuery, Audited, Heard, NodeReport, Signal, Stores, Subscription,
+};
 
 /// The secret under which [`key`] hashes.
 pub const SECRET: &str = "a secret for tests, of 32 bytes and more";
@@ -148,4 +152,52 @@ pub fn fields(key: &ApiKey) -> impl PartialEq + std::fmt::Debug + use<> {
         (key.created_at, key.updated_at, key.deleted_at),
         (key.pepper_id.clone(), key.scopes.clone()),
     )
+}
+
+/// A node's report, as it is at its tick `number`.
+pub fn report(n: u8, number: u64) -> NodeReport {
+    NodeReport {
+        id: NodeId::from_random_bytes([n; 16]),
+        name: format!("node-{n}.example:8000 (\u{1f511})"),
+        version: "1.2.3".to_owned(),
+        tick: number,
+        started_at: at(1),
+        seen_at: at(1_000 * u32::try_from(number).unwrap() + u32::from(n)),
+        patience: Duration::from_secs(2),
+        lease_age: (number > 1).then_some(Duration::from_micros(1_500)),
+        lag: (number > 1).then_some(Duration::from_micros(321)),
+    }
+}
+
+/// What everybody hears when a node reports.
+pub fn tick(report: &NodeReport) -> Heard {
+    Heard::Signal(Signal::Tick {
+        node: report.id,
+        number: report.tick,
+        patience: report.patience,
+    })
+}
+
+/// What is heard up to the tick of a report, which is sent now; without it.
+pub async fn heard_until_tick(
+    stores: &Stores,
+    subscription: &mut Box<dyn Subscription>,
+    report: &NodeReport,
+) -> Vec<Heard> {
+    let tick = tick(report);
+    stores.feed.tick(report).await.unwrap();
+    let mut all = Vec::new();
+    loop {
+        let heard = heard(subscription).await;
+        if heard == tick {
+            return all;
+        }
+        all.push(heard);
+    }
+}
+
+/// What a subscription hears next, which has to come.
+pub async fn heard(subscription: &mut Box<dyn Subscription>) -> Heard {
+    let next = tokio::time::timeout(Duration::from_secs(20), subscription.next());
+    next.await.expect("nothing more was heard").unwrap()
 }

@@ -5,10 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use leadr_auth_domain::{AccountId, KeyPrefix, NodeId};
+use leadr_auth_domain::{AccountId, KeyPrefix};
 use leadr_auth_ports::{
     Change, Heard, NodeReport, Signal, StoreError, Stores, Subscription,
-    contract::fixtures::{account, at, entry, key},
+    contract::fixtures::{self, account, entry, key},
 };
 use leadr_auth_postgres::{
     Postgres, PostgresConfig,
@@ -29,25 +29,11 @@ const THREE: &str = "30000000-0000-4000-8000-000000000000";
 const KEY: &str = "a0000000-0000-4000-8000-000000000000";
 
 pub(crate) fn report(number: u64) -> NodeReport {
-    NodeReport {
-        id: NodeId::from_random_bytes([7; 16]),
-        name: "node.example:8000".to_owned(),
-        version: "1.2.3".to_owned(),
-        tick: number,
-        started_at: at(1),
-        seen_at: at(2),
-        patience: Duration::from_secs(1),
-        lease_age: None,
-        lag: None,
-    }
+    fixtures::report(7, number)
 }
 
 fn tick(number: u64) -> Heard {
-    Heard::Signal(Signal::Tick {
-        node: report(number).id,
-        number,
-        patience: report(number).patience,
-    })
+    fixtures::tick(&report(number))
 }
 
 pub(crate) fn of_key(prefix: &str) -> Heard {
@@ -84,16 +70,9 @@ pub(crate) async fn news(
     subscription: &mut Box<dyn Subscription>,
     number: u64,
 ) -> Vec<Heard> {
-    stores.feed.tick(&report(number)).await.unwrap();
-    let mut all = Vec::new();
-    loop {
-        let heard = next(subscription).await.unwrap();
-        if heard == tick(number) {
-            all.sort_by_key(|heard| format!("{heard:?}"));
-            return all;
-        }
-        all.push(heard);
-    }
+    let mut all = fixtures::heard_until_tick(stores, subscription, &report(number)).await;
+    all.sort_by_key(|heard| format!("{heard:?}"));
+    all
 }
 
 async fn listeners(client: &Client) -> i64 {

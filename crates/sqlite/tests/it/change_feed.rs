@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use diesel::connection::SimpleConnection as _;
-use leadr_auth_domain::{Account, AccountName, ApiKey, HashedKey, KeyId, KeyRefusal, NodeId};
+use leadr_auth_domain::{Account, AccountName, ApiKey, HashedKey, KeyId, KeyRefusal};
 use leadr_auth_ports::{
     Change, CreateKeyError, Heard, ImportMode, ImportOutcome, KeyUse, NodeReport, Rehash, Signal,
     StoreError, StoreLoad, Stores, Subscription, UpdateKeyError,
-    contract::fixtures::{account, all_noted, at, entry, key, noted},
+    contract::fixtures::{self, account, all_noted, at, entry, heard, key, noted},
 };
 use leadr_auth_sqlite::{IfMissing, Sqlite, migrate};
 use tokio::time::{sleep, timeout};
@@ -15,25 +15,11 @@ use tokio::time::{sleep, timeout};
 use crate::support::{Scratch, fresh, opened_twice};
 
 fn report(number: u64) -> NodeReport {
-    NodeReport {
-        id: NodeId::from_random_bytes([1; 16]),
-        name: "node".to_owned(),
-        version: "1.2.3".to_owned(),
-        tick: number,
-        started_at: at(1),
-        seen_at: at(2),
-        patience: Duration::from_secs(2),
-        lease_age: None,
-        lag: None,
-    }
+    fixtures::report(1, number)
 }
 
 fn tick(number: u64) -> Heard {
-    Heard::Signal(Signal::Tick {
-        node: report(number).id,
-        number,
-        patience: report(number).patience,
-    })
+    fixtures::tick(&report(number))
 }
 
 fn everything() -> Heard {
@@ -46,19 +32,7 @@ async fn heard_until_tick(
     subscription: &mut Box<dyn Subscription>,
     number: u64,
 ) -> Vec<Heard> {
-    stores.feed.tick(&report(number)).await.unwrap();
-    let mut all = Vec::new();
-    loop {
-        match heard(subscription).await {
-            heard if heard == tick(number) => return all,
-            heard => all.push(heard),
-        }
-    }
-}
-
-async fn heard(subscription: &mut Box<dyn Subscription>) -> Heard {
-    let next = timeout(Duration::from_secs(20), subscription.next());
-    next.await.unwrap().unwrap()
+    fixtures::heard_until_tick(stores, subscription, &report(number)).await
 }
 
 async fn revoke(stores: &Stores, id: KeyId) {
