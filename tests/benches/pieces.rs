@@ -15,8 +15,8 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::dev::Service as _;
-use actix_web::test::{TestRequest, init_service};
+use actix_web::dev::{AppConfig, Service as _, ServiceFactory as _};
+use actix_web::test::TestRequest;
 use criterion::{Criterion, criterion_group, criterion_main};
 use leadr_auth_app::system::{OsEntropy, SystemClock};
 use leadr_auth_domain::{
@@ -147,7 +147,8 @@ fn answers(c: &mut Criterion) {
             body_timeout: Duration::from_secs(5),
             instance: 1,
         };
-        let app = init_service(app(State::new(service, config))).await;
+        let app = app(State::new(service, config)).new_service(AppConfig::default());
+        let app = app.await.unwrap();
         (app, keys[0].expose().to_owned())
     });
     let body = format!(r#"{{"key":"{key}"}}"#);

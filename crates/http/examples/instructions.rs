@@ -7,8 +7,8 @@ use std::error::Error;
 use std::time::Duration;
 
 use actix_web::App;
-use actix_web::body::to_bytes;
-use actix_web::dev::Service as _;
+use actix_web::body::{BoxBody, to_bytes};
+use actix_web::dev::{AppConfig, Response, Service as _, ServiceFactory as _};
 use actix_web::http::header;
 use actix_web::test::{TestRequest, init_service};
 use leadr_auth_http::{HttpConfig, State, app};
@@ -35,7 +35,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         instance: 1,
     };
     let state = State::new(service.clone(), config);
-    let app = init_service(app(state)).await;
+    let app = app(state).new_service(AppConfig::default()).await;
+    let app = app.map_err(|()| "the service does not start")?;
     let embedding = App::new().configure(protect_a_route::routes(service.clone()));
     let embedding = init_service(embedding).await;
     // The first tick comes back, and the cache may answer.
@@ -62,9 +63,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 .insert_header(("leadr-api-key", key.expose())),
             _ => TestRequest::get().uri("/livez"),
         };
-        let answer = if shape == "in-process" {
+        let answer: Response<BoxBody> = if shape == "in-process" {
             let answer = embedding.call(request.to_request()).await?;
-            answer.map_into_boxed_body()
+            answer.map_into_boxed_body().into()
         } else {
             app.call(request.to_request()).await?.map_into_boxed_body()
         };

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix_web::body::MessageBody;
-use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::dev::{RequestHead, ResponseHead, ServiceRequest, ServiceResponse};
 use actix_web::http::header::{
-    CACHE_CONTROL, HeaderName, HeaderValue, USER_AGENT, X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, USER_AGENT, X_CONTENT_TYPE_OPTIONS,
 };
 use actix_web::http::{ConnectionType, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage as _, web};
-use leadr_auth_domain::{AccountId, Principal, redact_keys};
+use leadr_auth_domain::{AccountId, Actor, KeyId, Principal, redact_keys};
 use leadr_auth_service::{Chain, Refusal};
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
@@ -23,7 +23,7 @@ use uuid::Uuid;
 use crate::credential::{RequestId, authenticated_by};
 use crate::error::ApiError;
 use crate::hex::{hex_digits, write_hex};
-use crate::routes::{pattern, resource_of};
+use crate::routes::{Resource, pattern, resource_of};
 use crate::trace_context::{Parent, TRACERESPONSE, TraceContext, trace_state};
 use crate::{State, run_to_end};
 
@@ -42,63 +42,48 @@ const MAX_REQUEST_ID: usize = 128;
 /// the end.
 pub const REQUEST_SPAN: &str = "leadr_auth::request";
 
+/// The application's middleware.
 pub(crate) async fn observe(
     state: web::Data<State>,
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
-    let started = Instant::now();
-    let n = state.next_request();
-    let instance = state.config.instance;
-    let ids = Ids {
-        request: request_id(&request).unwrap_or_else(|| new_request_id(instance, n)),
-        trace: TraceContext::new(request.headers(), instance, n),
-    };
-    let span = span(&request, &ids);
+    let exchange = Exchange::begin(&state, request.head());
     request
         .extensions_mut()
-        .insert(RequestId(Arc::clone(&ids.request)));
-    let response = if span.is_disabled() {
+        .insert(RequestId(Arc::clone(&exchange.ids.request)));
+    let response = if exchange.span.is_disabled() {
         next.call(request).await?
     } else {
-        next.call(request).instrument(span.clone()).await?
+        next.call(request).instrument(exchange.span.clone()).await?
     };
-    let mut response = match note_refusal(&state, &response).await {
+    let mut response = match note_refusal(&state, &exchange, &response).await {
         Ok(()) => response.map_into_left_body(),
         Err(error) => {
             let (request, _) = response.into_parts();
             ServiceResponse::from_err(error, request).map_into_right_body()
         }
     };
-    let duration = started.elapsed();
-    let headers = response.headers_mut();
-    if let Ok(value) = HeaderValue::from_str(&ids.request) {
-        headers.insert(REQUEST_ID, value);
-    }
-    if let Ok(value) = HeaderValue::from_bytes(&ids.trace.traceresponse()) {
-        headers.insert(TRACERESPONSE, value);
-    }
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    if state.service.readiness().is_stopping() {
-        // Clients and proxies that keep the connection would meet a closed one with their next request.
-        let head = response.response_mut().head_mut();
-        head.set_connection_type(ConnectionType::Close);
-    }
-    let resource = resource_of(response.request());
-    let (method, route) = (method(response.request().method()), pattern(resource));
-    let requests = state.metrics.requests();
-    let counted = resource.map(|resource| &resource.counted);
-    requests.count(counted, method, route, response.status(), duration);
-    end(&span, method, route, response.status());
-    log(&response, &ids, method, route, duration);
+    exchange.dress(&state, response.response_mut().head_mut());
+    let request = response.request();
+    let failure = response.response().error();
+    exchange.end(
+        &state,
+        &End {
+            request: request.head(),
+            resource: resource_of(request),
+            status: response.status(),
+            caller: authenticated_by(request),
+            failure: failure.and_then(|error| error.as_error()),
+        },
+    );
     Ok(response)
 }
 
-/// Writes down that a valid key did not allow what was asked. Where that cannot be done, the answer is not given either: no
-/// refusal is to go unnoticed.
+/// Writes down what the application refused to the holder of a valid key.
 async fn note_refusal(
-    state: &web::Data<State>,
+    state: &State,
+    exchange: &Exchange,
     response: &ServiceResponse<impl MessageBody>,
 ) -> Result<(), ApiError> {
     let error = response.response().error();
@@ -108,29 +93,165 @@ async fn note_refusal(
     };
     let request = response.request();
     let principal = request.extensions().get::<Principal>().cloned();
-    let (Some((_, account_id)), Some(principal)) = (authenticated_by(request), principal) else {
-        return Err(ApiError::internal("a request was refused without a key"));
-    };
     let mut ids = request.match_info().iter();
-    let refusal = Refusal {
-        request: format!(
-            "{} {}",
-            method(request.method()),
-            pattern(resource_of(request))
-        ),
-        code: refused.code(),
-        scope: refused.scope(),
-        target: ids
-            .find_map(|(_, id)| Uuid::parse_str(id).ok())
-            .or_else(|| refused.foreign_account().map(AccountId::as_uuid)),
+    let denied = Denied {
+        request: request.head(),
+        resource: resource_of(request),
+        error: refused,
+        target: ids.find_map(|(_, id)| Uuid::parse_str(id).ok()),
     };
-    let service = state.service.clone();
-    run_to_end(async move {
-        let recorded = service.record_refusal(&principal, account_id, refusal);
-        recorded.await
-    })
-    .await??;
-    Ok(())
+    exchange.write_down(state, &denied, principal).await
+}
+
+/// A request that is being answered.
+pub(crate) struct Exchange {
+    started: Instant,
+    ids: Ids,
+    span: Span,
+}
+
+/// A request that the holder of a valid key was refused.
+pub(crate) struct Denied<'a> {
+    pub(crate) request: &'a RequestHead,
+    pub(crate) resource: Option<&'a Resource>,
+    pub(crate) error: &'a ApiError,
+    /// What its path names.
+    pub(crate) target: Option<Uuid>,
+}
+
+/// How a request ended.
+pub(crate) struct End<'a> {
+    pub(crate) request: &'a RequestHead,
+    pub(crate) resource: Option<&'a Resource>,
+    pub(crate) status: StatusCode,
+    /// Which key authenticated it, if one did.
+    pub(crate) caller: Option<(KeyId, AccountId)>,
+    /// What was answered, where that is no success.
+    pub(crate) failure: Option<&'a ApiError>,
+}
+
+impl Exchange {
+    pub(crate) fn begin(state: &State, request: &RequestHead) -> Self {
+        let started = Instant::now();
+        let n = state.next_request();
+        let instance = state.config.instance;
+        let ids = Ids {
+            request: request_id(&request.headers).unwrap_or_else(|| new_request_id(instance, n)),
+            trace: TraceContext::new(&request.headers, instance, n),
+        };
+        let span = span(request, &ids);
+        Self { started, ids, span }
+    }
+
+    /// See [`REQUEST_SPAN`].
+    pub(crate) const fn span(&self) -> &Span {
+        &self.span
+    }
+
+    /// Writes down that a valid key did not allow what was asked. Where that cannot be done, the answer is not given either: no
+    /// refusal is to go unnoticed.
+    pub(crate) async fn write_down(
+        &self,
+        state: &State,
+        denied: &Denied<'_>,
+        principal: Option<Principal>,
+    ) -> Result<(), ApiError> {
+        let Denied {
+            request,
+            resource,
+            error,
+            target,
+        } = denied;
+        let Some(mut principal) = principal else {
+            return Err(ApiError::internal("a request was refused without a key"));
+        };
+        let Actor::Key { account_id, .. } = principal.origin.actor else {
+            return Err(ApiError::internal("a request was refused without a key"));
+        };
+        principal.origin.client = request.peer_addr.map(|peer| peer.ip());
+        principal.origin.request_id = Some(Arc::clone(&self.ids.request));
+        let refusal = Refusal {
+            request: format!("{} {}", method(&request.method), pattern(*resource)),
+            code: error.code(),
+            scope: error.scope(),
+            target: target.or_else(|| error.foreign_account().map(AccountId::as_uuid)),
+        };
+        let service = state.service.clone();
+        run_to_end(async move {
+            let recorded = service.record_refusal(&principal, account_id, refusal);
+            recorded.await
+        })
+        .await??;
+        Ok(())
+    }
+
+    /// Gives the answer the headers that every answer has.
+    pub(crate) fn dress(&self, state: &State, response: &mut ResponseHead) {
+        let headers = response.headers_mut();
+        if let Ok(value) = HeaderValue::from_str(&self.ids.request) {
+            headers.insert(REQUEST_ID, value);
+        }
+        if let Ok(value) = HeaderValue::from_bytes(&self.ids.trace.traceresponse()) {
+            headers.insert(TRACERESPONSE, value);
+        }
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        if state.service.readiness().is_stopping() {
+            // Clients and proxies that keep the connection would meet a closed one with their next request.
+            response.set_connection_type(ConnectionType::Close);
+        }
+    }
+
+    /// Counts the request and logs it.
+    pub(crate) fn end(&self, state: &State, end: &End<'_>) {
+        let duration = self.started.elapsed();
+        let resource = end.resource;
+        let (method, route) = (method(&end.request.method), pattern(resource));
+        let requests = state.metrics.requests();
+        let counted = resource.map(|resource| &resource.counted);
+        requests.count(counted, method, route, end.status, duration);
+        end_span(&self.span, method, route, end.status);
+        self.log(end, method, route, duration);
+    }
+
+    fn log(&self, end: &End<'_>, method: &str, route: &str, duration: Duration) {
+        let status = end.status.as_u16();
+        let request_id = &*self.ids.request;
+        let TraceContext {
+            trace_id, span_id, ..
+        } = self.ids.trace;
+        if let Some(error) = end.failure.and_then(ApiError::failure) {
+            let error = Chain(error);
+            if status == 500 {
+                tracing::error!(request_id, %trace_id, %span_id, route, %error, "request failed");
+            } else {
+                tracing::warn!(request_id, %trace_id, %span_id, route, %error, "request could not be served now");
+            }
+        }
+        // What the line is made of costs more than the line, where nobody wants it.
+        if !tracing::enabled!(target: "leadr_auth::access", tracing::Level::INFO) {
+            return;
+        }
+        let user_agent = end.request.headers.get(USER_AGENT);
+        let user_agent = user_agent.and_then(|value| value.to_str().ok());
+        let user_agent = redact_keys(user_agent.unwrap_or_default());
+        let (key_id, account_id) = end.caller.unzip();
+        tracing::info!(
+            target: "leadr_auth::access",
+            request_id,
+            %trace_id,
+            %span_id,
+            method,
+            route,
+            status,
+            duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
+            client = end.request.peer_addr.map(|peer| peer.ip().to_string()),
+            user_agent = &*user_agent,
+            key_id = key_id.map(|id| id.to_string()),
+            account_id = account_id.map(|id| id.to_string()),
+            "request"
+        );
+    }
 }
 
 /// By which a request is found again.
@@ -140,7 +261,7 @@ struct Ids {
 }
 
 /// The client's own id, where it is one and hides no key.
-fn request_id(request: &ServiceRequest) -> Option<Arc<str>> {
+fn request_id(headers: &HeaderMap) -> Option<Arc<str>> {
     let well_formed = |id: &&str| {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':');
         !id.is_empty()
@@ -148,7 +269,7 @@ fn request_id(request: &ServiceRequest) -> Option<Arc<str>> {
             && id.bytes().all(allowed)
             && redact_keys(id) == **id
     };
-    let given = request.headers().get(REQUEST_ID)?.to_str().ok();
+    let given = headers.get(REQUEST_ID)?.to_str().ok();
     given.filter(well_formed).map(Arc::from)
 }
 
@@ -167,7 +288,7 @@ fn new_request_id(instance: u64, n: u64) -> Arc<str> {
 }
 
 /// The request as a span: see [`REQUEST_SPAN`].
-fn span(request: &ServiceRequest, ids: &Ids) -> Span {
+fn span(request: &RequestHead, ids: &Ids) -> Span {
     let trace = &ids.trace;
     let parent = trace.parent;
     tracing::info_span!(
@@ -180,16 +301,16 @@ fn span(request: &ServiceRequest, ids: &Ids) -> Span {
         span_id = %trace.span_id,
         parent_span_id = parent.map(|parent| tracing::field::display(parent.span_id)),
         parent_sampled = parent.map(Parent::sampled),
-        tracestate = parent.and_then(|_| trace_state(request.headers())),
+        tracestate = parent.and_then(|_| trace_state(&request.headers)),
         request_id = &*ids.request,
-        http.request.method = method(request.method()),
+        http.request.method = method(&request.method),
         http.route = Empty,
         http.response.status_code = Empty,
     )
 }
 
 /// What is known of the span at its end only.
-fn end(span: &Span, method: &str, route: &str, status: StatusCode) {
+fn end_span(span: &Span, method: &str, route: &str, status: StatusCode) {
     if span.is_disabled() {
         return;
     }
@@ -199,58 +320,6 @@ fn end(span: &Span, method: &str, route: &str, status: StatusCode) {
     if status.is_server_error() {
         span.record("otel.status_code", "ERROR");
     }
-}
-
-fn log(
-    response: &ServiceResponse<impl MessageBody>,
-    ids: &Ids,
-    method: &str,
-    route: &str,
-    duration: Duration,
-) {
-    let request = response.request();
-    let status = response.status().as_u16();
-    let request_id = &*ids.request;
-    let TraceContext {
-        trace_id, span_id, ..
-    } = ids.trace;
-    let failure = response
-        .response()
-        .error()
-        .and_then(|error| error.as_error::<ApiError>());
-    if let Some(error) = failure.and_then(ApiError::failure) {
-        let error = Chain(error);
-        if status == 500 {
-            tracing::error!(request_id, %trace_id, %span_id, route, %error, "request failed");
-        } else {
-            tracing::warn!(request_id, %trace_id, %span_id, route, %error, "request could not be served now");
-        }
-    }
-    // What the line is made of costs more than the line, where nobody wants it.
-    if !tracing::enabled!(target: "leadr_auth::access", tracing::Level::INFO) {
-        return;
-    }
-    let user_agent = request
-        .headers()
-        .get(USER_AGENT)
-        .and_then(|value| value.to_str().ok());
-    let user_agent = redact_keys(user_agent.unwrap_or_default());
-    let (key_id, account_id) = authenticated_by(request).unzip();
-    tracing::info!(
-        target: "leadr_auth::access",
-        request_id,
-        %trace_id,
-        %span_id,
-        method,
-        route,
-        status,
-        duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
-        client = request.peer_addr().map(|peer| peer.ip().to_string()),
-        user_agent = &*user_agent,
-        key_id = key_id.map(|id| id.to_string()),
-        account_id = account_id.map(|id| id.to_string()),
-        "request"
-    );
 }
 
 /// The method, if it is one of the usual: a client may invent others, a key among them.

@@ -273,7 +273,7 @@ pub(crate) async fn list_api_keys(
     state: web::Data<State>,
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
-    let mut query = Fields::query(&request);
+    let mut query = Fields::query(request.query_string());
     let account = account(&mut query, caller.access());
     let status = query.optional("status", status);
     let account_id = finish([query], account)??;

@@ -202,7 +202,7 @@ pub(crate) async fn list_audit(
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
     let access = caller.access();
-    let mut query = Fields::query(&request);
+    let mut query = Fields::query(request.query_string());
     let account = query.optional("account_id", uuid).map(AccountId::new);
     let filter = AuditFilter {
         key_id: query.optional("key_id", uuid).map(KeyId::new),

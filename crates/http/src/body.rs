@@ -4,7 +4,7 @@ use std::future::{Ready, ready};
 use std::time::Duration;
 
 use actix_web::dev::Payload;
-use actix_web::http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
 use actix_web::{FromRequest, HttpRequest, web};
 use futures_util::StreamExt as _;
 
@@ -25,6 +25,16 @@ pub(crate) struct JsonBody {
 }
 
 impl JsonBody {
+    pub(crate) fn new(headers: &HeaderMap, payload: Payload, state: &State) -> Self {
+        let length = headers.get(CONTENT_LENGTH);
+        Self {
+            payload,
+            declared_length: length.and_then(|length| length.to_str().ok()?.parse().ok()),
+            is_json: is_json(headers),
+            timeout: state.config.body_timeout,
+        }
+    }
+
     /// Reads it all. Empty is what a request without a body has; what is not empty has to be declared as JSON.
     pub(crate) async fn read(self) -> Result<web::BytesMut, ApiError> {
         self.read_up_to(MAX_BODY).await
@@ -93,16 +103,7 @@ impl FromRequest for JsonBody {
         let Some(state) = request.app_data::<web::Data<State>>() else {
             return ready(Err(ApiError::internal("the application has no state")));
         };
-        let declared_length = request
-            .headers()
-            .get(actix_web::http::header::CONTENT_LENGTH)
-            .and_then(|length| length.to_str().ok()?.parse().ok());
-        ready(Ok(Self {
-            payload: payload.take(),
-            declared_length,
-            is_json: is_json(request.headers()),
-            timeout: state.config.body_timeout,
-        }))
+        ready(Ok(Self::new(request.headers(), payload.take(), state)))
     }
 }
 

@@ -40,29 +40,12 @@ impl RequireKey {
     }
 }
 
-/// Needs a valid key as [`RequireKey`] does, and takes the word of verification for it instead of asking the store: for the
-/// routes by which others verify. Nothing that manages keys or accounts takes it.
-pub(crate) struct RequireVerifier {
-    access: Access,
-}
-
-impl RequireVerifier {
-    /// Whose keys the caller may learn about.
-    pub(crate) const fn access(&self) -> Access {
-        self.access
-    }
-}
-
 /// Needs a valid key of an operator.
 pub(crate) struct RequireOperator(pub(crate) OperatorAccess);
 
 /// Which key authenticated the request, if one did.
 pub(crate) fn authenticated_by(request: &HttpRequest) -> Option<(KeyId, AccountId)> {
-    let extensions = request.extensions();
-    if let Some(key) = extensions.get::<VerifiedKey>() {
-        return Some((key.id(), key.account_id()));
-    }
-    match extensions.get::<Principal>()?.origin.actor {
+    match request.extensions().get::<Principal>()?.origin.actor {
         Actor::Key { key_id, account_id } => Some((key_id, account_id)),
         Actor::Tool | Actor::Server => None,
     }
@@ -110,21 +93,20 @@ fn bearer(value: &HeaderValue) -> Option<&str> {
         .then(|| token.trim_start())
 }
 
-/// The key that a request to this service presents, and what to ask about it.
-pub(crate) fn presented_to_us(request: &HttpRequest) -> Result<(PlainKey, &State), ApiError> {
-    let Some(state) = request.app_data::<web::Data<State>>() else {
-        return Err(ApiError::internal("the application has no state"));
-    };
-    let key = presented_key(request.headers()).inspect_err(|error| {
+/// The key that a request to this service presents.
+pub(crate) fn presented_to(state: &State, headers: &HeaderMap) -> Result<PlainKey, ApiError> {
+    presented_key(headers).inspect_err(|error| {
         if matches!(error, ApiError::InvalidKey) {
             state.metrics.requests().count_malformed_key();
         }
-    })?;
-    Ok((key, state))
+    })
 }
 
 async fn authenticate(request: &HttpRequest) -> Result<Box<Caller>, ApiError> {
-    let (key, state) = presented_to_us(request)?;
+    let Some(state) = request.app_data::<web::Data<State>>() else {
+        return Err(ApiError::internal("the application has no state"));
+    };
+    let key = presented_to(state, request.headers())?;
     match state.service.authenticate(&key).await? {
         Authentication::Accepted(caller) => Ok(caller),
         Authentication::Refused(_) => Err(ApiError::InvalidKey),
@@ -191,15 +173,6 @@ async fn admit(request: HttpRequest) -> Result<RequireKey, ApiError> {
     Ok(RequireKey { caller, principal })
 }
 
-/// The same for who verifies.
-async fn admit_verifier(request: HttpRequest) -> Result<RequireVerifier, ApiError> {
-    let route = asking_route(&request)?;
-    let (key, state) = presented_to_us(&request)?;
-    let caller = verify(&state.service, &key).await?;
-    let Principal { access, .. } = enter(&request, route, caller.principal())?;
-    Ok(RequireVerifier { access })
-}
-
 type Extracted<T> = Pin<Box<dyn Future<Output = Result<T, ApiError>>>>;
 
 impl FromRequest for RequireKey {
@@ -208,15 +181,6 @@ impl FromRequest for RequireKey {
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         Box::pin(admit(request.clone()))
-    }
-}
-
-impl FromRequest for RequireVerifier {
-    type Error = ApiError;
-    type Future = Extracted<Self>;
-
-    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        Box::pin(admit_verifier(request.clone()))
     }
 }
 

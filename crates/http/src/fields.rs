@@ -59,8 +59,8 @@ impl Fields {
     }
 
     /// The parameters after the question mark. Those that nobody asked for are ignored, as clients and proxies expect.
-    pub(crate) fn query(request: &HttpRequest) -> Self {
-        let parsed = web::Query::<Vec<(String, String)>>::from_query(request.query_string());
+    pub(crate) fn query(query: &str) -> Self {
+        let parsed = web::Query::<Vec<(String, String)>>::from_query(query);
         let (given, faults) = match parsed {
             Ok(given) => (given.into_inner(), Vec::new()),
             Err(_) => (
@@ -85,8 +85,8 @@ impl Fields {
     }
 
     /// The parameters after the question mark of a route that knows all of them: one that nobody asked for is a fault.
-    pub(crate) fn strict_query(request: &HttpRequest) -> Self {
-        let mut query = Self::query(request);
+    pub(crate) fn strict_query(query: &str) -> Self {
+        let mut query = Self::query(query);
         query.strict = query.faults.is_empty();
         query
     }

@@ -7,16 +7,18 @@
 
 use std::fmt::Write as _;
 
+use actix_web::body::BoxBody;
+use actix_web::dev::Response;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderName, HeaderValue};
-use actix_web::{HttpMessage as _, HttpRequest, HttpResponse};
 use leadr_auth_domain::{Scope, Scopes};
 use leadr_auth_service::VerifiedKey;
 use utoipa::IntoParams;
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
-use crate::credential::{holds, presented_to_us, verify};
+use crate::ahead::Asked;
+use crate::credential::holds;
 use crate::error::ApiError;
 use crate::fields::{Fields, finish};
 
@@ -56,8 +58,8 @@ pub(crate) struct ForwardAuthQuery {
         (status = 403, description = "The key lacks a scope that the query asks for", body = crate::error::ErrorBody),
     ),
 )]
-pub(crate) async fn forward_auth(request: HttpRequest) -> Result<HttpResponse, ApiError> {
-    admit(&request, StatusCode::NO_CONTENT).await
+pub(crate) async fn forward_auth(asked: &mut Asked<'_>) -> Result<Response<BoxBody>, ApiError> {
+    admit(asked, StatusCode::NO_CONTENT).await
 }
 
 /// May this request pass? As `/v1/forward-auth`, for Envoy, which passes a request on for a 200 and for nothing else.
@@ -76,40 +78,38 @@ pub(crate) async fn forward_auth(request: HttpRequest) -> Result<HttpResponse, A
         (status = 403, description = "The key lacks a scope that the query asks for", body = crate::error::ErrorBody),
     ),
 )]
-pub(crate) async fn ext_authz(request: HttpRequest) -> Result<HttpResponse, ApiError> {
-    admit(&request, StatusCode::OK).await
+pub(crate) async fn ext_authz(asked: &mut Asked<'_>) -> Result<Response<BoxBody>, ApiError> {
+    admit(asked, StatusCode::OK).await
 }
 
 /// Answers with a status that lets the request pass, or refuses it.
-async fn admit(request: &HttpRequest, pass: StatusCode) -> Result<HttpResponse, ApiError> {
-    let (key, state) = presented_to_us(request)?;
-    let key = verify(&state.service, &key).await?;
-    // For the log, whatever comes of it.
-    request.extensions_mut().insert(key.clone());
-    if let Some(scope) = first_missing(request, &key)? {
+async fn admit(asked: &mut Asked<'_>, pass: StatusCode) -> Result<Response<BoxBody>, ApiError> {
+    let query = asked.query();
+    let key = asked.caller().await?;
+    if let Some(scope) = first_missing(query, key)? {
         return Err(ApiError::ScopeLacking(scope));
     }
     let name = encode(key.name()).map_err(ApiError::internal)?;
     let scopes = scopes(key.scopes()).map_err(ApiError::internal)?;
-    Ok(HttpResponse::build(pass)
-        .insert_header((ACCOUNT_ID, id(key.account_id().as_uuid())?))
-        .insert_header((KEY_ID, id(key.id().as_uuid())?))
-        .insert_header((KEY_NAME, name))
-        .insert_header((SCOPES, scopes))
-        .finish())
+    let mut response = Response::with_body(pass, BoxBody::new(()));
+    let headers = response.headers_mut();
+    headers.insert(ACCOUNT_ID, id(key.account_id().as_uuid())?);
+    headers.insert(KEY_ID, id(key.id().as_uuid())?);
+    headers.insert(KEY_NAME, name);
+    headers.insert(SCOPES, scopes);
+    Ok(response)
 }
 
 /// The first scope that the query asks for and the key lacks. The whole query is looked at in any case: a proxy that is set up
 /// wrongly is to hear of it whatever key comes along.
-fn first_missing(request: &HttpRequest, key: &VerifiedKey) -> Result<Option<Scope>, ApiError> {
-    let query = request.query_string();
+fn first_missing(query: &str, key: &VerifiedKey) -> Result<Option<Scope>, ApiError> {
     if query.is_empty() {
         return Ok(None);
     }
     if let Ok(missing) = first_missing_of_plain(query, key) {
         return Ok(missing);
     }
-    let mut query = Fields::strict_query(request);
+    let mut query = Fields::strict_query(query);
     let scopes = query.each_scope("scope");
     let scopes = finish([query], Some(scopes))?;
     Ok(scopes.into_iter().find(|scope| !holds(key, scope)))

@@ -2,7 +2,7 @@
 //!
 //! A request comes in through [`app`]: the one middleware gives it an id and will log its end; the route in `routes` names
 //! its handler, who may call it, and which scopes a key needs for it; the handler's signature says what it needs
-//! (`RequireKey`, `RequireOperator`, `RequireVerifier`), and getting it is authentication and, by the route's row,
+//! (`RequireKey`, `RequireOperator`), and getting it is authentication and, by the route's row,
 //! authorization; the handler reads the body into domain values with every fault collected, asks the [`Service`], and puts the
 //! result into words. Nothing comes back the other way.
 //!
@@ -17,6 +17,7 @@
 
 mod access_log;
 mod accounts;
+mod ahead;
 mod api_keys;
 mod audit;
 mod body;
@@ -41,8 +42,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use actix_http::Request;
 use actix_web::body::MessageBody;
-use actix_web::dev::{ServiceFactory, ServiceRequest, ServiceResponse};
+use actix_web::dev::{AppConfig, Response, ServiceFactory, ServiceRequest, ServiceResponse};
 use actix_web::middleware::from_fn;
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{App, Error};
@@ -90,16 +92,14 @@ impl State {
 /// The API, to be served by a `HttpServer` or called by a test.
 pub fn app(
     state: State,
-) -> App<
-    impl ServiceFactory<
-        ServiceRequest,
-        Config = (),
-        Response = ServiceResponse<impl MessageBody>,
-        Error = Error,
-        InitError = (),
-    >,
+) -> impl ServiceFactory<
+    Request,
+    Config = AppConfig,
+    Response = Response<impl MessageBody>,
+    Error = Error,
+    InitError = (),
 > {
-    serve(state, routes::configure)
+    ahead::ahead_of(state.clone(), serve(state, routes::configure))
 }
 
 /// What whoever runs the service asks it: `/metrics`, `/livez` and `/readyz`. To be served on a listener of its own: what

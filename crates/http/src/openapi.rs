@@ -8,7 +8,7 @@ use utoipa::openapi::{ContentBuilder, Ref, Response, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
 use crate::error::{ErrorBody, ValidationBody};
-use crate::routes::{ANY, ROUTES, Route, Who};
+use crate::routes::{self, ANY, Route, Who};
 use crate::{accounts, api_keys, audit, docs, forward_auth, health, me, verify};
 
 /// Every handler that is described. `tests/it/coverage.rs` compares it with the table of routes.
@@ -83,7 +83,7 @@ struct CommonErrors;
 impl Modify for CommonErrors {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
         for (path, item) in &mut document.paths.paths {
-            for route in ROUTES.iter().filter(|route| route.path == path) {
+            for route in routes::all().filter(|route| route.path == path) {
                 let needs_key = matches!(route.who, Who::Key | Who::Operator);
                 if let (true, Some(operation)) = (needs_key, operation(item, route.method)) {
                     describe(operation, route);

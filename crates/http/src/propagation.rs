@@ -37,7 +37,7 @@ pub(crate) struct WaitQuery {
 
 /// The query of a change, and what it is to wait for.
 pub(crate) fn wait(request: &HttpRequest) -> (Fields, Option<Until>) {
-    let mut query = Fields::strict_query(request);
+    let mut query = Fields::strict_query(request.query_string());
     let until = query.optional("wait", until);
     (query, until)
 }

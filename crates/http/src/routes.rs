@@ -1,10 +1,13 @@
 //! The whole tables of routes, on one screen.
 
+use actix_http::body::BoxBody;
+use actix_web::dev::Response;
 use actix_web::http::Method;
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpRequest, Route as ActixRoute, guard};
 use leadr_auth_domain::Right;
 
+use crate::ahead::Asked;
 use crate::error::ApiError;
 use crate::metrics::Counted;
 use crate::{accounts, api_keys, audit, docs, forward_auth, health, me, metrics, verify};
@@ -41,10 +44,35 @@ pub const ANY: &str = "ANY";
 /// The part of a table that is one path's.
 pub(crate) struct Resource {
     /// The path, with parameters in braces: a word of this program's, unlike the request's path.
-    pattern: &'static str,
+    pub(crate) pattern: &'static str,
     routes: &'static [Route],
     /// What this worker has counted of it.
     pub(crate) counted: Counted,
+}
+
+impl Resource {
+    fn new(pattern: &'static str, routes: &'static [Route]) -> Self {
+        Self {
+            pattern,
+            routes,
+            counted: Counted::default(),
+        }
+    }
+
+    /// The row by which a method is served.
+    pub(crate) fn route(&self, method: &Method) -> Result<&'static Route, ApiError> {
+        let method = match method {
+            &Method::HEAD => &Method::GET,
+            method => method,
+        };
+        let mut routes = self.routes.iter();
+        let serving = |route: &&Route| route.method == ANY || route.method == method.as_str();
+        routes
+            .find(serving)
+            .ok_or_else(|| ApiError::MethodNotAllowed {
+                allow: allow(self.routes),
+            })
+    }
 }
 
 /// The part of the table that a request found, if it did.
@@ -59,47 +87,37 @@ pub(crate) fn pattern(resource: Option<&Resource>) -> &'static str {
 
 /// The row of the table by which a request is served, if it is.
 pub(crate) fn route_of(request: &HttpRequest) -> Option<&'static Route> {
-    let method = match request.method() {
-        &Method::HEAD => &Method::GET,
-        method => method,
-    };
-    let mut routes = resource_of(request)?.routes.iter();
-    routes.find(|route| route.method == method.as_str() || route.method == ANY)
+    resource_of(request)?.route(request.method()).ok()
 }
 
-/// Declares a table once, for the server and for the tests that walk it.
+/// One row.
+macro_rules! row {
+    ($path:literal $method:ident $who:ident [$($right:ident)*]) => {
+        Route {
+            method: stringify!($method),
+            path: $path,
+            who: Who::$who,
+            needs: &[$(Right::$right)*],
+        }
+    };
+}
+
+/// Declares a table once, for the application and for the tests that walk it.
 macro_rules! routes {
     (
         $(#[$doc:meta])* $table:ident, $configure:ident
-        $($path:literal { $($method:ident $who:ident [$($right:ident)*] $handler:path),+ })+
+        $($path:literal { $($method:ident $who:ident $needs:tt $handler:path),+ })+
     ) => {
         $(#[$doc])*
-        pub const $table: &[Route] = &[
-            $($(Route {
-                method: stringify!($method),
-                path: $path,
-                who: Who::$who,
-                needs: &[$(Right::$right)*],
-            }),+),+
-        ];
+        pub const $table: &[Route] = &[$($(row!($path $method $who $needs)),+),+];
 
         /// Adds every route to an application. A path that exists answers other methods with 405 and says which it has.
         pub(crate) fn $configure(config: &mut ServiceConfig) {
             $({
-                const ROUTES: &[Route] = &[$(Route {
-                    method: stringify!($method),
-                    path: $path,
-                    who: Who::$who,
-                    needs: &[$(Right::$right)*],
-                }),+];
-                let resource = Resource {
-                    pattern: $path,
-                    routes: ROUTES,
-                    counted: Counted::default(),
-                };
+                const ROUTES: &[Route] = &[$(row!($path $method $who $needs)),+];
                 config.service(
                     web::resource($path)
-                        .app_data(resource)
+                        .app_data(Resource::new($path, ROUTES))
                         $(.route(route(methods::$method).to($handler)))+
                         .default_service(web::to(move || {
                             let error = ApiError::MethodNotAllowed { allow: allow(ROUTES) };
@@ -111,13 +129,37 @@ macro_rules! routes {
     };
 }
 
-routes! {
-    /// Every route of the API. They are looked through from the top, so those come first that are asked most.
-    ROUTES, configure
+/// The same for what is answered ahead of the application, where each path has one row.
+macro_rules! routes_ahead {
+    (
+        $(#[$doc:meta])* $table:ident, $answer:ident
+        $($path:literal { $method:ident $who:ident $needs:tt $handler:path })+
+    ) => {
+        $(#[$doc])*
+        pub const $table: &[Route] = &[$(row!($path $method $who $needs)),+];
+
+        /// Has the handler of the request's row answer it.
+        pub(crate) async fn $answer(asked: &mut Asked<'_>) -> Result<Response<BoxBody>, ApiError> {
+            match asked.route.path {
+                $($path => $handler(asked).await,)+
+                _ => Err(NOT_FOUND),
+            }
+        }
+    };
+}
+
+routes_ahead! {
+    /// What is asked about every request of somebody else's: see `ahead` for how these differ.
+    ROUTES_AHEAD, answer_ahead
     "/v1/forward-auth" { ANY Key [] forward_auth::forward_auth }
     "/v1/ext-authz" { ANY Key [] forward_auth::ext_authz }
     "/v1/verify" { POST Key [KeysVerify] verify::verify_key }
     "/v1/verify/batch" { POST Key [KeysVerify] verify::verify_keys }
+}
+
+routes! {
+    /// Every other route of the API.
+    ROUTES, configure
     "/" { GET Anyone [] health::index }
     "/livez" { GET Anyone [] health::livez }
     "/readyz" { GET Anyone [] health::readyz }
@@ -141,25 +183,21 @@ routes! {
     "/readyz" { GET Anyone [] health::readyz }
 }
 
-/// The methods that a row may name. One that is not here does not compile.
+/// The methods that a row of an application may name. One that is not here does not compile.
 mod methods {
     use actix_web::http::Method;
 
-    pub(super) const GET: Option<Method> = Some(Method::GET);
-    pub(super) const POST: Option<Method> = Some(Method::POST);
-    pub(super) const PATCH: Option<Method> = Some(Method::PATCH);
-    pub(super) const ANY: Option<Method> = None;
+    pub(super) const GET: Method = Method::GET;
+    pub(super) const POST: Method = Method::POST;
+    pub(super) const PATCH: Method = Method::PATCH;
 }
 
-/// A route for a method, or for all; one for GET answers HEAD too, as RFC 9110 asks.
-fn route(method: Option<Method>) -> ActixRoute {
-    match method {
-        None => web::route(),
-        Some(method) if method == Method::GET => {
-            web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
-        }
-        Some(method) => web::method(method),
+/// A route for a method; one for GET answers HEAD too, as RFC 9110 asks.
+fn route(method: Method) -> ActixRoute {
+    if method == Method::GET {
+        return web::route().guard(guard::Any(guard::Get()).or(guard::Head()));
     }
+    web::method(method)
 }
 
 /// The value of the header `Allow`.
@@ -172,7 +210,20 @@ fn allow(routes: &[Route]) -> String {
     allowed.join(", ")
 }
 
+/// What a worker keeps of each path that is answered ahead of the application.
+pub(crate) fn resources_ahead() -> impl Iterator<Item = Resource> {
+    let rows = ROUTES_AHEAD.iter();
+    rows.map(|row| Resource::new(row.path, std::slice::from_ref(row)))
+}
+
+/// Every route of the API.
+pub fn all() -> impl Iterator<Item = &'static Route> + Clone {
+    ROUTES_AHEAD.iter().chain(ROUTES)
+}
+
 /// Where no route is.
 pub(crate) async fn not_found() -> Result<&'static str, ApiError> {
-    Err(ApiError::NotFound("Not Found"))
+    Err(NOT_FOUND)
 }
+
+const NOT_FOUND: ApiError = ApiError::NotFound("Not Found");

@@ -1,6 +1,9 @@
 //! `/v1/verify`: is a key that somebody was presented with good, and whose is it?
 
-use actix_web::{HttpResponse, web};
+use actix_web::body::BoxBody;
+use actix_web::dev::Response;
+use actix_web::http::StatusCode;
+use actix_web::http::header::{CONTENT_TYPE, HeaderValue};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use leadr_auth_domain::{Access, PlainKey, Scope, ScopeSet, Timestamp, Verdict};
 use leadr_auth_service::{Verification, VerifiedKey};
@@ -10,8 +13,8 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::State;
-use crate::body::JsonBody;
-use crate::credential::{RequireVerifier, holds};
+use crate::ahead::Asked;
+use crate::credential::holds;
 use crate::error::ApiError;
 use crate::fields::{Fields, Wrong, finish, string};
 
@@ -187,16 +190,13 @@ impl Outcome {
     post, path = "/v1/verify", tag = "Verification", request_body = VerifyRequest,
     responses((status = 200, description = "What came of it", body = VerifyResponse)),
 )]
-pub(crate) async fn verify_key(
-    caller: RequireVerifier,
-    state: web::Data<State>,
-    body: JsonBody,
-) -> Result<HttpResponse, ApiError> {
-    let mut body = Fields::body(&body.read().await?);
+pub(crate) async fn verify_key(asked: &mut Asked<'_>) -> Result<Response<BoxBody>, ApiError> {
+    let reach = asked.verifier().await?;
+    let mut body = Fields::body(&asked.body().read().await?);
     let question = Question::take(&mut body);
     let question = finish([body], question)?;
-    let outcome = question.ask(&state, caller.access()).await?;
-    Ok(HttpResponse::Ok().json(outcome.response()))
+    let outcome = question.ask(asked.state, reach).await?;
+    json(&outcome.response())
 }
 
 /// Are these keys good, and whose are they?
@@ -209,19 +209,24 @@ pub(crate) async fn verify_key(
         (status = 413, description = "The body is larger than 64 KiB", body = crate::error::ErrorBody),
     ),
 )]
-pub(crate) async fn verify_keys(
-    caller: RequireVerifier,
-    state: web::Data<State>,
-    body: JsonBody,
-) -> Result<HttpResponse, ApiError> {
-    let mut body = Fields::body(&body.read_up_to(MAX_BATCH).await?);
+pub(crate) async fn verify_keys(asked: &mut Asked<'_>) -> Result<Response<BoxBody>, ApiError> {
+    let reach = asked.verifier().await?;
+    let mut body = Fields::body(&asked.body().read_up_to(MAX_BATCH).await?);
     let questions = body.required_objects("keys", 1..=MAX_KEYS, Question::take);
     let questions = finish([body], questions)?;
     let outcomes: Vec<_> = stream::iter(questions)
-        .map(|question| question.ask(&state, caller.access()))
+        .map(|question| question.ask(asked.state, reach))
         .buffered(AT_ONCE)
         .try_collect()
         .await?;
     let results = outcomes.iter().map(Outcome::response).collect();
-    Ok(HttpResponse::Ok().json(VerifyBatchResponse { results }))
+    json(&VerifyBatchResponse { results })
+}
+
+fn json(answer: &impl Serialize) -> Result<Response<BoxBody>, ApiError> {
+    let text = serde_json::to_vec(answer).map_err(ApiError::internal)?;
+    let mut response = Response::with_body(StatusCode::OK, BoxBody::new(text));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use leadr_auth_http::routes::{ANY, ROUTES, Route, Who};
+use leadr_auth_http::routes::{self, ANY, Route, Who};
 use leadr_auth_memory::system::ManualClock;
 use leadr_auth_ports::{MockKeyLookup, MockStoreHealth, StoreError};
 use leadr_auth_service::Phase;
@@ -161,9 +161,7 @@ impl Case {
 }
 
 fn with_key() -> impl Iterator<Item = &'static Route> {
-    ROUTES
-        .iter()
-        .filter(|route| matches!(route.who, Who::Key | Who::Operator))
+    routes::all().filter(|route| matches!(route.who, Who::Key | Who::Operator))
 }
 
 /// The method by which a route is described: OpenAPI has no word for any.
@@ -188,13 +186,12 @@ fn the_description_has_exactly_the_routes() {
             methods.map(|method| (path.clone(), method.to_uppercase()))
         })
         .collect();
-    let routed: BTreeSet<_> = ROUTES
-        .iter()
+    let routed: BTreeSet<_> = routes::all()
         .filter(|route| route.who != Who::Asset)
         .map(|route| (route.path.to_owned(), described_as(route).to_owned()))
         .collect();
     assert_eq!(described, routed);
-    for route in ROUTES.iter().filter(|route| route.who != Who::Asset) {
+    for route in routes::all().filter(|route| route.who != Who::Asset) {
         let operation = &document["paths"][route.path][described_as(route).to_lowercase()];
         let secured = operation.get("security").is_some();
         assert_eq!(
@@ -369,11 +366,10 @@ async fn while_the_store_is_away_no_key_is_called_invalid() {
 #[actix_web::test]
 async fn a_path_says_which_methods_it_has() {
     let api = Api::new().await;
-    let named = ROUTES.iter().filter(|route| route.method != ANY);
+    let named = routes::all().filter(|route| route.method != ANY);
     let paths: BTreeSet<_> = named.map(|route| route.path).collect();
     for path in paths {
-        let mut allowed: Vec<_> = ROUTES
-            .iter()
+        let mut allowed: Vec<_> = routes::all()
             .filter(|route| route.path == path)
             .map(|route| route.method)
             .collect();
@@ -392,10 +388,7 @@ async fn a_path_says_which_methods_it_has() {
 #[actix_web::test]
 async fn open_routes_need_no_key() {
     let api = Api::new().await;
-    for route in ROUTES
-        .iter()
-        .filter(|route| matches!(route.who, Who::Anyone | Who::Asset))
-    {
+    for route in routes::all().filter(|route| matches!(route.who, Who::Anyone | Who::Asset)) {
         let path = route.path.replace("{asset}", "docs.js");
         for method in ["GET", "HEAD"] {
             api.send(Api::request(method, &path, None))

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use leadr_auth_domain::Access;
-use leadr_auth_http::routes::{ANY, ROUTES, Who};
+use leadr_auth_http::routes::{self, ANY, Who};
 use leadr_auth_service::{AuditFilter, KeyFilter};
 use serde_json::{Value, json};
 
@@ -350,8 +350,7 @@ fn the_rows_are_the_routes_that_need_a_key_with_what_they_need() {
             (row.path, row.method, row.operators_only, needs)
         })
         .collect();
-    let routes: BTreeSet<_> = ROUTES
-        .iter()
+    let routes: BTreeSet<_> = routes::all()
         .filter(|route| matches!(route.who, Who::Key | Who::Operator))
         .map(|route| {
             let needs: Vec<_> = route.needs.iter().map(|right| right.as_str()).collect();

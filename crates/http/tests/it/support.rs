@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::body::MessageBody;
-use actix_web::dev::ServiceResponse;
+use actix_web::dev::{AppConfig, Response, Service as _, ServiceFactory as _};
 use actix_web::http::Method;
 use actix_web::http::header::HeaderMap;
 use actix_web::test::{TestRequest, call_service, init_service};
@@ -183,17 +183,18 @@ impl Api {
     }
 
     pub(crate) async fn send_to(state: &State, request: TestRequest) -> Answer {
-        let app = init_service(app(state.clone())).await;
-        Self::read(call_service(&app, request.to_request()).await).await
+        let app = app(state.clone()).new_service(AppConfig::default());
+        let app = app.await.unwrap();
+        Self::read(app.call(request.to_request()).await.unwrap()).await
     }
 
     /// Asks what only those who run the service may.
     pub(crate) async fn send_inside(state: &State, request: TestRequest) -> Answer {
         let app = init_service(metrics_app(state.clone())).await;
-        Self::read(call_service(&app, request.to_request()).await).await
+        Self::read(call_service(&app, request.to_request()).await.into()).await
     }
 
-    async fn read(response: ServiceResponse<impl MessageBody + 'static>) -> Answer {
+    async fn read(response: Response<impl MessageBody + 'static>) -> Answer {
         let status = response.status().as_u16();
         let headers = response.headers().clone();
         let body = response.into_body();

@@ -1,0 +1,256 @@
+//! What is answered ahead of the application: verification, which is asked with every request of somebody else's.
+//!
+//! An application of Actix Web looks for the route, wraps the request for its handlers, and has middleware and handlers wait
+//! for each other in boxed futures. That is as much work as everything else that a verification takes. So the few routes of
+//! [`ROUTES_AHEAD`](crate::routes::ROUTES_AHEAD) are compared with the path as it was sent, and answered by one function each,
+//! which is given [`Asked`]; all other requests go on to the application. What every request gets (its id, its headers, its
+//! line in the log, its metrics) it gets from `access_log` in either case.
+
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use actix_http::Request;
+use actix_service::IntoServiceFactory;
+use actix_web::body::{BoxBody, EitherBody, MessageBody};
+use actix_web::dev::{
+    AppConfig, Payload, RequestHead, Response, Service, ServiceFactory, ServiceResponse,
+};
+use actix_web::{Error, ResponseError as _};
+use futures_util::TryFutureExt as _;
+use futures_util::future::{Either, LocalBoxFuture, MapOk};
+use leadr_auth_domain::Access;
+use leadr_auth_service::VerifiedKey;
+use tracing::Instrument as _;
+
+use crate::State;
+use crate::access_log::{Denied, End, Exchange};
+use crate::body::JsonBody;
+use crate::credential::{presented_to, verify};
+use crate::error::ApiError;
+use crate::routes::{Resource, Route, answer_ahead, resources_ahead};
+
+/// A request that is answered ahead of the application, and what its handler may know of it.
+pub(crate) struct Asked<'a> {
+    pub(crate) state: &'a State,
+    pub(crate) route: &'static Route,
+    head: &'a RequestHead,
+    payload: Payload,
+    /// Whose it is, once that is known: for the log, whatever comes of it.
+    caller: Option<VerifiedKey>,
+}
+
+impl<'a> Asked<'a> {
+    /// What follows the question mark; empty if there is none.
+    pub(crate) fn query(&self) -> &'a str {
+        self.head.uri.query().unwrap_or_default()
+    }
+
+    /// The body, which is still to be read.
+    pub(crate) fn body(&mut self) -> JsonBody {
+        let payload = self.payload.take();
+        JsonBody::new(&self.head.headers, payload, self.state)
+    }
+
+    /// Whose key is it, whoever's it is? By what verification knows.
+    pub(crate) async fn caller(&mut self) -> Result<&VerifiedKey, ApiError> {
+        let key = presented_to(self.state, &self.head.headers)?;
+        let caller = verify(&self.state.service, &key).await?;
+        Ok(self.caller.insert(caller))
+    }
+
+    /// Needs a valid key with the scopes that the route's row asks for, and says whose keys its holder may learn about. The
+    /// word of verification is taken for it, instead of asking the store: nothing that manages keys or accounts does that.
+    pub(crate) async fn verifier(&mut self) -> Result<Access, ApiError> {
+        let needs = self.route.needs;
+        let caller = self.caller().await?;
+        let missing = needs
+            .iter()
+            .find(|right| !caller.scopes().covers(right.as_str()));
+        match missing {
+            Some(right) => Err(ApiError::InsufficientScope(*right)),
+            None => Ok(caller.access()),
+        }
+    }
+}
+
+/// One worker's part.
+struct Worker {
+    state: State,
+    resources: Vec<Rc<Resource>>,
+}
+
+impl Worker {
+    /// Which of its resources is asked for. A path that is written in another way than it stands in the table is none.
+    fn find(&self, request: &Request) -> Option<Rc<Resource>> {
+        let path = request.path();
+        let mut resources = self.resources.iter();
+        let found = resources.find(|resource| resource.pattern == path);
+        found.map(Rc::clone)
+    }
+
+    async fn answer(&self, mut request: Request, resource: &Resource) -> Response<BoxBody> {
+        let payload = request.take_payload();
+        let head = request.head();
+        let exchange = Exchange::begin(&self.state, head);
+        let mut caller = None;
+        let answer = self.ask(resource, head, payload, &mut caller);
+        let answer = if exchange.span().is_disabled() {
+            answer.await
+        } else {
+            answer.instrument(exchange.span().clone()).await
+        };
+        let answer = match answer {
+            Err(error) if error.is_for_the_trail() => {
+                let principal = caller.as_ref().map(VerifiedKey::principal);
+                let denied = Denied {
+                    request: head,
+                    resource: Some(resource),
+                    error: &error,
+                    target: None,
+                };
+                let written = exchange.write_down(&self.state, &denied, principal).await;
+                Err(written.err().unwrap_or(error))
+            }
+            answer => answer,
+        };
+        let (mut response, failure) = match answer {
+            Ok(response) => (response, None),
+            Err(error) => (error.error_response().into(), Some(error)),
+        };
+        exchange.dress(&self.state, response.head_mut());
+        exchange.end(
+            &self.state,
+            &End {
+                request: head,
+                resource: Some(resource),
+                status: response.status(),
+                caller: caller.map(|key| (key.id(), key.account_id())),
+                failure: failure.as_ref(),
+            },
+        );
+        response
+    }
+
+    async fn ask(
+        &self,
+        resource: &Resource,
+        head: &RequestHead,
+        payload: Payload,
+        caller: &mut Option<VerifiedKey>,
+    ) -> Result<Response<BoxBody>, ApiError> {
+        let mut asked = Asked {
+            state: &self.state,
+            route: resource.route(&head.method)?,
+            head,
+            payload,
+            caller: None,
+        };
+        let answer = answer_ahead(&mut asked).await;
+        *caller = asked.caller;
+        answer
+    }
+}
+
+/// Puts what is answered ahead of `application` in front of it.
+pub(crate) fn ahead_of<A, S, B>(
+    state: State,
+    application: A,
+) -> impl ServiceFactory<
+    Request,
+    Config = AppConfig,
+    Response = Response<impl MessageBody>,
+    Error = Error,
+    InitError = (),
+>
+where
+    A: IntoServiceFactory<S, Request>,
+    S: ServiceFactory<
+            Request,
+            Config = AppConfig,
+            Response = ServiceResponse<B>,
+            Error = Error,
+            InitError = (),
+        > + 'static,
+    B: MessageBody + 'static,
+{
+    Ahead {
+        state,
+        application: application.into_factory(),
+    }
+}
+
+struct Ahead<S> {
+    state: State,
+    application: S,
+}
+
+impl<S, B> ServiceFactory<Request> for Ahead<S>
+where
+    S: ServiceFactory<
+            Request,
+            Config = AppConfig,
+            Response = ServiceResponse<B>,
+            Error = Error,
+            InitError = (),
+        >,
+    S::Future: 'static,
+    B: MessageBody,
+{
+    type Response = Response<EitherBody<BoxBody, B>>;
+    type Error = Error;
+    type Config = AppConfig;
+    type Service = AheadService<S::Service>;
+    type InitError = ();
+    type Future = LocalBoxFuture<'static, Result<Self::Service, ()>>;
+
+    fn new_service(&self, config: AppConfig) -> Self::Future {
+        let worker = Rc::new(Worker {
+            state: self.state.clone(),
+            resources: resources_ahead().map(Rc::new).collect(),
+        });
+        let application = self.application.new_service(config);
+        Box::pin(async move {
+            Ok(AheadService {
+                worker,
+                application: application.await?,
+            })
+        })
+    }
+}
+
+struct AheadService<S> {
+    worker: Rc<Worker>,
+    application: S,
+}
+
+type Answer<B> = Response<EitherBody<BoxBody, B>>;
+
+impl<S, B> Service<Request> for AheadService<S>
+where
+    S: Service<Request, Response = ServiceResponse<B>, Error = Error>,
+{
+    type Response = Answer<B>;
+    type Error = Error;
+    type Future = Either<
+        LocalBoxFuture<'static, Result<Answer<B>, Error>>,
+        MapOk<S::Future, fn(ServiceResponse<B>) -> Answer<B>>,
+    >;
+
+    fn poll_ready(&self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.application.poll_ready(context)
+    }
+
+    fn call(&self, request: Request) -> Self::Future {
+        let Some(resource) = self.worker.find(&request) else {
+            let answer = self.application.call(request);
+            return Either::Right(answer.map_ok(|response| {
+                Response::from(response).map_body(|_, body| EitherBody::right(body))
+            }));
+        };
+        let worker = Rc::clone(&self.worker);
+        Either::Left(Box::pin(async move {
+            let response = worker.answer(request, &resource).await;
+            Ok(response.map_body(|_, body| EitherBody::left(body)))
+        }))
+    }
+}
