@@ -36,12 +36,12 @@ impl JsonBody {
     }
 
     /// Reads it all. Empty is what a request without a body has; what is not empty has to be declared as JSON.
-    pub(crate) async fn read(self) -> Result<web::BytesMut, ApiError> {
+    pub(crate) async fn read(self) -> Result<web::Bytes, ApiError> {
         self.read_up_to(MAX_BODY).await
     }
 
     /// Reads it all, as long as it is no larger than `max` bytes.
-    pub(crate) async fn read_up_to(self, max: usize) -> Result<web::BytesMut, ApiError> {
+    pub(crate) async fn read_up_to(self, max: usize) -> Result<web::Bytes, ApiError> {
         if self.declared_length.is_some_and(|length| length > max) {
             return Err(ApiError::BodyTooLarge { max });
         }
@@ -55,17 +55,27 @@ impl JsonBody {
     }
 }
 
-async fn collect(mut payload: Payload, max: usize) -> Result<web::BytesMut, ApiError> {
+async fn collect(mut payload: Payload, max: usize) -> Result<web::Bytes, ApiError> {
+    // A small body comes in one piece as a rule, which is not copied then.
+    let mut only = web::Bytes::new();
     let mut body = web::BytesMut::new();
     while let Some(chunk) = payload.next().await {
         // A body that breaks off leaves nobody to answer; the answer is for the log.
         let chunk = chunk.map_err(|_| ApiError::BodyTimeout)?;
-        if body.len() + chunk.len() > max {
+        let length = only.len() + body.len();
+        if length + chunk.len() > max {
             return Err(ApiError::BodyTooLarge { max });
+        }
+        if length == 0 {
+            only = chunk;
+            continue;
+        }
+        if body.is_empty() {
+            body.extend_from_slice(&std::mem::take(&mut only));
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(body)
+    Ok(if body.is_empty() { only } else { body.freeze() })
 }
 
 /// Is the body declared as JSON in UTF-8, and not compressed?

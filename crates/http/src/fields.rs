@@ -217,11 +217,16 @@ impl Fields {
         self.fault("list_type", name, "Input should be a valid list");
     }
 
-    /// A set of scopes that may be absent or null.
+    /// A set of scopes that may be absent or null. One that is named twice counts twice, as a schema has it.
     pub(crate) fn optional_scopes(&mut self, name: &str) -> Option<ScopeSet> {
         let scopes = self.optional_list(name, scope)?;
-        ScopeSet::new(scopes)
-            .map_err(|fault| self.fault("too_long", name, format!("Input has {fault}")))
+        let set = if scopes.len() > Self::MAX_SCOPES {
+            let max = Self::MAX_SCOPES;
+            Err(ScopeFault::TooMany { max })
+        } else {
+            ScopeSet::new(scopes)
+        };
+        set.map_err(|fault| self.fault("too_long", name, format!("Input has {fault}")))
             .ok()
     }
 

@@ -129,14 +129,14 @@ macro_rules! routes {
     };
 }
 
-/// The same for what is answered ahead of the application, where each path has one row.
+/// The same for what is answered ahead of the application, where each path has one row and is for holders of keys.
 macro_rules! routes_ahead {
     (
         $(#[$doc:meta])* $table:ident, $answer:ident
-        $($path:literal { $method:ident $who:ident $needs:tt $handler:path })+
+        $($path:literal { $method:ident $needs:tt $handler:path })+
     ) => {
         $(#[$doc])*
-        pub const $table: &[Route] = &[$(row!($path $method $who $needs)),+];
+        pub const $table: &[Route] = &[$(row!($path $method Key $needs)),+];
 
         /// Has the handler of the request's row answer it.
         pub(crate) async fn $answer(asked: &mut Asked<'_>) -> Result<Response<BoxBody>, ApiError> {
@@ -151,10 +151,10 @@ macro_rules! routes_ahead {
 routes_ahead! {
     /// What is asked about every request of somebody else's: see `ahead` for how these differ.
     ROUTES_AHEAD, answer_ahead
-    "/v1/forward-auth" { ANY Key [] forward_auth::forward_auth }
-    "/v1/ext-authz" { ANY Key [] forward_auth::ext_authz }
-    "/v1/verify" { POST Key [KeysVerify] verify::verify_key }
-    "/v1/verify/batch" { POST Key [KeysVerify] verify::verify_keys }
+    "/v1/forward-auth" { ANY [] forward_auth::forward_auth }
+    "/v1/ext-authz" { ANY [] forward_auth::ext_authz }
+    "/v1/verify" { POST [KeysVerify] verify::verify_key }
+    "/v1/verify/batch" { POST [KeysVerify] verify::verify_keys }
 }
 
 routes! {

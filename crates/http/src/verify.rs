@@ -7,7 +7,7 @@ use actix_web::http::header::{CONTENT_TYPE, HeaderValue};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use leadr_auth_domain::{Access, PlainKey, Scope, ScopeSet, Timestamp, Verdict};
 use leadr_auth_service::{Verification, VerifiedKey};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -27,6 +27,9 @@ const MAX_BATCH: usize = 64 * 1024;
 /// How many keys of a batch may wait for the store at the same time: a batch is no reason for everybody else to wait for a
 /// connection.
 const AT_ONCE: usize = 8;
+
+/// How much room an answer about one key takes as a rule, in bytes.
+const USUAL_ANSWER: usize = 320;
 
 /// A key to be verified.
 #[derive(ToSchema)]
@@ -126,7 +129,47 @@ struct Question {
     scopes: Option<ScopeSet>,
 }
 
+/// A body that is as bodies are as a rule: nothing of it is copied.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Plain<'a> {
+    #[serde(borrow)]
+    key: &'a str,
+    #[serde(borrow, default)]
+    scopes: Option<Vec<&'a str>>,
+}
+
 impl Question {
+    /// What a body asks. One that has an escaped character or anything wrong with it is taken apart into fields, which find out
+    /// what is.
+    fn of(body: &[u8]) -> Result<Self, ApiError> {
+        if let Some(question) = Self::of_plain(body) {
+            return Ok(question);
+        }
+        let mut body = Fields::body(body);
+        let question = Self::take(&mut body);
+        finish([body], question)
+    }
+
+    fn of_plain(body: &[u8]) -> Option<Self> {
+        // Only an object is one: serde takes a list for a struct as well.
+        let Plain { key, scopes } = body
+            .starts_with(b"{")
+            .then(|| serde_json::from_slice(body).ok())??;
+        let scopes = match scopes {
+            None => None,
+            Some(scopes) if scopes.len() > Fields::MAX_SCOPES => return None,
+            Some(scopes) => {
+                let scopes = scopes.into_iter().map(Scope::parse);
+                Some(ScopeSet::new(scopes.collect::<Result<Vec<_>, _>>().ok()?).ok()?)
+            }
+        };
+        Some(Self {
+            key: PlainKey::parse(key).ok(),
+            scopes,
+        })
+    }
+
     fn take(fields: &mut Fields) -> Option<Self> {
         let key = fields.required("key", key);
         let scopes = fields.optional_scopes("scopes");
@@ -192,9 +235,7 @@ impl Outcome {
 )]
 pub(crate) async fn verify_key(asked: &mut Asked<'_>) -> Result<Response<BoxBody>, ApiError> {
     let reach = asked.verifier().await?;
-    let mut body = Fields::body(&asked.body().read().await?);
-    let question = Question::take(&mut body);
-    let question = finish([body], question)?;
+    let question = Question::of(&asked.body().read().await?)?;
     let outcome = question.ask(asked.state, reach).await?;
     json(&outcome.response())
 }
@@ -224,9 +265,72 @@ pub(crate) async fn verify_keys(asked: &mut Asked<'_>) -> Result<Response<BoxBod
 }
 
 fn json(answer: &impl Serialize) -> Result<Response<BoxBody>, ApiError> {
-    let text = serde_json::to_vec(answer).map_err(ApiError::internal)?;
+    let mut text = Vec::with_capacity(USUAL_ANSWER);
+    serde_json::to_writer(&mut text, answer).map_err(ApiError::internal)?;
     let mut response = Response::with_body(StatusCode::OK, BoxBody::new(text));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use leadr_auth_domain::generate_api_key;
+
+    use super::*;
+
+    /// What is read at once is what the fields would have said, and what they would refuse is not.
+    #[test]
+    fn a_plain_body_asks_what_its_fields_ask() {
+        let key = generate_api_key([7; 32]);
+        let key = key.expose();
+        let is_key = |question: &Question| question.key.as_ref().map(PlainKey::expose) == Some(key);
+        let scopes = |question: &Question| {
+            let scopes = question.scopes.as_ref()?.iter().map(Scope::as_str);
+            Some(scopes.collect::<Vec<_>>().join(" "))
+        };
+        for (body, asked) in [
+            (r#"{"key":"K"}"#, None),
+            (r#"{ "key" : "K" , "scopes" : null }"#, None),
+            (r#"{"scopes":[],"key":"K"}"#, Some("")),
+            (r#"{"key":"K","scopes":["b:c","a","a"]}"#, Some("a b:c")),
+        ] {
+            let body = body.replace('K', key);
+            let plain = Question::of_plain(body.as_bytes()).unwrap();
+            let mut fields = Fields::body(body.as_bytes());
+            let taken = Question::take(&mut fields);
+            let taken = finish([fields], taken)
+                .map_err(|error| error.code())
+                .ok()
+                .unwrap();
+            for question in [&plain, &taken] {
+                assert!(is_key(question), "{body}");
+                assert_eq!(scopes(question).as_deref(), asked, "{body}");
+            }
+        }
+        let no_key = Question::of_plain(br#"{"key":"K"}"#).unwrap();
+        assert!(no_key.key.is_none());
+        let many = format!(r#"{{"key":"K","scopes":{:?}}}"#, vec!["a"; 65]);
+        for (body, is_refused) in [
+            ("", true),
+            (r#"["K"]"#, true),
+            (r#" {"key":"K"}"#, false),
+            (r#"{"key":"\u006c"}"#, false),
+            (r#"{"key":"K"}x"#, true),
+            (r#"{"key":"K","key":"K"}"#, true),
+            (r#"{"key":"K","scopes":[],"scopes":[]}"#, true),
+            (r#"{"key":"K","more":1}"#, true),
+            (r#"{"key":null}"#, true),
+            (r#"{"key":1}"#, true),
+            (r#"{"scopes":[]}"#, true),
+            (r#"{"key":"K","scopes":["A B"]}"#, true),
+            (r#"{"key":"K","scopes":"a"}"#, true),
+            (&many, true),
+            ("{\"key\":\"\u{0}\"}", true),
+        ] {
+            let body = body.replace('K', key);
+            assert!(Question::of_plain(body.as_bytes()).is_none(), "{body}");
+            assert_eq!(Question::of(body.as_bytes()).is_err(), is_refused, "{body}");
+        }
+    }
 }
