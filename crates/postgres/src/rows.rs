@@ -2,6 +2,11 @@
 //!
 //! Instants and enum labels are read as what PostgreSQL sends, and judged here, so that a row which cannot be used is named
 //! by its table and id instead of failing somewhere inside Diesel.
+//!
+//! PostgreSQL holds instants that no [`Timestamp`] is: `infinity`, `-infinity`, and years before 1 and after 9999. Any other
+//! program that writes to the table may have put one there, and a row with one in it is read as if the nearest timestamp
+//! stood there, because otherwise a single such row would fail every list that it is in. Nobody is let in by that: what is
+//! long over stays over, and deleted stays deleted. A key that expires at `infinity` never does.
 
 use std::{borrow::Cow, io::Write as _, net::IpAddr, time::Duration};
 
@@ -30,6 +35,9 @@ use crate::{
 
 /// Microseconds from 1970, where Unix counts from, to 2000, where PostgreSQL does.
 const PG_EPOCH_MICROS: i64 = 946_684_800_000_000;
+
+/// What PostgreSQL sends for `infinity`.
+const INFINITY: i64 = i64::MAX;
 
 /// The word for a value of one of our enums.
 #[derive(Debug, AsExpression, FromSqlRow)]
@@ -78,6 +86,16 @@ pub(crate) fn instant(timestamp: Timestamp) -> PgTimestamp {
 /// `None` outside of the years that a timestamp can hold; `infinity` is one of those.
 pub(crate) fn timestamp(PgTimestamp(micros): PgTimestamp) -> Option<Timestamp> {
     Timestamp::from_unix_micros(micros.checked_add(PG_EPOCH_MICROS)?)
+}
+
+/// The timestamp that is nearest to an instant which may be outside of all years.
+fn nearest(PgTimestamp(micros): PgTimestamp) -> Timestamp {
+    Timestamp::saturating_from_unix_micros(micros.saturating_add(PG_EPOCH_MICROS))
+}
+
+/// When a key expires. What expires at `infinity` never does.
+fn expiry(at: PgTimestamp) -> Option<Timestamp> {
+    (at.0 != INFINITY).then(|| nearest(at))
 }
 
 /// A row of `accounts`.
@@ -284,8 +302,6 @@ pub(crate) fn key_changes(key: &ApiKey) -> KeyChanges {
 
 pub(crate) fn account(row: AccountRow) -> Result<Account, StoreError> {
     let corrupt = |column| error::corrupt("accounts", &row.id, column);
-    let required =
-        |value, column| timestamp(value).ok_or_else(|| error::corrupt("accounts", &row.id, column));
     Ok(Account {
         id: AccountId::new(row.id),
         name: AccountName::from_store(row.name),
@@ -300,19 +316,14 @@ pub(crate) fn account(row: AccountRow) -> Result<Account, StoreError> {
         } else {
             AccountRole::Tenant
         },
-        created_at: required(row.created_at, "created_at")?,
-        updated_at: required(row.updated_at, "updated_at")?,
-        deleted_at: row
-            .deleted_at
-            .map(|at| required(at, "deleted_at"))
-            .transpose()?,
+        created_at: nearest(row.created_at),
+        updated_at: nearest(row.updated_at),
+        deleted_at: row.deleted_at.map(nearest),
     })
 }
 
 pub(crate) fn key(row: KeyRow) -> Result<ApiKey, StoreError> {
     let corrupt = |column| error::corrupt("api_keys", &row.id, column);
-    let required = |value, column| timestamp(value).ok_or_else(|| corrupt(column));
-    let optional = |value: Option<_>, column| value.map(|at| required(at, column)).transpose();
     Ok(ApiKey {
         id: KeyId::new(row.id),
         account_id: AccountId::new(row.account_id),
@@ -324,38 +335,30 @@ pub(crate) fn key(row: KeyRow) -> Result<ApiKey, StoreError> {
             "revoked" => ApiKeyStatus::Revoked,
             _ => return Err(corrupt("status")),
         },
-        last_used_at: optional(row.last_used_at, "last_used_at")?,
-        expires_at: optional(row.expires_at, "expires_at")?,
-        created_at: required(row.created_at, "created_at")?,
-        updated_at: required(row.updated_at, "updated_at")?,
-        deleted_at: optional(row.deleted_at, "deleted_at")?,
+        last_used_at: row.last_used_at.map(nearest),
+        expires_at: row.expires_at.and_then(expiry),
+        created_at: nearest(row.created_at),
+        updated_at: nearest(row.updated_at),
+        deleted_at: row.deleted_at.map(nearest),
         scopes: Scopes::from_store(row.scopes.as_deref()),
         pepper_id: PepperId::from_store(row.pepper_id),
     })
 }
 
-pub(crate) fn pepper(row: PepperRow) -> Result<StoredPepper, StoreError> {
-    let dropped =
-        |at| timestamp(at).ok_or_else(|| error::corrupt("peppers", &row.id, "dropped_at"));
-    Ok(StoredPepper {
-        dropped_at: row.dropped_at.map(dropped).transpose()?,
+pub(crate) fn pepper(row: PepperRow) -> StoredPepper {
+    StoredPepper {
+        dropped_at: row.dropped_at.map(nearest),
         id: PepperId::from_store(row.id),
         check: PepperCheck::from_store(row.check_value),
         audit_key: row.audit_key.map(SealedAuditKey::from_store),
-    })
+    }
 }
 
 /// In the order that the domain has for ids: the server's is that of its locale.
-pub(crate) fn peppers(rows: Vec<PepperRow>) -> Result<Vec<StoredPepper>, StoreError> {
-    let peppers = rows.into_iter().map(pepper);
-    let mut peppers = peppers.collect::<Result<Vec<_>, _>>()?;
+pub(crate) fn peppers(rows: Vec<PepperRow>) -> Vec<StoredPepper> {
+    let mut peppers: Vec<_> = rows.into_iter().map(pepper).collect();
     peppers.sort_by(|one, other| one.id.cmp(&other.id));
-    Ok(peppers)
-}
-
-/// The timestamp that is nearest to an instant which may be outside of all years.
-fn nearest(PgTimestamp(micros): PgTimestamp) -> Timestamp {
-    Timestamp::saturating_from_unix_micros(micros.saturating_add(PG_EPOCH_MICROS))
+    peppers
 }
 
 /// An entry as it was written, or as somebody left it who tampered with it.
@@ -467,11 +470,10 @@ pub(crate) fn node(row: NodeRow) -> Result<NodeReport, StoreError> {
         let micros = u64::try_from(micros).map_err(|_| corrupt(column))?;
         Ok::<_, StoreError>(Duration::from_micros(micros))
     };
-    let time = |column, at| timestamp(at).ok_or_else(|| corrupt(column));
     Ok(NodeReport {
         tick: row.tick.cast_unsigned(),
-        started_at: time("started_at", row.started_at)?,
-        seen_at: time("seen_at", row.seen_at)?,
+        started_at: nearest(row.started_at),
+        seen_at: nearest(row.seen_at),
         patience: duration("patience", row.patience)?,
         lease_age: row
             .lease_age
@@ -508,5 +510,12 @@ mod tests {
             let at = Timestamp::parse(text).unwrap();
             assert_eq!(nearest(PgTimestamp(micros)), at);
         }
+        assert_eq!(expiry(PgTimestamp(i64::MAX)), None);
+        assert_eq!(expiry(PgTimestamp(i64::MIN)), Some(Timestamp::MIN));
+        // The last that PostgreSQL has, in the year 294276.
+        assert_eq!(
+            expiry(PgTimestamp(9_223_371_331_199_999_999)),
+            Some(Timestamp::MAX)
+        );
     }
 }

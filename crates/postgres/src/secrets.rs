@@ -143,7 +143,7 @@ async fn register(
     )]
     let lock = diesel::sql_query(HOLD_OFF_REGISTRARS);
     lock.execute(connection).await?;
-    let there = rows::peppers(registered(connection).await?)?;
+    let there = rows::peppers(registered(connection).await?);
     if founding && there.iter().any(|stored| stored.audit_key.is_some()) {
         return Ok((there, Vec::new()));
     }
@@ -169,7 +169,7 @@ async fn register(
         Some(_) => return Ok((there, Vec::new())),
     }
     let heads = audit::append_all(connection, &[entry]).await?;
-    let there = rows::peppers(registered(connection).await?)?;
+    let there = rows::peppers(registered(connection).await?);
     Ok((there, heads))
 }
 
@@ -190,7 +190,7 @@ pub(crate) async fn import(
         }
     }
     let heads = audit::append_all(connection, &entries).await?;
-    let all = rows::peppers(registered(connection).await?)?;
+    let all = rows::peppers(registered(connection).await?);
     Ok((all, heads))
 }
 
@@ -280,7 +280,7 @@ impl SecretRegistry for Secrets {
             .statement(async |connection| registered(connection).await)
             .await?
             .map_err(error::of_query)?;
-        rows::peppers(registered)
+        Ok(rows::peppers(registered))
     }
 
     async fn register(

@@ -612,7 +612,7 @@ impl Snapshot for View {
             return Ok(Vec::new());
         };
         let all = peppers.all::<PepperRow>(&mut self.connection);
-        rows::peppers(in_time(self.patience, all).await?)
+        Ok(rows::peppers(in_time(self.patience, all).await?))
     }
 
     async fn totals(&mut self) -> Result<Totals, StoreError> {

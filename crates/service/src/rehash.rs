@@ -3,6 +3,11 @@
 //! Only whoever presents a key can have it hashed anew, since the store has nothing but its hash. So a valid key that is
 //! hashed under a retired secret leaves a note with its new hash, and the notes are written down in the background, where
 //! no answer waits for them. A note that is lost is made again by the key's next use.
+//!
+//! Servers may have different current secrets, for a while when they are changed one after the other, and for ever by
+//! mistake. Then each would take the other's keys over in turns, with a write and a message to all at every use. So a
+//! process moves each key once: one that is found under another secret again was moved by somebody else, and stays there,
+//! until the secrets are set anew or the process starts anew.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,14 +34,58 @@ const BATCH: usize = 200;
 /// The most notes that wait: what is more waits for its key's next use.
 const WAITING: usize = 100_000;
 
+/// How many keys are remembered as moved, which takes 13 MB. Beyond that all are forgotten, and may be moved once more.
+const REMEMBERED: usize = 400_000;
+
+/// For how long after a key was moved somebody may still look at its record from before.
+const STALE_FOR: Duration = Duration::from_secs(10);
+
 /// Notes new hashes of keys, and writes them down. Its clones share the notes.
 #[derive(Clone)]
 pub(crate) struct Rehasher {
     registry: Arc<dyn SecretRegistry>,
     clock: Arc<dyn Clock>,
-    waiting: Arc<Mutex<HashMap<KeyId, Note>>>,
+    notes: Arc<Mutex<Notes>>,
     remaining: Arc<Mutex<Vec<PepperUse>>>,
     done: Arc<AtomicU64>,
+}
+
+/// What is to be moved, and what was.
+#[derive(Default)]
+struct Notes {
+    waiting: HashMap<KeyId, Note>,
+    /// When this process moved them.
+    moved: HashMap<KeyId, Instant>,
+    /// It was said that keys come back.
+    warned: bool,
+}
+
+impl Notes {
+    /// Was this key moved already? Then it has come back, unless who asks has read it before.
+    fn has_moved(&mut self, ring: &Keyring, key_id: KeyId, under: &PepperId) -> bool {
+        let Some(at) = self.moved.get(&key_id) else {
+            return false;
+        };
+        if !self.warned && at.elapsed() > STALE_FOR {
+            self.warned = true;
+            tracing::warn!(
+                key_id = %key_id,
+                current = %ring.current_id(),
+                found = %under,
+                "a key that was hashed anew under the current secret is under another one again, and is left so, as all that \
+                 come back: is another server's current secret another one?"
+            );
+        }
+        true
+    }
+
+    fn remember(&mut self, moved: impl ExactSizeIterator<Item = KeyId>) {
+        if self.moved.len() + moved.len() > REMEMBERED {
+            self.moved.clear();
+        }
+        let now = Instant::now();
+        self.moved.extend(moved.map(|key_id| (key_id, now)));
+    }
 }
 
 /// A new hash, and of which key in the cache it is.
@@ -54,13 +103,14 @@ impl Rehasher {
         Self {
             registry,
             clock,
-            waiting: Arc::default(),
+            notes: Arc::default(),
             remaining: Arc::default(),
             done: Arc::default(),
         }
     }
 
-    /// Notes the new hash of a key that has just been compared, if it needs one. Never waits.
+    /// Notes the new hash of a key that has just been compared, if it needs one and this process has not moved it before.
+    /// Never waits.
     pub(crate) fn note(
         &self,
         ring: &Keyring,
@@ -72,9 +122,12 @@ impl Rehasher {
         if under == ring.current_id() {
             return;
         }
-        let mut waiting = lock(&self.waiting);
-        if waiting.len() < WAITING {
-            waiting.entry(key_id).or_insert_with(|| Note {
+        let mut notes = lock(&self.notes);
+        if notes.has_moved(ring, key_id, under) {
+            return;
+        }
+        if notes.waiting.len() < WAITING {
+            notes.waiting.entry(key_id).or_insert_with(|| Note {
                 rehash: Rehash {
                     key_id,
                     was: was(),
@@ -95,8 +148,17 @@ impl Rehasher {
         self.done.load(Ordering::Relaxed)
     }
 
+    /// Forgets which keys were moved: the secrets are others now, or were set anew.
+    pub(crate) fn start_over(&self) {
+        *lock(&self.notes) = Notes::default();
+    }
+
     fn take(&self) -> Vec<Note> {
-        lock(&self.waiting).drain().map(|(_, note)| note).collect()
+        lock(&self.notes)
+            .waiting
+            .drain()
+            .map(|(_, note)| note)
+            .collect()
     }
 
     /// Counts how many keys remain under each retired secret.
@@ -154,6 +216,7 @@ impl Service {
             let entry = auditor.draft(ChainId::System, AuditAction::PepperRehashed);
             let done = self.stores.secrets.rehash(&batch, &entry).await?;
             self.rehasher.done.fetch_add(done, Ordering::Relaxed);
+            lock(&self.rehasher.notes).remember(batch.iter().map(|rehash| rehash.key_id));
             // The next use of each would note it again.
             for prefix in prefixes {
                 self.verifier.cache.forget_code(prefix);
@@ -199,7 +262,7 @@ mod tests {
     use leadr_auth_ports::MockSecretRegistry;
 
     use super::*;
-    use crate::testing::{Bench, rotated, service_on};
+    use crate::testing::{Bench, opposed, rotated, service_on};
     use crate::{AuditFilter, Authentication, PepperRole};
 
     fn id(text: &str) -> PepperId {
@@ -227,7 +290,7 @@ mod tests {
         let accepted = bench.service.authenticate(&issued.plain_key).await.unwrap();
         assert!(matches!(accepted, Authentication::Accepted(_)));
         assert!(
-            lock(&bench.service.rehasher.waiting).is_empty(),
+            lock(&bench.service.rehasher.notes).waiting.is_empty(),
             "nothing more to do"
         );
         let other = bench.service.key(Access::All, unused.key.id).await.unwrap();
@@ -249,6 +312,86 @@ mod tests {
             }]
         );
         assert_eq!(statistics.rehashed, 1);
+    }
+
+    /// Two servers whose current secrets are each other's retired one.
+    #[tokio::test]
+    async fn servers_that_disagree_do_not_move_a_key_to_and_fro_for_ever() {
+        let bench = Bench::new().await;
+        let issued = bench.issue("Between").await;
+        bench.service.replace_keyring(rotated()).await.unwrap();
+        let opposed = service_on(&bench.service, opposed());
+        opposed.prepare(None).await.unwrap();
+        let under = async || {
+            let key = bench.service.key(Access::All, issued.key.id).await.unwrap();
+            key.pepper_id
+        };
+        let mut seen = Vec::new();
+        for _ in 0..10 {
+            for service in [&bench.service, &opposed] {
+                let accepted = service.authenticate(&issued.plain_key).await.unwrap();
+                assert!(matches!(accepted, Authentication::Accepted(_)));
+                service.flush_rehashes().await.unwrap();
+                seen.push(under().await);
+            }
+        }
+        let moves = seen.windows(2).filter(|pair| pair[0] != pair[1]).count();
+        assert_eq!(
+            (seen[0].clone(), moves),
+            (id("new"), 1),
+            "each had its turn"
+        );
+        let rehashed = |service: &Service| service.statistics().rehashed;
+        assert_eq!((rehashed(&bench.service), rehashed(&opposed)), (1, 1));
+
+        // Once they agree, it moves for good.
+        bench.service.replace_keyring(rotated()).await.unwrap();
+        opposed.replace_keyring(rotated()).await.unwrap();
+        for _ in 0..2 {
+            for service in [&opposed, &bench.service] {
+                service.authenticate(&issued.plain_key).await.unwrap();
+                service.flush_rehashes().await.unwrap();
+            }
+        }
+        assert_eq!(under().await, id("new"));
+        assert_eq!((rehashed(&bench.service), rehashed(&opposed)), (1, 2));
+    }
+
+    /// It can be seen, and is said once: not of a record that was read before the key was moved, which is no sign of it.
+    #[tokio::test(start_paused = true)]
+    async fn a_key_that_came_back_is_told_from_a_record_of_before() {
+        let rehasher = Bench::new().await.service.rehasher.clone();
+        let key_id = KeyId::from_random_bytes([1; 16]);
+        lock(&rehasher.notes).remember(std::iter::once(key_id));
+        let look = || {
+            let mut notes = lock(&rehasher.notes);
+            let has_moved = notes.has_moved(&rotated(), key_id, &id("default"));
+            (has_moved, notes.warned)
+        };
+        assert_eq!(look(), (true, false));
+        tokio::time::sleep(STALE_FOR).await;
+        assert_eq!(look(), (true, false));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(look(), (true, true));
+        rehasher.start_over();
+        assert_eq!(look(), (false, false));
+    }
+
+    #[tokio::test]
+    async fn what_is_remembered_has_a_bound() {
+        let rehasher = Bench::new().await.service.rehasher.clone();
+        let batches = u32::try_from(REMEMBERED / BATCH).unwrap() + 3;
+        for batch in 0..batches {
+            let ids = (0..BATCH).map(|n| {
+                let mut bytes = [0; 16];
+                bytes[..4].copy_from_slice(&batch.to_be_bytes());
+                bytes[15] = u8::try_from(n).unwrap();
+                KeyId::from_random_bytes(bytes)
+            });
+            lock(&rehasher.notes).remember(ids);
+            assert!(lock(&rehasher.notes).moved.len() <= REMEMBERED);
+        }
+        assert_eq!(lock(&rehasher.notes).moved.len(), 3 * BATCH);
     }
 
     /// Two nodes note the same key; the second to write its notes down did not move it, and does not say so.
@@ -294,7 +437,7 @@ mod tests {
             .unwrap();
         bench.service.replace_keyring(rotated()).await.unwrap();
         bench.service.authenticate(&issued.plain_key).await.unwrap();
-        assert!(lock(&bench.service.rehasher.waiting).is_empty());
+        assert!(lock(&bench.service.rehasher.notes).waiting.is_empty());
     }
 
     #[tokio::test]

@@ -217,6 +217,7 @@ impl Service {
         self.register(&ring).await?;
         let mut place = self.keyring.write().unwrap_or_else(PoisonError::into_inner);
         *place = Arc::new(ring);
+        self.rehasher.start_over();
         Ok(())
     }
 

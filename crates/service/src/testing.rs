@@ -54,6 +54,12 @@ pub(crate) fn rotated() -> Keyring {
     Keyring::new(&new_id(), secrets).unwrap()
 }
 
+/// The same two, of a server that goes by what was before.
+pub(crate) fn opposed() -> Keyring {
+    let secrets = [(PepperId::default(), SECRET), (new_id(), NEW_SECRET)];
+    Keyring::new(&PepperId::default(), secrets).unwrap()
+}
+
 /// The secret `new` and no other.
 pub(crate) fn only_new() -> Keyring {
     Keyring::new(&new_id(), [(new_id(), NEW_SECRET)]).unwrap()

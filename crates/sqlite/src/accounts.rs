@@ -179,8 +179,7 @@ impl AccountRepository for Accounts {
         let steps = async {
             let mut found = self.0.row(move |connection| find(connection, id)).await?;
             while let Some(row) = found {
-                let current = rows::account(row)?;
-                let was = rows::account_changes(&current);
+                let (current, was) = rows::account_to_change(row)?;
                 let Audited { record, entry } =
                     change(current).map_err(UpdateAccountError::Refused)?;
                 let now = rows::account_changes(&record);

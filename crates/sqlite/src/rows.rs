@@ -2,6 +2,11 @@
 //!
 //! Instants and labels are read as what the file holds, and judged here, so that a row which cannot be used is named by its
 //! table and id instead of failing somewhere inside Diesel.
+//!
+//! An integer can be an instant outside of the years that there are, where another program has written it. It is read as the
+//! nearest [`Timestamp`], because otherwise a single such row would fail every list that it is in: what is long over stays
+//! over, and deleted stays deleted. A prefix that is none still fails the list: a row that was left out of it would be
+//! taken for one that is not there.
 
 use diesel::{
     deserialize::{self, FromSql, FromSqlRow},
@@ -57,6 +62,11 @@ fn account_label(status: AccountStatus) -> &'static str {
         AccountStatus::Active => "active",
         AccountStatus::Suspended => "suspended",
     }
+}
+
+/// The timestamp that is nearest to so many microseconds after 1970, which may be outside of all years.
+fn nearest(micros: i64) -> Timestamp {
+    Timestamp::saturating_from_unix_micros(micros)
 }
 
 /// A row of `accounts`.
@@ -177,16 +187,31 @@ pub(crate) fn key_changes(key: &ApiKey) -> KeyChanges {
     }
 }
 
-/// A key as it is read, and what a change compares with. The scopes are compared as the text that they are in the row: one
-/// that somebody else has written may be spelled otherwise than ours, and would never be found again.
+/// A key as it is read, and what a change compares with. The scopes and the instants are compared as what they are in the
+/// row: what somebody else has written may be spelled otherwise than ours, and would never be found again.
 pub(crate) fn key_to_change(row: KeyRow) -> Result<(ApiKey, KeyChanges), StoreError> {
     let scopes = row.scopes.clone();
+    let (updated_at, deleted_at) = (row.updated_at, row.deleted_at);
     let key = key(row)?;
     let was = KeyChanges {
         scopes,
+        updated_at,
+        deleted_at,
         ..key_changes(&key)
     };
     Ok((key, was))
+}
+
+/// An account as it is read, and what a change compares with, as of a key.
+pub(crate) fn account_to_change(row: AccountRow) -> Result<(Account, AccountChanges), StoreError> {
+    let (updated_at, deleted_at) = (row.updated_at, row.deleted_at);
+    let account = account(row)?;
+    let was = AccountChanges {
+        updated_at,
+        deleted_at,
+        ..account_changes(&account)
+    };
+    Ok((account, was))
 }
 
 pub(crate) fn pepper_row(pepper: &StoredPepper) -> PepperRow {
@@ -198,26 +223,17 @@ pub(crate) fn pepper_row(pepper: &StoredPepper) -> PepperRow {
     }
 }
 
-pub(crate) fn pepper(row: PepperRow) -> Result<StoredPepper, StoreError> {
-    let dropped_at = match row.dropped_at {
-        Some(at) => Some(
-            Timestamp::from_unix_micros(at)
-                .ok_or_else(|| error::corrupt("peppers", &row.id, "dropped_at"))?,
-        ),
-        None => None,
-    };
-    Ok(StoredPepper {
+pub(crate) fn pepper(row: PepperRow) -> StoredPepper {
+    StoredPepper {
+        dropped_at: row.dropped_at.map(nearest),
         id: PepperId::from_store(row.id),
         check: PepperCheck::from_store(row.check_value),
         audit_key: row.audit_key.map(SealedAuditKey::from_store),
-        dropped_at,
-    })
+    }
 }
 
 pub(crate) fn account(row: AccountRow) -> Result<Account, StoreError> {
     let corrupt = |column| error::corrupt("accounts", row.id.0, column);
-    let required =
-        |value, column| Timestamp::from_unix_micros(value).ok_or_else(|| corrupt(column));
     Ok(Account {
         id: AccountId::new(row.id.0),
         name: AccountName::from_store(row.name),
@@ -232,20 +248,14 @@ pub(crate) fn account(row: AccountRow) -> Result<Account, StoreError> {
         } else {
             AccountRole::Tenant
         },
-        created_at: required(row.created_at, "created_at")?,
-        updated_at: required(row.updated_at, "updated_at")?,
-        deleted_at: row
-            .deleted_at
-            .map(|at| required(at, "deleted_at"))
-            .transpose()?,
+        created_at: nearest(row.created_at),
+        updated_at: nearest(row.updated_at),
+        deleted_at: row.deleted_at.map(nearest),
     })
 }
 
 pub(crate) fn key(row: KeyRow) -> Result<ApiKey, StoreError> {
     let corrupt = |column| error::corrupt("api_keys", row.id.0, column);
-    let required =
-        |value, column| Timestamp::from_unix_micros(value).ok_or_else(|| corrupt(column));
-    let optional = |value: Option<_>, column| value.map(|at| required(at, column)).transpose();
     Ok(ApiKey {
         id: KeyId::new(row.id.0),
         account_id: AccountId::new(row.account_id.0),
@@ -259,11 +269,11 @@ pub(crate) fn key(row: KeyRow) -> Result<ApiKey, StoreError> {
             _ => return Err(corrupt("status")),
         },
         scopes: Scopes::from_store(row.scopes.as_deref()),
-        last_used_at: optional(row.last_used_at, "last_used_at")?,
-        expires_at: optional(row.expires_at, "expires_at")?,
-        created_at: required(row.created_at, "created_at")?,
-        updated_at: required(row.updated_at, "updated_at")?,
-        deleted_at: optional(row.deleted_at, "deleted_at")?,
+        last_used_at: row.last_used_at.map(nearest),
+        expires_at: row.expires_at.map(nearest),
+        created_at: nearest(row.created_at),
+        updated_at: nearest(row.updated_at),
+        deleted_at: row.deleted_at.map(nearest),
     })
 }
 

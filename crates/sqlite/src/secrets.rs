@@ -159,7 +159,7 @@ pub(crate) fn import(
 impl SecretRegistry for Secrets {
     async fn registered(&self) -> Result<Vec<StoredPepper>, StoreError> {
         let registered = self.0.read(registered).await?;
-        registered.into_iter().map(rows::pepper).collect()
+        Ok(registered.into_iter().map(rows::pepper).collect())
     }
 
     async fn register(
@@ -177,7 +177,7 @@ impl SecretRegistry for Secrets {
             registered(connection).map(Done::unheard)
         });
         let answered = answered.await?.map_err(error::of_query)?;
-        answered.into_iter().map(rows::pepper).collect()
+        Ok(answered.into_iter().map(rows::pepper).collect())
     }
 
     async fn count_keys(&self, now: Timestamp) -> Result<Vec<PepperUse>, StoreError> {

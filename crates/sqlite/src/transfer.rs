@@ -171,7 +171,7 @@ impl TransferStore for Transfer {
             .0
             .write(move |connection| secrets::import(connection, &taken).map(Done::unheard));
         let all = taken.await?.map_err(error::of_query)?;
-        all.into_iter().map(rows::pepper).collect()
+        Ok(all.into_iter().map(rows::pepper).collect())
     }
 
     async fn import_accounts(
@@ -219,7 +219,7 @@ fn after(id: Option<Id>) -> Vec<u8> {
 impl Snapshot for Held {
     async fn secrets(&mut self) -> Result<Vec<StoredPepper>, StoreError> {
         let registered = self.read(secrets::registered).await?;
-        registered.into_iter().map(rows::pepper).collect()
+        Ok(registered.into_iter().map(rows::pepper).collect())
     }
 
     async fn totals(&mut self) -> Result<Totals, StoreError> {

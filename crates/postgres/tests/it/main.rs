@@ -10,6 +10,7 @@ mod adoption;
 mod audit;
 mod change_feed;
 mod diagnosis;
+mod foreign_rows;
 mod locks;
 mod migrations;
 mod outage;

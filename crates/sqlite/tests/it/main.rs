@@ -9,6 +9,7 @@ mod audit;
 mod backups;
 mod change_feed;
 mod files;
+mod foreign_rows;
 mod migrations;
 mod races;
 mod reading;
