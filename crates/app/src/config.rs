@@ -733,11 +733,11 @@ impl<'a> Reader<'a> {
         let Some(said) = self.sources.said("NODE_NAME") else {
             return Some(None);
         };
-        let fits = said.chars().count() <= 100 && !said.chars().any(char::is_control);
+        let fits = said.chars().count() <= 100 && !said.chars().any(is_control);
         if !fits {
             self.fault(
                 "NODE_NAME",
-                "is not 1 to 100 characters without control characters",
+                "is not 1 to 100 characters without control characters, also those of the direction of text",
             );
         }
         fits.then(|| Some(said.to_owned()))
@@ -1036,6 +1036,16 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Is it a control character, of terminals, of lines, or of the direction of text? The last are Unicode's `Bidi_Control`: in
+/// a list they make what stands beside them read as something else.
+const fn is_control(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+        )
+}
+
 /// The collector's address for traces: by the specification, a path behind that of the endpoint. It is a place and nothing
 /// else, so that it can be shown.
 fn traces_endpoint(endpoint: &str) -> Option<String> {
@@ -1246,7 +1256,12 @@ mod tests {
             faulty(&[("REVOCATION_BOUND_MS", "999")]),
             ["REVOCATION_BOUND_MS"]
         );
-        assert_eq!(faulty(&[("NODE_NAME", "a\u{7}b")]), ["NODE_NAME"]);
+        assert!(read(&[("NODE_NAME", "sunucu-1 \u{5e9}\u{5e8}\u{5ea}")]).is_ok());
+        let controls = "\u{1}\u{7}\u{1b}\u{7f}\u{85}\u{9b}\u{61c}\u{200e}\u{200f}\u{2028}\u{2029}\u{202a}\u{202e}\u{2066}\u{2069}";
+        for control in controls.chars() {
+            let name = format!("a{control}b");
+            assert_eq!(faulty(&[("NODE_NAME", &name)]), ["NODE_NAME"], "{name:?}");
+        }
     }
 
     #[test]
