@@ -377,9 +377,9 @@ impl Database {
         Ok(self.migrate().await?)
     }
 
-    /// The versions of the migrations that have not run yet.
-    pub async fn pending_migrations(&self) -> Result<Vec<String>, MigrateError> {
-        match self {
+    /// The versions of the migrations that have not run yet. Nothing is changed.
+    pub async fn pending_migrations(&self) -> Result<Vec<String>, SchemaError> {
+        let pending = match self {
             Self::Memory(_) => Ok(Vec::new()),
             Self::Sqlite(sqlite, _) => leadr_auth_sqlite::migrate::pending(sqlite)
                 .await
@@ -387,7 +387,8 @@ impl Database {
             Self::Postgres(_, config) => leadr_auth_postgres::migrate::pending(config)
                 .await
                 .map_err(MigrateError::Postgres),
-        }
+        };
+        pending.map_err(SchemaError)
     }
 }
 
@@ -434,5 +435,42 @@ impl std::error::Error for MigrateError {
             Self::Sqlite(error) => error.source(),
             Self::Postgres(error) => error.source(),
         }
+    }
+}
+
+/// Why it could not be found out which migrations have run. Nobody has tried to run any.
+#[derive(Debug)]
+pub struct SchemaError(MigrateError);
+
+impl SchemaError {
+    /// Is it only that the database cannot be asked now?
+    pub const fn is_unavailable(&self) -> bool {
+        self.0.is_unavailable()
+    }
+}
+
+impl fmt::Display for SchemaError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use leadr_auth_postgres::migrate::MigrateError as Postgres;
+        use leadr_auth_sqlite::migrate::MigrateError as Sqlite;
+        match &self.0 {
+            MigrateError::Postgres(Postgres::Unavailable(_))
+            | MigrateError::Sqlite(Sqlite::Unavailable(_)) => {
+                f.write_str("the database is not available")
+            }
+            MigrateError::Postgres(Postgres::Failed(_))
+            | MigrateError::Sqlite(Sqlite::Failed(_)) => {
+                f.write_str("the database's schema cannot be looked at")
+            }
+            // These say what was found.
+            error @ (MigrateError::Postgres(Postgres::Newer(_) | Postgres::NoRight(_))
+            | MigrateError::Sqlite(Sqlite::Newer(_))) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for SchemaError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source()
     }
 }

@@ -10,7 +10,7 @@ use leadr_auth_sqlite::{OpenError, OpenFault};
 use super::peppers::IdTaken;
 use super::{Interrupted, Usage};
 use crate::config::ConfigFaults;
-use crate::storage::MigrateError;
+use crate::storage::{MigrateError, SchemaError};
 
 /// An exit code and what it means.
 pub(super) struct Meaning {
@@ -119,6 +119,8 @@ fn code_of_cause(cause: &(dyn Error + 'static)) -> Option<u8> {
         return Some(REFUSED);
     }
     let passes = if let Some(error) = cause.downcast_ref::<MigrateError>() {
+        error.is_unavailable()
+    } else if let Some(error) = cause.downcast_ref::<SchemaError>() {
         error.is_unavailable()
     } else if let Some(error) = cause.downcast_ref::<OpenError>() {
         matches!(error.fault, OpenFault::Unavailable(_))

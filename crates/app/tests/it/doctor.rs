@@ -623,7 +623,9 @@ async fn a_database_on_a_server() {
     ];
     let away = place.run(&["doctor"], &away).with(1);
     assert!(
-        away.out.contains("FAILURE") && !away.out.contains("hunter2"),
+        away.out.contains("the database is not available: ")
+            && away.out.contains("FAILURE")
+            && !away.out.contains("hunter2"),
         "{}",
         away.out
     );

@@ -470,11 +470,25 @@ fn a_store_that_is_away_has_its_exit_code() {
         &["account", "list"],
         &["key", "show", "ldr_AAAAAAAAAA"],
         &["operator", "new-key"],
+        &["nodes"],
         &["export"],
         &["import", "--from", "env"],
     ];
     for command in commands {
         let away = place.run(command, &environment).with(5);
+        // Only one of them was about to migrate anything.
+        let migrates = away.err.contains("migrat");
+        assert_eq!(
+            migrates,
+            command == &["migrate"],
+            "{command:?}: {}",
+            away.err
+        );
+        assert!(
+            away.err.contains("the database is not available"),
+            "{}",
+            away.err
+        );
         assert!(!away.err.contains("hunter2"), "{command:?}: {}", away.err);
         assert_eq!(away.out, "", "{command:?}");
     }
