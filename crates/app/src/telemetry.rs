@@ -32,7 +32,8 @@ fn lines<S>(config: &LogConfig) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
-    let logged = EnvFilter::new(&config.filter).and(FilterFn::new(is_for_the_log));
+    let filter = with_defaults(&config.filter);
+    let logged = EnvFilter::new(filter).and(FilterFn::new(is_for_the_log));
     let lines = fmt::layer().with_writer(RedactedStderr);
     match config.format {
         LogFormat::Json => lines
@@ -44,6 +45,20 @@ where
             .boxed(),
         LogFormat::Text => lines.with_filter(logged).boxed(),
     }
+}
+
+/// What is filtered, unless `filter` names the HTTP library itself. It writes an error for every request that is none, such as
+/// some bytes that a scanner of ports has sent. That is the client's fault; whoever watches the log for errors would be called
+/// by anybody who can reach the port.
+fn with_defaults(filter: &str) -> String {
+    const READS_REQUESTS: [&str; 2] = ["actix_http::h1::dispatcher", "actix_http::h1::decoder"];
+    let mut filter = filter.to_owned();
+    if !filter.contains("actix_http") {
+        for target in READS_REQUESTS {
+            filter.push_str(&format!(",{target}=off"));
+        }
+    }
+    filter
 }
 
 /// The span of a request is for tracing systems: its line has the same, once.
@@ -98,6 +113,31 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    /// What of a target's errors and debugging is logged by this filter?
+    fn logged(filter: &str) -> (bool, bool, bool) {
+        let filter = EnvFilter::new(with_defaults(filter));
+        let subscriber = registry().with(filter);
+        tracing::subscriber::with_default(subscriber, || {
+            (
+                tracing::enabled!(target: "actix_http::h1::dispatcher", tracing::Level::ERROR),
+                tracing::enabled!(target: "actix_http::h1::service", tracing::Level::ERROR),
+                tracing::enabled!(target: "leadr_auth::access", tracing::Level::DEBUG),
+            )
+        })
+    }
+
+    #[test]
+    fn the_library_s_word_of_broken_requests_is_logged_for_whoever_asks() {
+        assert_eq!(logged("info"), (false, true, false));
+        assert_eq!(logged("debug"), (false, true, true));
+        assert_eq!(logged(""), (false, true, false));
+        assert_eq!(logged("info,actix_http=error"), (true, true, false));
+        assert_eq!(
+            logged("info,actix_http::h1::dispatcher=debug"),
+            (true, true, false)
+        );
     }
 
     #[test]

@@ -139,6 +139,42 @@ fn help_names_the_settings_and_the_exit_codes() {
     }
 }
 
+/// Whoever reaches the port can send anything. That is no error of the server's, and its own lines are there all the same.
+#[tokio::test]
+async fn what_is_no_request_leaves_no_error_in_the_log() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let mut running = Running::start(&[], &[ANYWHERE, ("DATABASE_URL", "memory:")]);
+    let base = running.base();
+    let address = base.trim_start_matches("http://");
+    let long = format!("GET / HTTP/1.1\r\nx: {}", "a".repeat(200_000));
+    let garbage: [&[u8]; 6] = [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 no TLS is spoken here\r\n\r\n",
+        b"\0\xff\xfe\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nno colon\r\n\r\n",
+        b"POST /v1/verify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nno length\r\n",
+        long.as_bytes(),
+    ];
+    for bytes in garbage {
+        let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
+        // It may have been closed before everything was sent.
+        let _ = socket.write_all(bytes).await;
+        let mut answer = Vec::new();
+        let _ = socket.read_to_end(&mut answer).await;
+    }
+    let answer = reqwest::get(format!("{base}/v1/me")).await.unwrap();
+    assert_eq!(answer.status(), 401);
+    let (_, log) = running.end("-TERM");
+    let levels: Vec<_> = log
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .filter(|line| line["level"] == "ERROR" || line["level"] == "WARN")
+        .collect();
+    assert!(levels.is_empty(), "{levels:?}");
+    assert!(log.contains("\"/v1/me\""), "{log}");
+}
+
 #[test]
 fn migrate_without_a_database_says_so() {
     let output = Place::new().run(&["migrate"], &[("DATABASE_URL", "memory:")]);
