@@ -115,6 +115,7 @@ impl AuditEntryResponse {
 #[derive(Serialize, ToSchema)]
 pub(crate) struct AuditResponse {
     /// The entries, newest first.
+    #[schema(max_items = 100)]
     entries: Vec<AuditEntryResponse>,
     /// What to send as `cursor` for the entries after these; null if there are none.
     next_cursor: Option<String>,

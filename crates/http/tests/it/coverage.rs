@@ -220,6 +220,38 @@ fn whatever_the_description_refers_to_is_there() {
     }
 }
 
+/// A body that is left out is no body, and no list in one goes on for ever: whoever generates a client is to know.
+#[test]
+fn bodies_are_required_and_their_lists_have_a_bound() {
+    let document: Value = serde_json::from_str(&leadr_auth_http::openapi::json()).unwrap();
+    let (mut bodies, mut lists) = (0, 0);
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let Some(body) = operation.get("requestBody") else {
+                assert_ne!(method, "patch", "{path}");
+                continue;
+            };
+            bodies += 1;
+            assert_eq!(body["required"], true, "{method} {path}");
+            let reference = &body["content"]["application/json"]["schema"]["$ref"];
+            let reference = reference.as_str().unwrap().trim_start_matches('#');
+            let schema = document.pointer(reference).unwrap();
+            for (name, property) in schema["properties"].as_object().unwrap() {
+                if property.get("items").is_some() {
+                    lists += 1;
+                    assert!(property["maxItems"].is_u64(), "{method} {path}: {name}");
+                }
+            }
+        }
+    }
+    assert_eq!((bodies, lists), (6, 4));
+    let entries = &document["components"]["schemas"]["AuditResponse"]["properties"]["entries"];
+    let limit = |parameter: &&Value| parameter["name"] == "limit";
+    let parameters = document["paths"]["/v1/audit"]["get"]["parameters"].as_array();
+    let limit = parameters.unwrap().iter().find(limit).unwrap();
+    assert_eq!(entries["maxItems"], limit["schema"]["maximum"]);
+}
+
 #[test]
 fn the_cases_are_exactly_the_routes_that_need_a_key() {
     let cases: BTreeSet<_> = CASES.iter().map(|case| (case.path, case.method)).collect();
