@@ -229,7 +229,7 @@ impl Service {
     }
 
     /// Waits until every node has heard of what was changed before this was called, or cannot go by anything older any
-    /// more; for ten seconds at most. [`super::nodes`] says why that can be known.
+    /// more; for ten seconds at most. The module `nodes` says why that can be known.
     pub async fn await_propagation(&self) -> Propagation {
         let began = self.lease_time();
         let told = |propagated, nodes| Propagation {
