@@ -15,9 +15,9 @@ use leadr_auth_ports::{
     AccountChangeFn, AccountRepository, ActorFilter, AuditQuery, AuditStore, Audited, Change,
     ChangeFeed, CreateAccountError, CreateKeyError, CreateOperatorError, DropPepperError, Heard,
     ImportConflict, ImportMode, ImportOutcome, KeyChangeFn, KeyFilter, KeyLookup, KeyRepository,
-    KeyUse, LocalFeed, NodeReport, PepperUse, Pruned, Rehash, Rows, SecretRegistry, Signal,
-    Snapshot, StoreError, StoreHealth, StoreLoad, StoredPepper, Stores, Subscription, Totals,
-    TransferStore, UpdateAccountError, UpdateKeyError, UsageStore,
+    KeyUse, LocalFeed, NodeReport, NodeReports, PepperUse, Pruned, Rehash, Rows, SecretRegistry,
+    Signal, Snapshot, StoreError, StoreHealth, StoreLoad, StoredPepper, Stores, Subscription,
+    Totals, TransferStore, UpdateAccountError, UpdateKeyError, UsageStore,
 };
 
 /// A store in this process. Its clones share their contents.
@@ -869,12 +869,12 @@ impl ChangeFeed for Memory {
         Ok(())
     }
 
-    async fn nodes(&self) -> Result<Vec<NodeReport>, StoreError> {
+    async fn nodes(&self) -> Result<NodeReports, StoreError> {
         Ok(self.feed.nodes())
     }
 
-    async fn forget(&self, id: NodeId, silent_since: Timestamp) -> Result<(), StoreError> {
-        self.feed.forget(id, silent_since);
+    async fn forget(&self, id: NodeId, last: Option<u64>) -> Result<(), StoreError> {
+        self.feed.forget(id, last);
         Ok(())
     }
 }

@@ -54,7 +54,7 @@ pub enum Signal {
 pub struct Probe {
     /// Who asks.
     pub node: NodeId,
-    /// Counts its questions.
+    /// Which of its questions. It is drawn at random, so that nobody can answer one that they have not heard.
     pub number: u64,
 }
 
@@ -90,6 +90,26 @@ pub struct NodeReport {
     pub lag: Option<Duration>,
 }
 
+/// What all nodes have said of themselves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeReports {
+    /// What can be read, the last to have been said first.
+    pub readable: Vec<NodeReport>,
+    /// What cannot: somebody else has written it, or written in it. There may be a node all the same.
+    pub unreadable: Vec<UnreadableReport>,
+}
+
+/// A report of which too much is not as a node writes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnreadableReport {
+    /// Which node.
+    pub id: NodeId,
+    /// [`NodeReport::patience`], where that can be read.
+    pub patience: Option<Duration>,
+    /// What of it cannot be read, as the store calls it.
+    pub part: &'static str,
+}
+
 /// Tells of changes to keys and accounts, whoever makes them and by whichever way.
 ///
 /// All that is heard comes in one order, which is the same for all who listen: a change comes when it is committed, and a
@@ -109,11 +129,17 @@ pub trait ChangeFeed: Send + Sync {
     /// Sends a signal, and writes nothing down.
     async fn send(&self, signal: &Signal) -> Result<(), StoreError>;
 
-    /// The nodes that have said how they are, the last to do so first; those that ended in order are not among them.
-    async fn nodes(&self) -> Result<Vec<NodeReport>, StoreError>;
+    /// The nodes that have said how they are; those that ended in order are not among them.
+    ///
+    /// Whoever hears a node's tick finds its report, until it is forgotten. So a node that is not among them relies on nothing
+    /// that was read before this was asked: by its own tick it will have heard of everything that was committed until now.
+    async fn nodes(&self) -> Result<NodeReports, StoreError>;
 
-    /// Forgets a node that ends, and every node that has said nothing since a time.
-    async fn forget(&self, id: NodeId, silent_since: Timestamp) -> Result<(), StoreError>;
+    /// Forgets what a node has said; where `last` is given, only if that is still the number of its tick, as one step: what it
+    /// says meanwhile stays.
+    ///
+    /// A node that is forgotten must not rely on anything any more: others go by its not being there.
+    async fn forget(&self, id: NodeId, last: Option<u64>) -> Result<(), StoreError>;
 }
 
 /// One that listens. It is over when it is dropped.

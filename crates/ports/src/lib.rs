@@ -44,7 +44,10 @@ pub use account_repository::{
     AccountChangeFn, AccountRepository, CreateAccountError, CreateOperatorError, UpdateAccountError,
 };
 pub use audit_store::{ActorFilter, AuditPlace, AuditQuery, AuditStore, Audited, Pruned};
-pub use change_feed::{Change, ChangeFeed, Heard, NodeReport, Probe, Signal, Subscription};
+pub use change_feed::{
+    Change, ChangeFeed, Heard, NodeReport, NodeReports, Probe, Signal, Subscription,
+    UnreadableReport,
+};
 pub use error::{BoxError, StoreError};
 pub use health::{StoreHealth, StoreLoad};
 pub use key_lookup::KeyLookup;

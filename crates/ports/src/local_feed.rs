@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use leadr_auth_domain::{NodeId, Timestamp};
+use leadr_auth_domain::NodeId;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::{Heard, NodeReport, Signal, StoreError, Subscription};
+use crate::{Heard, NodeReport, NodeReports, Signal, StoreError, Subscription};
 
 /// What an adapter is made of whose changes are all made by its own process: it says what it commits by
 /// [`LocalFeed::tell`], in the order in which it does, and before it answers. Its clones are the same.
@@ -54,17 +54,21 @@ impl LocalFeed {
     }
 
     /// As [`ChangeFeed::nodes`](crate::ChangeFeed::nodes).
-    pub fn nodes(&self) -> Vec<NodeReport> {
-        let mut nodes: Vec<_> = self.state().reports.values().cloned().collect();
-        nodes.sort_by_key(|report| Reverse(report.seen_at));
-        nodes
+    pub fn nodes(&self) -> NodeReports {
+        let mut readable: Vec<_> = self.state().reports.values().cloned().collect();
+        readable.sort_by_key(|report| Reverse(report.seen_at));
+        NodeReports {
+            readable,
+            unreadable: Vec::new(),
+        }
     }
 
     /// As [`ChangeFeed::forget`](crate::ChangeFeed::forget).
-    pub fn forget(&self, id: NodeId, silent_since: Timestamp) {
+    pub fn forget(&self, id: NodeId, last: Option<u64>) {
+        let is_meant = |report: &NodeReport| last.is_none_or(|last| report.tick == last);
         self.state()
             .reports
-            .retain(|_, report| report.id != id && report.seen_at >= silent_since);
+            .retain(|_, report| report.id != id || !is_meant(report));
     }
 }
 

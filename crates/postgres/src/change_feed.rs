@@ -27,9 +27,9 @@ use diesel::{
     sql_types::{BigInt, Nullable, Text, Timestamptz, Uuid as SqlUuid, Varchar},
 };
 use diesel_async::RunQueryDsl;
-use leadr_auth_domain::{AccountId, KeyPrefix, NodeId, Timestamp};
+use leadr_auth_domain::{AccountId, KeyPrefix, NodeId};
 use leadr_auth_ports::{
-    Change, ChangeFeed, Heard, NodeReport, Probe, Signal, StoreError, Subscription,
+    Change, ChangeFeed, Heard, NodeReport, NodeReports, Probe, Signal, StoreError, Subscription,
 };
 use uuid::Uuid;
 
@@ -37,7 +37,7 @@ use crate::{
     connect::Listener,
     error,
     pool::Pool,
-    rows::{self, NodeRow},
+    rows::{self, FoundNodeRow},
     schema::server_nodes,
 };
 
@@ -166,24 +166,32 @@ impl ChangeFeed for Feed {
             .map_err(error::of_query)
     }
 
-    async fn nodes(&self) -> Result<Vec<NodeReport>, StoreError> {
+    /// One report that cannot be read hides no other.
+    async fn nodes(&self) -> Result<NodeReports, StoreError> {
         let query = server_nodes::table
             .order((server_nodes::seen_at.desc(), server_nodes::id))
-            .select(NodeRow::as_select());
-        self.0
-            .statement(async |connection| query.load(connection).await)
+            .select(rows::found_node_columns());
+        let found = self
+            .0
+            .statement(async |connection| query.load::<FoundNodeRow>(connection).await)
             .await?
-            .map_err(error::of_query)?
-            .into_iter()
-            .map(rows::node)
-            .collect()
+            .map_err(error::of_query)?;
+        let mut reports = NodeReports::default();
+        for row in found {
+            match rows::node(row) {
+                Ok(report) => reports.readable.push(report),
+                Err(report) => reports.unreadable.push(report),
+            }
+        }
+        Ok(reports)
     }
 
-    async fn forget(&self, id: NodeId, silent_since: Timestamp) -> Result<(), StoreError> {
-        let forgotten = server_nodes::id
-            .eq(id.as_uuid())
-            .or(server_nodes::seen_at.lt(rows::instant(silent_since)));
-        let query = diesel::delete(server_nodes::table.filter(forgotten));
+    async fn forget(&self, id: NodeId, last: Option<u64>) -> Result<(), StoreError> {
+        // The row that is locked is looked at anew, so that a tick which comes at the same time is not overlooked.
+        let mut query = diesel::delete(server_nodes::table.find(id.as_uuid())).into_boxed();
+        if let Some(last) = last {
+            query = query.filter(server_nodes::tick.eq(last.cast_signed()));
+        }
         self.0
             .statement(async |connection| query.execute(connection).await)
             .await?

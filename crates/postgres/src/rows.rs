@@ -22,7 +22,7 @@ use leadr_auth_domain::{
     AuditEntry, AuditHash, ChainHead, ChainId, Checkpoint, Facts, KeyHash, KeyId, KeyName,
     KeyPrefix, NodeId, Origin, PepperCheck, PepperId, Scopes, SealedAuditKey, Slug, Timestamp,
 };
-use leadr_auth_ports::{NodeReport, StoreError, StoredPepper};
+use leadr_auth_ports::{NodeReport, StoreError, StoredPepper, UnreadableReport};
 use uuid::Uuid;
 
 use crate::{
@@ -431,9 +431,7 @@ pub(crate) fn checkpoint(row: &CheckpointRow) -> Checkpoint {
     }
 }
 
-/// A row of `server_nodes`.
-#[derive(Queryable, Selectable)]
-#[diesel(table_name = server_nodes, check_for_backend(Pg))]
+/// A row of `server_nodes`, as a node writes it.
 pub(crate) struct NodeRow {
     pub(crate) id: Uuid,
     pub(crate) name: String,
@@ -464,25 +462,56 @@ pub(crate) fn node_row(report: &NodeReport) -> NodeRow {
     }
 }
 
-pub(crate) fn node(row: NodeRow) -> Result<NodeReport, StoreError> {
-    let corrupt = |column| error::corrupt("server_nodes", &row.id, column);
-    let duration = |column, micros| {
-        let micros = u64::try_from(micros).map_err(|_| corrupt(column))?;
-        Ok::<_, StoreError>(Duration::from_micros(micros))
+/// A row of `server_nodes`, as it is found: somebody may have taken the rules off the table, and changed it by hand.
+#[derive(Queryable)]
+pub(crate) struct FoundNodeRow {
+    id: Uuid,
+    name: Option<String>,
+    version: Option<String>,
+    tick: Option<i64>,
+    started_at: Option<PgTimestamp>,
+    seen_at: Option<PgTimestamp>,
+    patience: Option<i64>,
+    lease_age: Option<i64>,
+    lag: Option<i64>,
+}
+
+/// The columns of [`FoundNodeRow`].
+#[diesel::dsl::auto_type]
+pub(crate) fn found_node_columns() -> _ {
+    (
+        server_nodes::id,
+        server_nodes::name.nullable(),
+        server_nodes::version.nullable(),
+        server_nodes::tick.nullable(),
+        server_nodes::started_at.nullable(),
+        server_nodes::seen_at.nullable(),
+        server_nodes::patience.nullable(),
+        server_nodes::lease_age,
+        server_nodes::lag,
+    )
+}
+
+pub(crate) fn node(row: FoundNodeRow) -> Result<NodeReport, UnreadableReport> {
+    let id = NodeId::new(row.id);
+    let duration = |micros: i64| u64::try_from(micros).ok().map(Duration::from_micros);
+    let patience = row.patience.and_then(duration);
+    let unreadable = |part| UnreadableReport { id, patience, part };
+    let told = |part, micros: Option<i64>| {
+        let told = micros.map(|micros| duration(micros).ok_or_else(|| unreadable(part)));
+        told.transpose()
     };
+    let time = |part, at: Option<_>| at.map(nearest).ok_or_else(|| unreadable(part));
     Ok(NodeReport {
-        tick: row.tick.cast_unsigned(),
-        started_at: nearest(row.started_at),
-        seen_at: nearest(row.seen_at),
-        patience: duration("patience", row.patience)?,
-        lease_age: row
-            .lease_age
-            .map(|age| duration("lease_age", age))
-            .transpose()?,
-        lag: row.lag.map(|lag| duration("lag", lag)).transpose()?,
-        id: NodeId::new(row.id),
-        name: row.name,
-        version: row.version,
+        id,
+        name: row.name.ok_or_else(|| unreadable("name"))?,
+        version: row.version.ok_or_else(|| unreadable("version"))?,
+        tick: row.tick.ok_or_else(|| unreadable("tick"))?.cast_unsigned(),
+        started_at: time("started_at", row.started_at)?,
+        seen_at: time("seen_at", row.seen_at)?,
+        patience: patience.ok_or_else(|| unreadable("patience"))?,
+        lease_age: told("lease_age", row.lease_age)?,
+        lag: told("lag", row.lag)?,
     })
 }
 

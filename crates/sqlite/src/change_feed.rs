@@ -16,9 +16,9 @@ use std::{
 
 use async_trait::async_trait;
 use diesel::{QueryResult, RunQueryDsl as _, SqliteConnection, dsl::sql, sql_types::BigInt};
-use leadr_auth_domain::{NodeId, Timestamp};
+use leadr_auth_domain::NodeId;
 use leadr_auth_ports::{
-    Change, ChangeFeed, Heard, LocalFeed, NodeReport, Signal, StoreError, Subscription,
+    Change, ChangeFeed, Heard, LocalFeed, NodeReport, NodeReports, Signal, StoreError, Subscription,
 };
 
 use crate::pool::Pool;
@@ -134,12 +134,12 @@ impl ChangeFeed for Feed {
         self.0.when_all_is_told(send).await
     }
 
-    async fn nodes(&self) -> Result<Vec<NodeReport>, StoreError> {
+    async fn nodes(&self) -> Result<NodeReports, StoreError> {
         Ok(self.0.listeners()?.feed.nodes())
     }
 
-    async fn forget(&self, id: NodeId, silent_since: Timestamp) -> Result<(), StoreError> {
-        self.0.listeners()?.feed.forget(id, silent_since);
+    async fn forget(&self, id: NodeId, last: Option<u64>) -> Result<(), StoreError> {
+        self.0.listeners()?.feed.forget(id, last);
         Ok(())
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::{Arg, ArgMatches, Command};
 use leadr_auth_domain::Timestamp;
-use leadr_auth_ports::Clock as _;
+use leadr_auth_ports::{Clock as _, UnreadableReport};
 use leadr_auth_service::{NodeReport, Onlooker, Service};
 use serde_json::{Value, json};
 
@@ -39,7 +39,13 @@ pub(super) async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let Tools { service, out } = Tools::open(matches).await?;
     let now = SystemClock.now();
     let nodes = service.nodes(&operator()?).await?;
+    for UnreadableReport { id, part, .. } in nodes.unreadable {
+        complain(&format!(
+            "the row {id} of server_nodes has an unusable value in {part}, and is left out: delete it, if it stays like that"
+        ));
+    }
     let seen: Vec<_> = nodes
+        .readable
         .into_iter()
         .map(|report| Seen { report, now })
         .collect();

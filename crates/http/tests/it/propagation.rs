@@ -1,13 +1,14 @@
 //! `?wait=propagated`.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_web::rt::time::{sleep, timeout};
 use async_trait::async_trait;
-use leadr_auth_domain::{AccountId, ApiKey, AuditDraft, KeyId};
+use leadr_auth_domain::{AccountId, ApiKey, AuditDraft, KeyId, NodeId, Timestamp};
 use leadr_auth_ports::{
-    CreateKeyError, KeyChangeFn, KeyFilter, KeyRepository, Rows, StoreError, UpdateKeyError,
+    CreateKeyError, KeyChangeFn, KeyFilter, KeyRepository, NodeReport, Rows, StoreError,
+    UpdateKeyError,
 };
 use serde_json::json;
 use tokio::sync::Notify;
@@ -37,6 +38,7 @@ async fn a_change_is_answered_when_every_node_has_heard_of_it() {
     listen(&api).await;
     for path in [api.key_of_one(), account_of_one(&api)] {
         let body = json!({"name": "Changed"});
+        let asked = Instant::now();
         let answer = api
             .patch(&format!("{path}?wait=propagated"), &api.operator, body)
             .await
@@ -45,6 +47,8 @@ async fn a_change_is_answered_when_every_node_has_heard_of_it() {
         let [propagated, nodes, took] = told(&answer);
         assert_eq!((propagated, nodes), ("true", "1"));
         let _: u64 = took.parse().unwrap();
+        // Though it has listened for a moment only: nobody else has ever said that they are there.
+        assert!(asked.elapsed() < Duration::from_secs(1), "it waited");
         let plain = api.get(&path, &api.operator).await.expect(200);
         assert_eq!(plain.text, answer.text, "the usual body");
     }
@@ -165,13 +169,36 @@ async fn a_change_is_made_whoever_goes_away_meanwhile() {
     }
 }
 
-/// This node has just begun to listen, so that it waits for as long as another might go by what it knew.
+/// What another node has said of itself, that hears nothing.
+fn report() -> NodeReport {
+    let at = Timestamp::parse("2026-01-01T00:00:00Z").unwrap();
+    NodeReport {
+        id: NodeId::from_random_bytes([9; 16]),
+        name: "other".to_owned(),
+        version: "1.0.0".to_owned(),
+        tick: 1,
+        started_at: at,
+        seen_at: at,
+        patience: Duration::from_secs(2),
+        lease_age: None,
+        lag: None,
+    }
+}
+
 #[actix_web::test]
 async fn it_does_wait() {
-    let api = Api::new().await;
+    let stores = stores();
+    stores.feed.tick(&report()).await.unwrap();
+    let api = Api::on(stores).await;
     listen(&api).await;
     let path = format!("{}?wait=propagated", api.key_of_one());
     let change = api.patch(&path, &api.operator, json!({"status": "revoked"}));
     let impatient = timeout(Duration::from_millis(100), change);
     assert!(impatient.await.is_err(), "it did not wait");
+    // And not longer than the other one may go on by what it knew.
+    let (body, asked) = (json!({"status": "active"}), Instant::now());
+    let answer = api.patch(&path, &api.operator, body).await.expect(200);
+    let [propagated, nodes, _] = told(&answer);
+    assert_eq!((propagated, nodes), ("true", "2"));
+    assert!(asked.elapsed() < Duration::from_secs(4), "it waited on");
 }

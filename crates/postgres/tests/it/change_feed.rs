@@ -7,7 +7,7 @@ use std::{
 
 use leadr_auth_domain::{AccountId, KeyPrefix};
 use leadr_auth_ports::{
-    Change, Heard, NodeReport, Signal, StoreError, Stores, Subscription,
+    Change, Heard, NodeReport, Signal, StoreError, Stores, Subscription, UnreadableReport,
     contract::fixtures::{self, account, entry, key},
 };
 use leadr_auth_postgres::{
@@ -474,7 +474,7 @@ async fn a_listener_that_nothing_reaches_hears_nothing_and_holds_nobody_up() {
         "{:?}",
         start.elapsed()
     );
-    assert_eq!(stores.feed.nodes().await.unwrap(), [report(20)]);
+    assert_eq!(stores.feed.nodes().await.unwrap().readable, [report(20)]);
 
     proxy.restore().await;
     for number in 2..=20 {
@@ -674,4 +674,53 @@ async fn where_triggers_are_off_no_tick_comes_back() {
     // And by somebody who had not begun to listen yet.
     let mut later = stores.feed.subscribe().await.unwrap();
     assert_eq!(news(&stores, &mut later, 102).await, []);
+}
+
+/// Who may change rows may write anything into them, and take the rules off the table before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_report_that_cannot_be_read_hides_no_other() {
+    let database = TestDatabase::create().await;
+    let client = database.client().await;
+    let stores = database.stores();
+    for n in [1, 2] {
+        stores.feed.tick(&fixtures::report(n, 1)).await.unwrap();
+    }
+    let [sound, altered] = [1, 2].map(|n| fixtures::report(n, 1));
+    let columns = [
+        "name",
+        "version",
+        "tick",
+        "started_at",
+        "seen_at",
+        "patience",
+    ];
+    for column in columns {
+        let drop = format!("ALTER TABLE server_nodes ALTER COLUMN {column} DROP NOT NULL");
+        client.batch_execute(&drop).await.unwrap();
+    }
+    let patience = Some(altered.patience);
+    for (part, value, patience) in [
+        ("name", "NULL", patience),
+        ("version", "NULL", patience),
+        ("tick", "NULL", patience),
+        ("started_at", "NULL", patience),
+        ("started_at", "'infinity'", patience),
+        ("seen_at", "NULL", patience),
+        ("seen_at", "'-infinity'", patience),
+        ("patience", "NULL", None),
+        ("patience", "-1", None),
+        ("lease_age", "-1", patience),
+        ("lag", "-9223372036854775808", patience),
+    ] {
+        let id = altered.id;
+        let update = format!("UPDATE server_nodes SET {part} = {value} WHERE id = '{id}'");
+        client.batch_execute(&update).await.unwrap();
+        let reports = stores.feed.nodes().await.unwrap();
+        assert_eq!(reports.readable, [sound.clone()], "{part} = {value}");
+        let unreadable = UnreadableReport { id, patience, part };
+        assert_eq!(reports.unreadable, [unreadable], "{part} = {value}");
+        // Whoever runs writes it anew.
+        stores.feed.tick(&altered).await.unwrap();
+        assert_eq!(stores.feed.nodes().await.unwrap().readable.len(), 2);
+    }
 }

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use leadr_auth_domain::{NodeId, OperatorAccess, Timestamp};
-use leadr_auth_ports::{NodeReport, Probe, Signal, StoreError, Subscription};
+use leadr_auth_ports::{NodeReport, NodeReports, Probe, Signal, StoreError, Subscription};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::follower::Follower;
-use super::nodes::Nodes;
+use super::nodes::{Asked, Nodes, Silent, Told};
 use crate::{Chain, Service};
 
 /// How long it waits before it asks a store again that does not let it listen.
@@ -20,6 +20,9 @@ pub(super) const TICKS_AT_ONCE: u32 = 4;
 /// For how long a node is remembered that says nothing any more.
 const REMEMBERED: time::Duration = time::Duration::days(1);
 
+/// How often it is looked whether there are such nodes.
+const CLEAR_EVERY: Duration = Duration::from_mins(1);
+
 /// The most that somebody waits for proof that a change has reached every node.
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
@@ -28,7 +31,8 @@ pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(10);
 pub struct Propagation {
     /// Whether every node that runs has heard of it, or cannot go by what it knew before any more.
     pub propagated: bool,
-    /// How many nodes run, as far as this one hears; itself included.
+    /// How many nodes run, as far as this one hears; itself included, and those that ended without a word and may still run. Zero
+    /// where it does not hear, or what nodes say of themselves could not be read: then it does not know.
     pub nodes: usize,
     /// How long that took to find out.
     pub took: Duration,
@@ -48,8 +52,14 @@ impl Service {
                 return std::future::pending().await;
             }
         };
+        tokio::select! {
+            () = self.follow(id) => {}
+            () = self.clear_away(id) => {}
+        }
+    }
+
+    async fn follow(&self, id: NodeId) {
         let started_at = self.clock.now();
-        self.clear_away(id, started_at).await;
         let mut follower = Follower::new(
             Arc::clone(&self.verifier.cache),
             Arc::clone(&self.verifier.nodes),
@@ -163,65 +173,100 @@ impl Service {
         if let Err(error) = self.stores.feed.send(&Signal::Farewell(id)).await {
             tracing::debug!(error = %Chain(&error), "the end was not announced");
         }
-        self.clear_away(id, self.clock.now()).await;
+        self.forget_node(id, None).await;
         drop(none_underway);
     }
 
-    async fn clear_away(&self, id: NodeId, now: Timestamp) {
-        let silent_since = now.as_offset_date_time().checked_sub(REMEMBERED);
-        let silent_since = silent_since.and_then(|since| Timestamp::new(since).ok());
-        let forgotten = self
-            .stores
-            .feed
-            .forget(id, silent_since.unwrap_or(Timestamp::MIN));
-        if let Err(error) = forgotten.await {
-            tracing::debug!(error = %Chain(&error), "what nodes said was not cleared away");
+    /// Forgets the nodes that ended without a word, for as long as this runs: those that say nothing any more, and said something
+    /// for the last time a day ago. Clocks may be wrong by more than that, so the second is never enough.
+    async fn clear_away(&self, me: NodeId) {
+        let mut silent = Silent::default();
+        let mut rounds = every(CLEAR_EVERY);
+        loop {
+            rounds.tick().await;
+            let asked = self.lease_time();
+            let Ok(NodeReports { readable, .. }) = self.stores.feed.nodes().await else {
+                continue;
+            };
+            let reports = readable.iter().filter(|report| report.id != me);
+            let numbers = reports.map(|report| (report.id, report.tick, report.patience));
+            let found = silent.find(numbers, asked, self.lease_time());
+            let now = self.clock.now().as_offset_date_time();
+            let is_old = |node| {
+                let mut reports = readable.iter();
+                reports
+                    .any(|it| it.id == node && now - it.seen_at.as_offset_date_time() > REMEMBERED)
+            };
+            for (node, number) in found.into_iter().filter(|(node, _)| is_old(*node)) {
+                self.forget_node(node, Some(number)).await;
+            }
         }
+    }
+
+    async fn forget_node(&self, id: NodeId, last: Option<u64>) {
+        if let Err(error) = self.stores.feed.forget(id, last).await {
+            tracing::debug!(error = %Chain(&error), "what a node said was not cleared away");
+        }
+    }
+
+    /// What the nodes say of themselves. Of what cannot be read there is a warning.
+    pub(super) async fn reports(&self) -> Result<NodeReports, StoreError> {
+        let reports = self.stores.feed.nodes().await?;
+        for report in &reports.unreadable {
+            tracing::warn!(
+                node = %report.id,
+                part = report.part,
+                "what this node has said of itself was altered and cannot be read; to be deleted, if there is no such node"
+            );
+        }
+        Ok(reports)
     }
 
     /// The nodes that serve from this store, and those that did within a day and did not say that they end; the last to be heard
     /// first.
-    pub async fn nodes(&self, _: &OperatorAccess) -> Result<Vec<NodeReport>, StoreError> {
+    pub async fn nodes(&self, _: &OperatorAccess) -> Result<NodeReports, StoreError> {
         self.stores.feed.nodes().await
     }
 
     /// Waits until every node has heard of what was changed before this was called, or cannot go by anything older any
-    /// more: that is so when its patience is over.
+    /// more; for ten seconds at most. The module `nodes` says why that can be known.
     pub async fn await_propagation(&self) -> Propagation {
         let began = self.lease_time();
-        let Some(&me) = self.verifier.node_id.get() else {
-            return Propagation {
-                propagated: false,
-                nodes: 0,
-                took: Duration::ZERO,
-            };
+        let told = |propagated, nodes| Propagation {
+            propagated,
+            nodes,
+            took: self.lease_time().saturating_sub(began),
         };
-        let mut asked = self.verifier.nodes.ask(me, began);
-        // Also where nobody waits any more.
-        let _withdrawn = Withdrawn(&self.verifier.nodes, asked.number);
-        self.say(Signal::Probe(Probe {
-            node: me,
-            number: asked.number,
-        }));
+        // Whoever may speak in the database, and does not hear what is said, cannot answer in the name of others.
+        let (Some(&me), Ok(number)) = (self.verifier.node_id.get(), self.random()) else {
+            return told(false, 0);
+        };
         let own = self.config.verification.patience();
-        let reports = self.stores.feed.nodes().await.ok();
-        let told = reports.map(|reports| {
-            let told = reports.iter().map(|report| report.patience);
-            told.max().unwrap_or_default()
-        });
-        let wait = asked.wait(own, told);
-        let left = wait.until.saturating_sub(self.lease_time());
-        let answered = async {
-            if !wait.answers_are_proof || asked.answered.wait_for(|all| *all).await.is_err() {
-                std::future::pending::<()>().await;
-            }
+        let Ok(reports) = self.reports().await else {
+            // Who is there cannot be told. Those that are as patient as this one are over all the same, for what it is worth.
+            let over_at = began.saturating_add(own);
+            let left = over_at.saturating_sub(self.lease_time());
+            tokio::time::sleep(left.min(LONGEST_WAIT)).await;
+            return told(false, 0);
         };
-        let in_time = tokio::time::timeout(left.min(LONGEST_WAIT), answered).await;
-        let took = self.lease_time().saturating_sub(began);
-        Propagation {
-            propagated: in_time.is_ok() || (wait.until_is_proof && left <= LONGEST_WAIT),
-            nodes: asked.nodes + 1,
-            took,
+        let number = u64::from_ne_bytes(number);
+        let nodes = &self.verifier.nodes;
+        let mut asked = nodes.ask(number, me, own, Told::from(&reports), began);
+        // Also where nobody waits any more.
+        let _withdrawn = Withdrawn(nodes, asked.number);
+        self.say(Signal::Probe(Probe { node: me, number }));
+        let known = tokio::time::timeout(LONGEST_WAIT, self.until_known(&mut asked)).await;
+        told(known.is_ok(), asked.nodes())
+    }
+
+    async fn until_known(&self, asked: &mut Asked) {
+        loop {
+            let left = asked.until().saturating_sub(self.lease_time());
+            tokio::select! {
+                () = tokio::time::sleep(left) => return,
+                // It is told as long as the question is not withdrawn.
+                Ok(()) = asked.back.changed() => {}
+            }
         }
     }
 }

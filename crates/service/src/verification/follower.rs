@@ -104,7 +104,7 @@ impl Follower {
             Heard::Signal(Signal::Seen { by, probe }) if probe.node == self.me => {
                 self.nodes.seen(probe.number, by);
             }
-            Heard::Signal(Signal::Farewell(node)) => self.nodes.ended(node),
+            Heard::Signal(Signal::Farewell(node)) => self.nodes.ended(node, now),
             Heard::Signal(Signal::Seen { .. }) => {}
         }
         None

@@ -1,6 +1,6 @@
 //! Waits until every node has heard of a change, for somebody who is no node: a tool that makes one beside them.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use leadr_auth_domain::NodeId;
@@ -8,6 +8,7 @@ use leadr_auth_ports::{Heard, Probe, Signal, StoreError, Subscription};
 
 use super::Propagation;
 use super::follow::LONGEST_WAIT;
+use super::nodes::Told;
 use crate::Service;
 
 /// Somebody who listens since before a change.
@@ -35,39 +36,54 @@ impl Service {
             mut subscription,
             id,
         } = onlooker;
-        let began = self.lease_time();
-        let reports = self.stores.feed.nodes().await.ok();
-        let nodes: HashSet<_> = reports.iter().flatten().map(|report| report.id).collect();
-        let patience = reports.iter().flatten().map(|report| report.patience);
-        let longest = patience.fold(usual, Duration::max);
+        let began = tokio::time::Instant::now();
+        let reports = self.reports().await.ok();
+        let known = reports.is_some();
+        let told = Told::from(&reports.unwrap_or_default());
+        let mut missing: HashMap<_, _> = told.patience().collect();
+        let count = missing.len();
         let probe = Probe {
             node: id,
             number: 0,
         };
-        let count = nodes.len();
-        let answered = async {
-            let mut missing = nodes;
-            if missing.is_empty() || self.stores.feed.send(&Signal::Probe(probe)).await.is_err() {
-                std::future::pending::<()>().await;
-            }
-            while !missing.is_empty() {
-                match subscription.next().await {
-                    Ok(Heard::Signal(Signal::Seen { by, probe: seen })) if seen == probe => {
-                        missing.remove(&by);
+        let mut asks = count > 0 && self.stores.feed.send(&Signal::Probe(probe)).await.is_ok();
+        let until_known = async {
+            loop {
+                // Those that have answered are waited for no more, and the others since this was called.
+                let patience = match count {
+                    0 => usual,
+                    _ => missing.values().copied().max().unwrap_or_default(),
+                };
+                let over = tokio::time::sleep_until(began + patience);
+                let heard = async {
+                    if asks {
+                        subscription.next().await
+                    } else {
+                        std::future::pending().await
                     }
-                    Ok(Heard::Signal(Signal::Farewell(node))) => {
-                        missing.remove(&node);
-                    }
-                    Ok(_) => {}
-                    Err(_) => std::future::pending().await,
+                };
+                tokio::select! {
+                    () = over => return,
+                    heard = heard => match heard {
+                        Ok(Heard::Signal(Signal::Seen { by, probe: seen })) if seen == probe => {
+                            missing.remove(&by);
+                        }
+                        Ok(Heard::Signal(Signal::Farewell(node))) => {
+                            missing.remove(&node);
+                        }
+                        Ok(_) => {}
+                        Err(_) => asks = false,
+                    },
                 }
             }
         };
-        let in_time = tokio::time::timeout(longest.min(LONGEST_WAIT), answered).await;
+        let in_time = tokio::time::timeout(LONGEST_WAIT, until_known)
+            .await
+            .is_ok();
         Propagation {
-            propagated: in_time.is_ok() || (reports.is_some() && longest <= LONGEST_WAIT),
+            propagated: known && in_time,
             nodes: count,
-            took: self.lease_time().saturating_sub(began),
+            took: began.elapsed(),
         }
     }
 }

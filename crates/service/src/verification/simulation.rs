@@ -28,8 +28,9 @@ use leadr_auth_ports::{Change, Heard, Probe, Signal, StoreError};
 
 use super::cache::{Fill, Filled, Joiner, Known, OwnFill, VerificationCache};
 use super::changes::Forgets;
+use super::follow::LONGEST_WAIT;
 use super::follower::Follower;
-use super::nodes::{Asked, Nodes};
+use super::nodes::{Asked, Nodes, Silent, Told};
 use super::record::VerifiedKey;
 use super::{Sabotage, VerificationConfig};
 
@@ -213,6 +214,19 @@ struct Node<'a> {
     mute_until: u64,
     /// What it reads it gets no answer to; as where a pool has no connection left.
     unanswered_until: u64,
+    /// Since when it listens.
+    listens_since: u64,
+    silent: Silent,
+    clearing: Clearing,
+}
+
+/// How far it is with forgetting nodes that are silent.
+enum Clearing {
+    Not,
+    /// It has asked for the reports at this time of its own, and the store has answered them.
+    Reads(Duration, Vec<(NodeId, u64, Duration)>),
+    /// It forgets those that are still as they were.
+    Forgets(Vec<(NodeId, u64)>),
 }
 
 impl<'a> Node<'a> {
@@ -238,6 +252,9 @@ impl<'a> Node<'a> {
             stalled_until: 0,
             mute_until: 0,
             unanswered_until: 0,
+            listens_since: 0,
+            silent: Silent::default(),
+            clearing: Clearing::Not,
         }
     }
 
@@ -293,9 +310,25 @@ struct Waiting {
     node: usize,
     /// The last commit that it asks about.
     commit: u64,
-    asked: Asked,
-    /// What the nodes' reports say, once they are read.
-    told: Option<Result<Duration, ()>>,
+    began: Duration,
+    stage: Inquiry,
+}
+
+enum Inquiry {
+    /// It asks for what the nodes say of themselves.
+    Begins,
+    /// The store has answered that.
+    Told(Told),
+    /// It has asked the nodes.
+    Asked(Asked),
+}
+
+/// What a node has said of itself.
+#[derive(Clone, Copy)]
+struct Report {
+    tick: u64,
+    /// `None` where somebody has altered it.
+    patience: Option<Duration>,
 }
 
 enum Task<'a> {
@@ -313,6 +346,11 @@ struct Count {
     stale: u64,
     hits: u64,
     propagated: u64,
+    /// By a node that has not listened for as long as the others may be silent.
+    early: u64,
+    /// Though a node that was killed could not answer.
+    outlasted: u64,
+    cleared: u64,
 }
 
 impl Count {
@@ -324,6 +362,9 @@ impl Count {
         self.stale += other.stale;
         self.hits += other.hits;
         self.propagated += other.propagated;
+        self.early += other.early;
+        self.outlasted += other.outlasted;
+        self.cleared += other.cleared;
     }
 }
 
@@ -334,7 +375,7 @@ struct World<'a> {
     commits: u64,
     history: [Vec<Version>; PARTS],
     nodes: Vec<Node<'a>>,
-    reports: [Option<Duration>; MOST_NODES],
+    reports: [Option<Report>; MOST_NODES],
     underway: Vec<Sent>,
     tasks: Vec<Task<'a>>,
     /// Of a hundred steps, how many have a fault.
@@ -386,7 +427,7 @@ fn run(seed: u64, sabotage: Sabotage, tells: bool) -> Result<Count, String> {
         };
         let mut node = Node::new(n, cache, config);
         node.uptime = (1 + chance.below(1_000)) * bound;
-        if n > 0 && chance.one_in(4) {
+        if n > 0 && chance.one_in(3) {
             node.life = Life::NotYet;
         }
         node
@@ -467,6 +508,9 @@ impl<'a> World<'a> {
             }
             if self.chance.one_in(3) {
                 self.follow(node);
+            }
+            if self.chance.one_in(8) {
+                self.clear_away(node);
             }
         }
         if self.chance.one_in(2) {
@@ -581,8 +625,14 @@ impl<'a> World<'a> {
                 tell!(self, "lost: {:?} of node {}", sent.heard, sent.node);
                 continue;
             }
-            if let Heard::Signal(Signal::Tick { patience, .. }) = sent.heard {
-                self.reports[sent.node] = Some(patience);
+            if let Heard::Signal(Signal::Tick {
+                number, patience, ..
+            }) = sent.heard
+            {
+                self.reports[sent.node] = Some(Report {
+                    tick: number,
+                    patience: Some(patience),
+                });
             }
             self.now += 1;
             tell!(self, "sent: {:?} of node {}", sent.heard, sent.node);
@@ -636,7 +686,10 @@ impl<'a> World<'a> {
                 node: n,
                 heard: Heard::Signal(Signal::Farewell(node.id)),
             });
-            self.reports[n] = None;
+            // It may fail to say so, and to have its report forgotten.
+            if reachable && !self.chance.one_in(4) {
+                self.reports[n] = None;
+            }
             tell!(self, "node {n} is over");
             return;
         }
@@ -659,6 +712,7 @@ impl<'a> World<'a> {
                 node.follower.listens(lease_time);
                 node.next_tick = now;
                 node.link = Link::Listening;
+                node.listens_since = now;
                 tell!(self, "node {n} listens");
                 // All that it kept went, and what it reads from now on is newer.
                 self.has_to_know(n, self.commits, None);
@@ -692,6 +746,46 @@ impl<'a> World<'a> {
             }
             Link::Listening => {}
         }
+    }
+
+    /// It forgets those that are silent. By its own clock everything was said a day ago.
+    fn clear_away(&mut self, n: usize) {
+        let reachable = self.reachable(n);
+        let node = &self.nodes[n];
+        let now = node.lease_time(self.now);
+        if !node.runs(self.now) || !matches!(node.link, Link::Listening) {
+            return;
+        }
+        let next = match &node.clearing {
+            Clearing::Not if reachable => {
+                let reports = self.reports.iter().enumerate();
+                let reports = reports.filter(|(other, _)| *other != n);
+                let reports = reports.filter_map(|(other, report)| {
+                    let report = (*report)?;
+                    Some((self.nodes[other].id, report.tick, report.patience?))
+                });
+                Clearing::Reads(now, reports.collect())
+            }
+            Clearing::Reads(asked, reports) => {
+                let (asked, reports) = (*asked, reports.clone());
+                let silent = &mut self.nodes[n].silent;
+                Clearing::Forgets(silent.find(reports.into_iter(), asked, now))
+            }
+            Clearing::Forgets(silent) => {
+                for (other, report) in self.reports.iter_mut().enumerate() {
+                    let is_silent =
+                        |report: &Report| silent.contains(&(self.nodes[other].id, report.tick));
+                    if reachable && report.as_ref().is_some_and(is_silent) {
+                        *report = None;
+                        self.count.cleared += 1;
+                        tell!(self, "node {n} forgets node {other}");
+                    }
+                }
+                Clearing::Not
+            }
+            Clearing::Not => return,
+        };
+        self.nodes[n].clearing = next;
     }
 
     // What somebody has it do.
@@ -745,22 +839,12 @@ impl<'a> World<'a> {
 
     fn ask(&mut self) {
         let Some(n) = self.some_running() else { return };
-        let node = &self.nodes[n];
-        let asked = node.nodes.ask(node.id, node.lease_time(self.now));
         tell!(self, "node {n} asks for commit {}", self.commits);
-        let probe = Probe {
-            node: node.id,
-            number: asked.number,
-        };
-        self.underway.push(Sent {
-            node: n,
-            heard: Heard::Signal(Signal::Probe(probe)),
-        });
         self.tasks.push(Task::Waiting(Waiting {
             node: n,
             commit: self.commits,
-            asked,
-            told: None,
+            began: self.nodes[n].lease_time(self.now),
+            stage: Inquiry::Begins,
         }));
     }
 
@@ -769,7 +853,7 @@ impl<'a> World<'a> {
         let bound = self.bound;
         let longest = self.chance.pick(&[bound / 4, bound, 4 * bound]);
         let until = self.now + self.chance.below(longest);
-        let kind = self.chance.below(24);
+        let kind = self.chance.below(25);
         let node = &mut self.nodes[n];
         let what = match kind {
             0..4 => {
@@ -800,10 +884,23 @@ impl<'a> World<'a> {
                 self.store_away_until = until;
                 "and all others have no store"
             }
-            18 if self.chance.one_in(3) => {
+            18 | 23 if self.chance.one_in(2) => {
                 node.stopped_until = NEVER;
                 self.tasks.retain(|task| task.node() != n);
+                // Another process takes its place, as a rule.
+                let mut others = self.nodes.iter_mut();
+                if let Some(next) = others.find(|it| it.life == Life::NotYet)
+                    && !self.chance.one_in(3)
+                {
+                    next.life = Life::Runs;
+                }
                 "is killed"
+            }
+            24 => {
+                if let Some(report) = &mut self.reports[n] {
+                    report.patience = None;
+                }
+                "has its report altered"
             }
             19 if node.life == Life::Runs
                 && !self.tasks.iter().any(|task| task.node() == n)
@@ -985,37 +1082,63 @@ impl<'a> World<'a> {
     }
 
     fn waiting_goes_on(&mut self, mut task: Waiting) -> Option<Waiting> {
-        let reachable = self.reachable(task.node);
-        let node = &self.nodes[task.node];
+        let n = task.node;
+        let answers = self.reachable(n) && self.nodes[n].unanswered_until <= self.now;
+        if let Inquiry::Begins = task.stage {
+            if !answers {
+                return None;
+            }
+            let reports = self.reports.iter().zip(&self.nodes);
+            let told = reports.filter_map(|(report, node)| Some((node.id, (*report)?.patience)));
+            task.stage = Inquiry::Told(Told::new(told));
+            return Some(task);
+        }
+        let node = &self.nodes[n];
         if !node.runs(self.now) {
             return Some(task);
         }
-        let Some(told) = task.told else {
-            let reports = self.reports.iter().flatten().max().copied();
-            task.told = Some(if reachable {
-                Ok(reports.unwrap_or_default())
-            } else {
-                Err(())
-            });
-            return Some(task);
-        };
-        let wait = task.asked.wait(node.config.patience(), told.ok());
-        let answered = wait.answers_are_proof && *task.asked.answered.borrow();
-        if !answered && node.lease_time(self.now) < wait.until {
-            return Some(task);
-        }
-        node.nodes.withdraw(task.asked.number);
-        if answered || wait.until_is_proof {
-            self.count.propagated += 1;
-            tell!(
-                self,
-                "node {} is told that commit {} is known to all (answered: {answered})",
-                task.node,
-                task.commit
-            );
-            for n in 0..self.nodes.len() {
-                self.has_to_know(n, task.commit, None);
+        let now = node.lease_time(self.now);
+        let mut asked = match task.stage {
+            Inquiry::Begins => return None,
+            Inquiry::Told(told) => {
+                let (id, own) = (node.id, node.config.patience());
+                let number = self.chance.next();
+                let asked = node.nodes.ask(number, id, own, told, task.began);
+                self.underway.push(Sent {
+                    node: n,
+                    heard: Heard::Signal(Signal::Probe(Probe { node: id, number })),
+                });
+                task.stage = Inquiry::Asked(asked);
+                return Some(task);
             }
+            Inquiry::Asked(asked) => asked,
+        };
+        let until = asked.until();
+        if now < until {
+            if now < task.began + LONGEST_WAIT {
+                task.stage = Inquiry::Asked(asked);
+                return Some(task);
+            }
+            node.nodes.withdraw(asked.number);
+            return None;
+        }
+        node.nodes.withdraw(asked.number);
+        self.count.propagated += 1;
+        let patience = nanos(node.config.patience());
+        let is_early = node.listens_since + patience > self.now;
+        self.count.early += u64::from(is_early);
+        let is_dead = |(it, report): (&Node<'_>, &Option<Report>)| {
+            report.is_some() && it.stopped_until == NEVER
+        };
+        let dead = self.nodes.iter().zip(&self.reports).any(is_dead);
+        self.count.outlasted += u64::from(dead);
+        tell!(
+            self,
+            "node {n} is told that commit {} is known to all (early: {is_early})",
+            task.commit
+        );
+        for n in 0..self.nodes.len() {
+            self.has_to_know(n, task.commit, None);
         }
         None
     }
@@ -1120,6 +1243,9 @@ fn what_is_looked_for_happens() {
         stale,
         hits,
         propagated,
+        early,
+        outlasted,
+        cleared,
     } = run_all(1, 1_000, Sabotage::Nothing).unwrap();
     assert!(steps > 100_000, "{steps}");
     for (what, count) in [
@@ -1129,6 +1255,9 @@ fn what_is_looked_for_happens() {
         ("stale", stale),
         ("hits", hits),
         ("propagated", propagated),
+        ("early", early),
+        ("outlasted", outlasted),
+        ("cleared", cleared),
     ] {
         assert!(count >= 10, "{what}: {count}");
     }

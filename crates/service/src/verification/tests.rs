@@ -13,7 +13,8 @@ use leadr_auth_domain::{
 };
 use leadr_auth_ports::{
     ChangeFeed, Clock as _, CreateKeyError, Heard, KeyChangeFn, KeyFilter, KeyLookup,
-    KeyRepository, NodeReport, Rows, Signal, StoreError, Stores, Subscription, UpdateKeyError,
+    KeyRepository, NodeReport, NodeReports, Rows, Signal, StoreError, Stores, Subscription,
+    UpdateKeyError,
 };
 use tokio::sync::Notify;
 
@@ -33,6 +34,8 @@ struct Watched {
     is_away: AtomicBool,
     /// What the feed says does not arrive.
     is_deaf: AtomicBool,
+    /// Reports are read with these of nodes that nobody hears, or not at all.
+    reported: std::sync::Mutex<Result<NodeReports, ()>>,
     /// A verification that happens between a change's decision and its commit.
     meanwhile: tokio::sync::Mutex<Option<(Service, PlainKey)>>,
 }
@@ -48,6 +51,7 @@ impl Watched {
             release: Notify::new(),
             is_away: AtomicBool::new(false),
             is_deaf: AtomicBool::new(false),
+            reported: std::sync::Mutex::new(Ok(NodeReports::default())),
             meanwhile: tokio::sync::Mutex::default(),
         });
         let stores = Stores {
@@ -134,12 +138,17 @@ impl ChangeFeed for Watched {
         self.feed.send(signal).await
     }
 
-    async fn nodes(&self) -> Result<Vec<NodeReport>, StoreError> {
-        self.feed.nodes().await
+    async fn nodes(&self) -> Result<NodeReports, StoreError> {
+        let mut all = self.feed.nodes().await?;
+        let reported = self.reported.lock().unwrap().clone();
+        let reported = reported.map_err(|()| StoreError::unavailable("pulled the plug"))?;
+        all.readable.extend(reported.readable);
+        all.unreadable.extend(reported.unreadable);
+        Ok(all)
     }
 
-    async fn forget(&self, id: NodeId, silent_since: Timestamp) -> Result<(), StoreError> {
-        self.feed.forget(id, silent_since).await
+    async fn forget(&self, id: NodeId, last: Option<u64>) -> Result<(), StoreError> {
+        self.feed.forget(id, last).await
     }
 }
 
@@ -653,11 +662,38 @@ fn nodes_that_are_none_take_no_room_and_no_time_without_end() {
         nodes.ticked(NodeId::from_random_bytes(bytes), Duration::MAX, at(1));
     }
     let me = NodeId::from_random_bytes([1; 16]);
-    let asked = nodes.ask(me, at(2));
-    assert_eq!(asked.nodes, 1_000);
+    let reckoned = |now| {
+        let asked = nodes.ask(1, me, at(2), told([]), now);
+        nodes.returned(1, me, now);
+        asked.nodes()
+    };
+    assert_eq!(reckoned(at(2)), 1_001);
     // A day and an hour later, all of them are silent.
-    let asked = nodes.ask(me, at(1 + 25 * 3600));
-    assert_eq!(asked.nodes, 0);
+    assert_eq!(reckoned(at(1 + 25 * 3600)), 1);
+}
+
+fn told<const N: usize>(nodes: [(NodeId, Option<Duration>); N]) -> nodes::Told {
+    nodes::Told::new(nodes.into_iter())
+}
+
+/// As above, but some are.
+#[test]
+fn a_node_for_which_there_was_no_room_is_reckoned_with_by_what_it_has_said() {
+    let nodes = nodes::Nodes::default();
+    let at = Duration::from_secs;
+    let [me, other] = [1, 2].map(|byte| NodeId::from_random_bytes([byte; 16]));
+    nodes.listening(at(0));
+    for n in 0..1_000_u16 {
+        let mut bytes = [9; 16];
+        bytes[..2].copy_from_slice(&n.to_le_bytes());
+        nodes.ticked(NodeId::from_random_bytes(bytes), at(60), at(1));
+    }
+    nodes.ticked(other, at(30), at(50));
+    for (now, expected) in [(at(60), 1_002), (at(79), 2), (at(80), 1)] {
+        let asked = nodes.ask(1, me, at(2), told([(other, Some(at(30)))]), now);
+        nodes.returned(1, me, now);
+        assert_eq!(asked.nodes(), expected, "{now:?}");
+    }
 }
 
 #[tokio::test]
@@ -843,21 +879,20 @@ async fn whoever_waits_for_propagation_is_answered_by_every_node() {
     let two = Two::start(VerificationConfig::default()).await;
     two.proven().await;
     let service = &two.one.bench.service;
-    // Who has not listened for long does not know whom to wait for.
-    let told = service.await_propagation().await;
-    assert!(told.propagated);
-    // The tests' clock does not go by itself.
-    for _ in 0..10 {
-        two.one.bench.clock.run_on(Duration::from_millis(500));
-        tokio::time::sleep(Duration::from_millis(500)).await;
+    // The first time they have just begun to listen. The tests' clock does not go by itself.
+    for steps in [0, 10] {
+        for _ in 0..steps {
+            two.one.bench.clock.run_on(Duration::from_millis(500));
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        let before = tokio::time::Instant::now();
+        let told = service.await_propagation().await;
+        assert_eq!((told.propagated, told.nodes), (true, 2));
+        assert!(
+            before.elapsed() < Duration::from_millis(100),
+            "both answered"
+        );
     }
-    let before = tokio::time::Instant::now();
-    let told = service.await_propagation().await;
-    assert_eq!((told.propagated, told.nodes), (true, 2));
-    assert!(
-        before.elapsed() < Duration::from_millis(100),
-        "both answered"
-    );
 
     // The other one stops to listen, and its lease has to run out.
     two.running[1].abort();
@@ -884,7 +919,11 @@ async fn whoever_hears_nothing_waits_until_nobody_can_go_by_anything_older() {
     two.one.bench.clock.run_on(bound);
     let before = tokio::time::Instant::now();
     let told = two.one.bench.service.await_propagation().await;
-    assert!(told.propagated);
+    assert_eq!(
+        (told.propagated, told.nodes),
+        (true, 0),
+        "who knows how many there are"
+    );
     assert!(before.elapsed() >= bound, "{:?}", before.elapsed());
 }
 
@@ -895,24 +934,234 @@ fn whoever_asks_waits_for_those_of_whom_it_hears_before_its_question_comes_back(
     let [me, other] = [1, 2].map(|byte| NodeId::from_random_bytes([byte; 16]));
     let at = Duration::from_secs;
     nodes.listening(at(0));
-    let asked = nodes.ask(me, at(10));
-    assert!(asked.wait(at(2), Some(at(2))).answers_are_proof);
-    assert!(!asked.wait(at(2), None).answers_are_proof, "who knows");
-    let silent = asked.wait(at(2), Some(at(20)));
-    assert!(!silent.answers_are_proof && silent.until_is_proof);
-    assert_eq!(silent.until, at(30), "somebody may be silent for that long");
-    assert!(!*asked.answered.borrow(), "it has not come back");
+    let mut asked = nodes.ask(7, me, at(2), told([]), at(10));
+    assert_eq!((asked.until(), asked.nodes()), (at(12), 0), "not back");
     nodes.ticked(other, at(2), at(11));
-    nodes.returned(asked.number, me, at(11));
-    assert!(!*asked.answered.borrow());
-    nodes.seen(asked.number, other);
-    assert!(*asked.answered.borrow());
+    nodes.returned(7, me, at(11));
+    assert_eq!((asked.until(), asked.nodes()), (at(12), 2));
+    nodes.seen(8, other);
+    nodes.seen(7, me);
+    assert_eq!(
+        asked.until(),
+        at(12),
+        "nobody else can answer, nor another question"
+    );
+    nodes.seen(7, other);
+    assert_eq!((asked.until(), asked.nodes()), (Duration::ZERO, 2));
 
-    let asked = nodes.ask(me, at(20));
+    // While it did not listen it may have missed a tick.
+    nodes.ticked(other, at(60), at(12));
+    let there = told([(other, Some(at(60)))]);
+    let mut asked = nodes.ask(7, me, at(2), there, at(20));
     nodes.lost();
     nodes.listening(at(21));
-    nodes.returned(asked.number, me, at(21));
-    assert!(!*asked.answered.borrow(), "it may have missed a tick");
+    nodes.returned(7, me, at(75));
+    assert_eq!((asked.until(), asked.nodes()), (at(80), 2));
+    let asked = nodes.ask(8, me, at(2), told([]), at(81));
+    nodes.lost();
+    nodes.returned(8, me, at(81));
+    assert_eq!(asked.nodes(), 0, "it does not listen");
+}
+
+/// What nodes have said of themselves names all that were there before anybody listened.
+#[test]
+fn whoever_has_just_begun_to_listen_waits_for_all_that_have_said_that_they_are_there() {
+    let nodes = nodes::Nodes::default();
+    let [me, other, third] = [1, 2, 3].map(|byte| NodeId::from_random_bytes([byte; 16]));
+    let at = Duration::from_secs;
+    nodes.listening(at(100));
+    let all = || {
+        told([
+            (me, Some(at(2))),
+            (other, Some(at(2))),
+            (third, Some(at(60))),
+        ])
+    };
+    let mut asked = nodes.ask(7, me, at(2), all(), at(101));
+    assert_eq!(asked.until(), at(161));
+    nodes.returned(7, me, at(101));
+    assert_eq!((asked.until(), asked.nodes()), (at(160), 3));
+    nodes.seen(7, third);
+    assert_eq!(asked.until(), at(102));
+    nodes.seen(7, other);
+    assert_eq!(asked.until(), Duration::ZERO);
+
+    // One that is not heard for longer than its patience is not there any more.
+    for (now, expected) in [(at(159), 2), (at(160), 1)] {
+        let asked = nodes.ask(7, me, at(2), all(), now);
+        nodes.returned(7, me, now);
+        assert_eq!(asked.nodes(), expected);
+    }
+    // It may have been, while nobody listened.
+    nodes.ticked(third, at(60), at(170));
+    nodes.lost();
+    nodes.listening(at(200));
+    let mut asked = nodes.ask(7, me, at(2), all(), at(240));
+    nodes.returned(7, me, at(240));
+    assert_eq!((asked.until(), asked.nodes()), (at(260), 2));
+    nodes.ended(third, at(241));
+    assert_eq!(asked.until(), Duration::ZERO);
+    let asked = nodes.ask(7, me, at(2), all(), at(242));
+    nodes.returned(7, me, at(242));
+    assert_eq!(
+        asked.nodes(),
+        1,
+        "it has ended, and what it said is still there"
+    );
+}
+
+/// Whoever may have the longest patience of all is waited for as if it had.
+#[test]
+fn a_node_whose_report_cannot_be_read_is_reckoned_with() {
+    let nodes = nodes::Nodes::default();
+    let [me, other] = [1, 2].map(|byte| NodeId::from_random_bytes([byte; 16]));
+    let at = Duration::from_secs;
+    let hours = |hours| Duration::from_hours(hours);
+    nodes.listening(at(0));
+    let mut asked = nodes.ask(7, me, at(2), told([(other, None)]), at(10));
+    nodes.returned(7, me, at(10));
+    assert_eq!((asked.until(), asked.nodes()), (hours(25), 2));
+    nodes.seen(7, other);
+    assert_eq!(asked.until(), Duration::ZERO);
+    nodes.ticked(other, at(2), at(11));
+    let mut asked = nodes.ask(7, me, at(2), told([(other, None)]), at(12));
+    nodes.returned(7, me, at(12));
+    assert_eq!(asked.until(), at(13), "it is known by what it told");
+}
+
+/// What is told of a node that was killed stays for a day; whoever has listened for longer than it may be silent knows better.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_was_killed_is_not_waited_for_without_end() {
+    let two = Two::start(VerificationConfig::default()).await;
+    two.proven().await;
+    let (service, clock) = (&two.one.bench.service, &two.one.bench.clock);
+    let report = NodeReport {
+        id: NodeId::from_random_bytes([9; 16]),
+        patience: Duration::from_mins(1),
+        ..service.stores.feed.nodes().await.unwrap().readable[0].clone()
+    };
+    two.one
+        .store
+        .reported
+        .lock()
+        .unwrap()
+        .as_mut()
+        .unwrap()
+        .readable = vec![report];
+    let run_on = async |seconds| {
+        for _ in 0..seconds {
+            clock.run_on(Duration::from_secs(1));
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    for (seconds, expected, at_most) in [
+        (5, (false, 3), 10_100),
+        (50, (true, 3), 6_000),
+        (10, (true, 2), 100),
+    ] {
+        run_on(seconds).await;
+        let before = tokio::time::Instant::now();
+        let told = service.await_propagation().await;
+        assert_eq!((told.propagated, told.nodes), expected);
+        assert!(
+            before.elapsed() < Duration::from_millis(at_most),
+            "{:?}",
+            before.elapsed()
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_cannot_read_what_nodes_say_of_themselves_cannot_tell() {
+    let two = Two::start(VerificationConfig::default()).await;
+    two.proven().await;
+    *two.one.store.reported.lock().unwrap() = Err(());
+    let told = two.one.bench.service.await_propagation().await;
+    assert_eq!((told.propagated, told.nodes), (false, 0));
+}
+
+/// Whoever cannot hear a question cannot answer it in the name of somebody else.
+#[tokio::test(start_paused = true)]
+async fn the_number_of_a_question_cannot_be_guessed() {
+    let two = Two::start(VerificationConfig::default()).await;
+    two.proven().await;
+    let service = &two.one.bench.service;
+    let mut ear = service.stores.feed.subscribe().await.unwrap();
+    let mut numbers = Vec::new();
+    for _ in 0..3 {
+        assert!(service.await_propagation().await.propagated);
+        while let Ok(Ok(heard)) = tokio::time::timeout(Duration::from_millis(1), ear.next()).await {
+            if let Heard::Signal(Signal::Probe(probe)) = heard {
+                numbers.push(probe.number);
+            }
+        }
+    }
+    assert_eq!(numbers.len(), 3);
+    for pair in numbers.windows(2) {
+        assert!(pair[0].abs_diff(pair[1]) > 1 << 32, "{numbers:?}");
+    }
+}
+
+#[test]
+fn only_what_stays_the_same_for_longer_than_a_node_may_be_silent_is_silent() {
+    let mut silent = nodes::Silent::default();
+    let node = NodeId::from_random_bytes([1; 16]);
+    let at = Duration::from_secs;
+    for (asked, number, expected) in [
+        (10, 1, vec![]),
+        // It was seen a second after it was asked for.
+        (13, 1, vec![]),
+        (14, 1, vec![(node, 1)]),
+        (20, 2, vec![]),
+        (23, 2, vec![]),
+        (30, 1, vec![]),
+        (34, 1, vec![(node, 1)]),
+    ] {
+        let reports = [(node, number, at(2))].into_iter();
+        assert_eq!(
+            silent.find(reports, at(asked), at(asked + 1)),
+            expected,
+            "{asked}"
+        );
+    }
+    assert_eq!(silent.find([].into_iter(), at(40), at(41)), []);
+    let reports = [(node, 1, at(2))].into_iter();
+    assert_eq!(silent.find(reports, at(50), at(51)), [], "it was not there");
+}
+
+/// A clock that is wrong by days is no reason to forget a node that runs.
+#[tokio::test(start_paused = true)]
+async fn what_a_node_said_is_forgotten_when_it_is_old_and_the_node_silent() {
+    let two = Two::start(VerificationConfig::default()).await;
+    two.proven().await;
+    let (service, clock) = (&two.one.bench.service, &two.one.bench.clock);
+    let feed = &service.stores.feed;
+    let running = feed.nodes().await.unwrap().readable;
+    let days = |days| {
+        let at = Bench::later(0).as_offset_date_time() + time::Duration::days(days);
+        Timestamp::new(at).unwrap()
+    };
+    let dead = |byte, seen_at| NodeReport {
+        id: NodeId::from_random_bytes([byte; 16]),
+        seen_at,
+        ..running[0].clone()
+    };
+    let [old, young] = [dead(8, days(-2)), dead(9, days(0))];
+    for report in [&old, &young] {
+        feed.tick(report).await.unwrap();
+    }
+    // One that runs, by whose clock it is last week.
+    let mut wrong = dead(10, days(-7));
+    for _ in 0..200 {
+        clock.run_on(Duration::from_secs(1));
+        wrong.tick += 1;
+        feed.tick(&wrong).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let left = feed.nodes().await.unwrap().readable;
+    let is_left = |report: &NodeReport| left.iter().any(|it| it.id == report.id);
+    assert!(is_left(&wrong) && is_left(&young) && running.iter().all(is_left));
+    assert!(!is_left(&old));
 }
 
 /// A tool is no node, and hears the nodes all the same.
@@ -922,6 +1171,7 @@ async fn a_tool_waits_for_every_node() {
     two.proven().await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let tool = service_on(&two.one.bench.service, Bench::keyring());
+    let running = tool.stores.feed.nodes().await.unwrap().readable[0].clone();
     let usual = VerificationConfig::default().patience();
     let before = tokio::time::Instant::now();
     let onlooker = tool.look_on().await.unwrap();
@@ -941,6 +1191,39 @@ async fn a_tool_waits_for_every_node() {
     assert_eq!((told.propagated, told.nodes), (true, 2));
     assert!(before.elapsed() >= usual, "{:?}", before.elapsed());
 
+    // Another one, however patient, is waited for no more when it has answered.
+    let report = |byte, patience| NodeReport {
+        id: NodeId::from_random_bytes([byte; 16]),
+        patience,
+        ..running.clone()
+    };
+    let patient = report(9, Duration::from_mins(1));
+    tool.stores.feed.tick(&patient).await.unwrap();
+    for (answers, expected) in [(true, true), (false, false)] {
+        let onlooker = tool.look_on().await.unwrap();
+        let mut ear = tool.stores.feed.subscribe().await.unwrap();
+        let (feed, by) = (tool.stores.feed.clone(), patient.id);
+        let answering = tokio::spawn(async move {
+            while let Ok(heard) = ear.next().await {
+                if let Heard::Signal(Signal::Probe(probe)) = heard
+                    && answers
+                {
+                    feed.send(&Signal::Seen { by, probe }).await.unwrap();
+                }
+            }
+        });
+        let before = tokio::time::Instant::now();
+        let told = tool.await_hearing(onlooker, usual).await;
+        assert_eq!((told.propagated, told.nodes), (expected, 3));
+        assert_eq!(
+            before.elapsed() < 2 * usual,
+            expected,
+            "{:?}",
+            before.elapsed()
+        );
+        answering.abort();
+    }
+
     // Where nobody says how they are, somebody may serve all the same.
     let alone = Bench::new().await.service;
     let before = tokio::time::Instant::now();
@@ -959,13 +1242,14 @@ async fn a_node_that_ends_is_not_waited_for_and_not_listed() {
         let _ = stopped.await;
     }));
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let listed = service.stores.feed.nodes().await.unwrap();
+    let listed = service.stores.feed.nodes().await.unwrap().readable;
     assert_eq!(listed.len(), 1);
     assert_eq!(listed[0].patience, Duration::from_secs(2));
     assert!(listed[0].lease_age.is_some() && listed[0].lag.is_some());
     stop.send(()).unwrap();
     running.await.unwrap();
-    assert_eq!(service.stores.feed.nodes().await.unwrap(), []);
+    let left = service.stores.feed.nodes().await.unwrap();
+    assert_eq!(left, NodeReports::default());
 }
 
 #[tokio::test]

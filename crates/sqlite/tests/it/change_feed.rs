@@ -262,7 +262,7 @@ async fn assert_is_closed(stores: &Stores, mut subscription: Box<dyn Subscriptio
     let farewell = Signal::Farewell(report.id);
     closed(&stores.feed.send(&farewell).await.unwrap_err());
     closed(&stores.feed.nodes().await.unwrap_err());
-    closed(&stores.feed.forget(report.id, at(1)).await.unwrap_err());
+    closed(&stores.feed.forget(report.id, None).await.unwrap_err());
     let next = timeout(Duration::from_secs(5), subscription.next()).await;
     closed(&next.unwrap().unwrap_err());
 }
