@@ -34,7 +34,7 @@ const ROUNDS: u32 = 12;
 
 /// Bytes of which no two are the same, in the order in which random ones come: none.
 fn scattered(number: u64) -> [u8; 16] {
-    let mixed = u128::from(number) * 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
+    let mixed = u128::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
     mixed.swap_bytes().to_be_bytes()
 }
 

@@ -4,21 +4,23 @@
 //!
 //! Changes of one chain wait for one another at the row of its head; those of different chains do not. So that nobody ever
 //! waits in a circle, all take their locks in this order: the records that they change first, then heads, and of several
-//! heads those of lower UUIDs first. [`Quick`] with a key is the exception: it is one statement, which moves the head and
-//! then inserts the key. A key that it inserts waits for nobody but another key of the same id or prefix, which are random,
-//! and its foreign key for nobody but who deletes an account's row, which nothing here does.
+//! heads those of lower UUIDs first. Keys that are issued are the exception (see `creation`): one statement moves the heads
+//! of several chains, in any order, and then inserts the keys. It passes over a head or an account that is locked instead of
+//! waiting for it, and a key that it inserts waits for nobody but another key of the same id or prefix, which are random. So
+//! nobody waits for it who has something that it waits for.
 //!
 //! # Quick and slow
 //!
 //! What an entry says of its place (its number, the hash before it) is computed here and not by the server, since the
 //! server does not have the key. So the head has to be known before the entry can be sent. It is, as a rule: each process
 //! keeps the heads that it last saw ([`Heads`]), and sends an entry on the condition that the head is still that one,
-//! which is one statement. Where it is not (another node has written meanwhile, or somebody tampered with it), the head is
-//! locked and read.
+//! which is one statement. Keys that are issued at once share one (see `creation`). Where the head is another (a node has
+//! written meanwhile, or somebody tampered with it), it is locked and read.
 //!
 //! Of two of one process that wrote to a chain at once, one would always find the head to be another one. So they take turns,
 //! each until its head is kept for the next. Nothing relies on it, and nobody waits for long: who has a turn may be waiting for
-//! a lock of somebody who waits for the turn, which the server cannot know.
+//! a lock of somebody who waits for the turn, which the server cannot know. Keys that are issued need no turns, since one
+//! batch of them is written at a time.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -48,8 +50,8 @@ use uuid::Uuid;
 use crate::{
     error::{self, Stop},
     pool::{self, Pool},
-    rows::{self, EntryRow, HeadRow, KeyRow},
-    schema::{audit_entries, audit_heads, sql_types},
+    rows::{self, EntryRow, HeadRow},
+    schema::{audit_entries, audit_heads},
 };
 
 #[derive(Clone)]
@@ -115,7 +117,8 @@ impl Heads {
         turn.await.ok()
     }
 
-    fn get(&self, chain: ChainId) -> Option<ChainHead> {
+    /// Where a chain ended, as far as is known.
+    pub(crate) fn get(&self, chain: ChainId) -> Option<ChainHead> {
         self.with(|heads| heads.get(&chain)?.head)
     }
 
@@ -133,33 +136,31 @@ impl Heads {
 
     /// Forgets a head that is not the chain's any more, so that one with a lower number can take its place: the database
     /// may be one that was restored from a backup.
-    fn forget(&self, stale: &ChainHead) {
+    pub(crate) fn forget(&self, stale: &ChainHead) {
         self.with_known(stale.chain, |known| {
             known.head = known.head.filter(|kept| kept != stale);
         });
     }
 }
 
-/// One statement that writes an entry, and a key with it, where the chain's head is still as it is known, and does nothing
-/// elsewhere.
+/// One statement that writes an entry where the chain's head is still as it is known, and does nothing elsewhere.
 ///
 /// That no entry is there already with the number, or beyond, sees to it that a head which somebody put back to an earlier
 /// one is noticed, instead of making the entry collide with the one that was written then.
 ///
 /// It is not a text for `sql_query`, which Diesel never prepares once for all: that costs a round trip with each use.
-pub(crate) struct Quick<'a> {
+struct Quick {
     known: HeadRow,
     entry: EntryRow,
     head: HeadRow,
-    key: Option<&'a KeyRow>,
 }
 
-impl QueryId for Quick<'_> {
+impl QueryId for Quick {
     type QueryId = ();
     const HAS_STATIC_QUERY_ID: bool = false;
 }
 
-impl diesel::RunQueryDsl<AsyncPgConnection> for Quick<'_> {}
+impl diesel::RunQueryDsl<AsyncPgConnection> for Quick {}
 
 /// Writes values into a statement, with commas before all but the first.
 macro_rules! values {
@@ -172,14 +173,9 @@ macro_rules! values {
     };
 }
 
-impl QueryFragment<Pg> for Quick<'_> {
+impl QueryFragment<Pg> for Quick {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        let Self {
-            known,
-            entry,
-            head,
-            key,
-        } = self;
+        let Self { known, entry, head } = self;
         out.push_sql("WITH moved AS (UPDATE audit_heads SET (seq, hash, code) = (");
         values!(out, BigInt: &head.seq, Bytea: &head.hash, Bytea: &head.code);
         out.push_sql(") WHERE (chain, seq, hash, code) = (");
@@ -189,18 +185,7 @@ impl QueryFragment<Pg> for Quick<'_> {
         out.push_sql(" AND seq > ");
         out.push_bind_param::<BigInt, _>(&known.seq)?;
         out.push_sql(")");
-        if let Some(key) = key {
-            // As `keys::insert` has it.
-            out.push_sql(" AND EXISTS (SELECT FROM accounts WHERE deleted_at IS NULL AND id = ");
-            out.push_bind_param::<SqlUuid, _>(&key.account_id)?;
-            out.push_sql(
-                ") AND NOT EXISTS (SELECT FROM peppers WHERE dropped_at IS NOT NULL AND id = ",
-            );
-            out.push_bind_param::<Varchar, _>(&key.pepper_id)?;
-            out.push_sql(")");
-        }
-        out.push_sql(" RETURNING chain)");
-        out.push_sql(if key.is_some() { ", entry AS (" } else { " " });
+        out.push_sql(" RETURNING chain) ");
         out.push_sql(
             "INSERT INTO audit_entries (chain, seq, at, action, actor, actor_key_id, actor_account_id, request_id, client, \
              key_id, before, after, previous, hash) SELECT chain, ",
@@ -222,61 +207,33 @@ impl QueryFragment<Pg> for Quick<'_> {
             Bytea: &entry.hash,
         );
         out.push_sql(" FROM moved");
-        if let Some(key) = key {
-            out.push_sql(
-                ") INSERT INTO api_keys (id, account_id, name, key_hash, key_prefix, status, last_used_at, expires_at, \
-                 created_at, updated_at, deleted_at, scopes, pepper_id) SELECT ",
-            );
-            values!(
-                out,
-                SqlUuid: &key.id,
-                SqlUuid: &key.account_id,
-                Varchar: &key.name,
-                Varchar: &key.key_hash,
-                Varchar: &key.key_prefix,
-                sql_types::ApiKeyStatus: &key.status,
-                Nullable<Timestamptz>: &key.last_used_at,
-                Nullable<Timestamptz>: &key.expires_at,
-                Timestamptz: &key.created_at,
-                Timestamptz: &key.updated_at,
-                Nullable<Timestamptz>: &key.deleted_at,
-                Nullable<Varchar>: &key.scopes,
-                Varchar: &key.pepper_id,
-            );
-            // A key that was made of random bytes just now nobody can have asked for, so there is no need to tell of it; and who
-            // tells has the commits of all others wait for its own. The trigger looks at this.
-            out.push_sql(" FROM moved WHERE pg_catalog.set_config('leadr_auth.fresh_key', 'on', true) = 'on'");
-        }
         Ok(())
     }
 }
 
-/// The head of a chain as it is now, for a [`Quick`] where none is known.
-async fn peek(
+/// The heads of chains as they are now, where none is known. A chain that has none is left out.
+pub(crate) async fn peek(
     connection: &mut AsyncPgConnection,
-    chain: ChainId,
-) -> QueryResult<Option<ChainHead>> {
-    let head: Option<HeadRow> = audit_heads::table
-        .find(chain.as_uuid())
+    chains: &[Uuid],
+) -> QueryResult<Vec<ChainHead>> {
+    let heads: Vec<HeadRow> = audit_heads::table
+        .filter(audit_heads::chain.eq_any(chains))
         .select(HeadRow::as_select())
-        .get_result(connection)
-        .await
-        .optional()?;
-    Ok(head.as_ref().map(rows::head))
+        .load(connection)
+        .await?;
+    Ok(heads.iter().map(rows::head).collect())
 }
 
-/// Tries to write an entry, and a key with it, by one statement. Answers the chain's new head; or `None` where that cannot be
-/// done, and nothing was.
-pub(crate) async fn quickly(
+/// Tries to write an entry by one statement. Answers the chain's new head; or `None` where that cannot be done, and nothing was.
+async fn quickly(
     connection: &mut AsyncPgConnection,
     heads: &Heads,
     draft: &AuditDraft,
-    key: Option<&KeyRow>,
 ) -> Result<Option<NewHead>, Stop<std::convert::Infallible>> {
     let turn = heads.turn(draft.chain).await;
     let known = match heads.get(draft.chain) {
         Some(known) => known,
-        None => match peek(connection, draft.chain).await? {
+        None => match peek(connection, &[draft.chain.as_uuid()]).await?.pop() {
             Some(there) => there,
             None => return Ok(None),
         },
@@ -289,7 +246,6 @@ pub(crate) async fn quickly(
         known: rows::head_row(&known)?,
         entry: rows::entry_row(entry)?,
         head: rows::head_row(&head)?,
-        key,
     };
     if quick.execute(connection).await? == 0 {
         heads.forget(&known);
@@ -305,7 +261,7 @@ pub(crate) async fn append<R>(
     heads: &Heads,
     draft: &AuditDraft,
 ) -> Result<NewHead, Stop<R>> {
-    match quickly(connection, heads, draft, None).await {
+    match quickly(connection, heads, draft).await {
         Ok(Some(head)) => return Ok(head),
         Ok(None) => {}
         Err(stop) => return Err(stop.of_no_refusal()),
@@ -684,7 +640,7 @@ impl AuditStore for Audit {
     async fn append(&self, entry: &AuditDraft) -> Result<(), StoreError> {
         let Self(pool, heads) = self;
         let quick = pool
-            .statement(async |connection| quickly(connection, heads, entry, None).await)
+            .statement(async |connection| quickly(connection, heads, entry).await)
             .await?;
         if let Some(head) = quick.map_err(StoreError::from)? {
             heads.keep([head]);

@@ -18,6 +18,7 @@ use leadr_auth_ports::{
 
 use crate::{
     audit::{self, Heads, NewHead},
+    creation::Creations,
     error::{self, KeyStays, PepperDropped, Stop},
     pool::Pool,
     rows::{self, AccountRow, KeyRow},
@@ -25,7 +26,11 @@ use crate::{
 };
 
 #[derive(Clone)]
-pub(crate) struct Keys(pub(crate) Pool, pub(crate) Heads);
+pub(crate) struct Keys {
+    pub(crate) pool: Pool,
+    pub(crate) heads: Heads,
+    pub(crate) creations: Creations,
+}
 
 /// The key with this prefix and its account.
 #[diesel::dsl::auto_type(no_type_alias)]
@@ -149,17 +154,20 @@ pub(crate) async fn insert(
     })
 }
 
-/// Inserts a key and its entry, where it could not be done at once.
-async fn create(
+/// Inserts keys and their entries, in a transaction, where it could not be done by one statement.
+pub(crate) async fn create(
     connection: &mut AsyncPgConnection,
-    key: &ApiKey,
-    entry: &AuditDraft,
+    all: &[(&ApiKey, &AuditDraft)],
 ) -> Result<Vec<ChainHead>, Stop<PepperDropped>> {
-    match insert(connection, key).await? {
-        Inserted::Stored => audit::append_all(connection, &[entry]).await,
-        Inserted::AccountNotFound => Err(Stop::NotFound),
-        Inserted::PepperDropped => Err(Stop::Refused(PepperDropped)),
+    for (key, _) in all {
+        match insert(connection, key).await? {
+            Inserted::Stored => {}
+            Inserted::AccountNotFound => return Err(Stop::NotFound),
+            Inserted::PepperDropped => return Err(Stop::Refused(PepperDropped)),
+        }
     }
+    let entries: Vec<_> = all.iter().map(|(_, entry)| *entry).collect();
+    audit::append_all(connection, &entries).await
 }
 
 /// Locks the key, changes it, writes it, and its entry.
@@ -211,7 +219,7 @@ impl KeyLookup for Keys {
     async fn find(&self, prefix: &KeyPrefix) -> Result<Option<KeyRecord>, StoreError> {
         let query = find_query(prefix.as_str());
         let found = self
-            .0
+            .pool
             .lookup(async |connection| {
                 query
                     .get_result::<(KeyRow, AccountRow)>(connection)
@@ -233,29 +241,20 @@ impl KeyLookup for Keys {
 
 #[async_trait]
 impl KeyRepository for Keys {
-    /// One statement, so that issuing a key costs one round trip; a transaction where that finds things otherwise than it
-    /// expects them, which also tells what is wrong.
+    /// With others that are issued at the same time, by one statement for all. See [`Creations`].
     async fn create(&self, key: &ApiKey, entry: &AuditDraft) -> Result<(), CreateKeyError> {
-        let Self(pool, heads) = self;
-        let row = rows::key_row(key);
-        let quick = pool
-            .statement(async |connection| {
-                audit::quickly(connection, heads, entry, Some(&row)).await
-            })
-            .await?;
-        if let Some(head) = quick.map_err(Stop::of_no_refusal::<PepperDropped>)? {
-            heads.keep([head]);
+        if self.creations.create(key, entry).await? {
             return Ok(());
         }
         self.adopt(key, entry).await
     }
 
     async fn adopt(&self, key: &ApiKey, entry: &AuditDraft) -> Result<(), CreateKeyError> {
-        let Self(pool, heads) = self;
+        let Self { pool, heads, .. } = self;
         let ends = pool
             .transaction(async |connection| {
                 connection
-                    .transaction(async |connection| create(connection, key, entry).await)
+                    .transaction(async |connection| create(connection, &[(key, entry)]).await)
                     .await
             })
             .await?;
@@ -270,7 +269,7 @@ impl KeyRepository for Keys {
             .filter(api_keys::deleted_at.is_null().or(any))
             .select(KeyRow::as_select());
         let found = self
-            .0
+            .pool
             .statement(async |connection| query.get_result(connection).await.optional())
             .await?
             .map_err(error::of_query)?;
@@ -282,7 +281,7 @@ impl KeyRepository for Keys {
         id: KeyId,
         change: &'a mut KeyChangeFn<'a>,
     ) -> Result<ApiKey, UpdateKeyError> {
-        let Self(pool, heads) = self;
+        let Self { pool, heads, .. } = self;
         let changed = pool
             .transaction(async |connection| {
                 connection
@@ -300,7 +299,7 @@ impl KeyRepository for Keys {
     async fn list(&self, filter: KeyFilter) -> Result<Vec<ApiKey>, StoreError> {
         let query = list_query(filter);
         let listed = self
-            .0
+            .pool
             .statement(async |connection| query.load::<KeyRow>(connection).await)
             .await?
             .map_err(error::of_query)?;
@@ -314,7 +313,7 @@ impl KeyRepository for Keys {
             .filter(api_keys::status.ne(rows::key_label(ApiKeyStatus::Revoked)))
             .count();
         let count = self
-            .0
+            .pool
             .statement(async |connection| query.get_result::<i64>(connection).await)
             .await?
             .map_err(error::of_query)?;

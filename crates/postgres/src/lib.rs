@@ -10,6 +10,7 @@
 //! - `rows`: what a row looks like, and the plain functions between rows and domain types
 //! - `keys`, `accounts`, `usage`, `secrets`, `audit`, `transfer`, `health`: the ports, a file each; `audit` also has how an
 //!   entry gets its place, and in which order locks are taken
+//! - `creation`: keys that are issued at once are written together
 //! - `change_feed`: a port too; also how what is told is written, and by whom
 //! - `diagnosis`: what the server says of itself, for a person
 //! - `error`: what each failure of the database means to a caller
@@ -34,6 +35,8 @@
 //! - Each process keeps the ends of the audit trail's chains that it last saw, so that a key and its audit entry are one
 //!   statement. The price: where several nodes change one account in turns, every change of a node after another's needs a
 //!   transaction of some round trips.
+//! - Keys that are issued while others are being written wait for those, and then share a statement and a commit. The price: a
+//!   commit that fails, or that nobody hears of, is that of all of them.
 //! - What changes is told by triggers, so that it is heard whoever changes it. The price: the server lets those that tell
 //!   something commit one after the other, over all its databases, each until its commit is on the disk and at the standby that
 //!   is waited for. Uses of keys tell nothing, so it is changes by people that wait, and ticks.
@@ -46,6 +49,7 @@ mod accounts;
 mod audit;
 mod change_feed;
 mod connect;
+mod creation;
 mod diagnosis;
 mod error;
 mod health;
@@ -77,22 +81,34 @@ pub use pool::PostgresConfig;
 pub struct Postgres {
     pool: pool::Pool,
     heads: audit::Heads,
+    creations: creation::Creations,
 }
 
 impl Postgres {
     /// Checks the configuration. Nothing is connected yet: the database may be away, and comes back without a new
     /// `Postgres`.
     pub fn new(config: PostgresConfig) -> Result<Self, UrlFault> {
+        let pool = pool::Pool::new(config)?;
+        let heads = audit::Heads::default();
         Ok(Self {
-            pool: pool::Pool::new(config)?,
-            heads: audit::Heads::default(),
+            creations: creation::Creations::new(pool.clone(), heads.clone()),
+            pool,
+            heads,
         })
     }
 
     /// All the ports, on this pool.
     pub fn stores(&self) -> Stores {
-        let Self { pool, heads } = self;
-        let keys = Arc::new(keys::Keys(pool.clone(), heads.clone()));
+        let Self {
+            pool,
+            heads,
+            creations,
+        } = self;
+        let keys = Arc::new(keys::Keys {
+            pool: pool.clone(),
+            heads: heads.clone(),
+            creations: creations.clone(),
+        });
         Stores {
             lookup: keys.clone(),
             keys,

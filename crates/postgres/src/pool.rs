@@ -350,6 +350,12 @@ impl Pool {
         self.lend(4 * self.0.statement_timeout, work).await
     }
 
+    /// The most that anybody waits for a key that is written with others: for a statement, and for a transaction where that
+    /// did not do.
+    pub(crate) fn creation_patience(&self) -> Duration {
+        5 * self.0.statement_timeout + 2 * self.0.lookup_timeout
+    }
+
     /// Lends a connection to `work`, and gives up on it when its time is over. Dropping it drops its [`Lease`], which closes
     /// the connection: nobody is ever lent one with an answer outstanding or a transaction open. The server does what it was
     /// asked as a whole or not at all.

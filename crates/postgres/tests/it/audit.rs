@@ -23,7 +23,7 @@ fn chain(n: u8) -> ChainId {
 }
 
 /// What is wrong with a chain.
-async fn faults(stores: &Stores, chain: ChainId) -> Vec<AuditFault> {
+pub(crate) async fn faults(stores: &Stores, chain: ChainId) -> Vec<AuditFault> {
     let mut snapshot = stores.transfer.snapshot().await.unwrap();
     let heads = snapshot.audit_heads(None, 1000).await.unwrap();
     let checkpoints = snapshot.audit_checkpoints(None, 1000).await.unwrap();

@@ -43,7 +43,7 @@ pub(crate) async fn somebody_waits(client: &Client) {
 }
 
 /// Until at least so many wait for locks, or it is clear that they will not.
-async fn so_many_wait(client: &Client, expected: i64) {
+pub(crate) async fn so_many_wait(client: &Client, expected: i64) {
     for _ in 0..200 {
         let waiting: i64 = client
             .query_one(

@@ -9,6 +9,7 @@
 mod adoption;
 mod audit;
 mod change_feed;
+mod creation;
 mod diagnosis;
 mod foreign_rows;
 mod locks;
