@@ -27,6 +27,7 @@ use leadr_auth_domain::{ApiKey, KeyId, Timestamp};
 use leadr_auth_ports::{StoreError, UsageStore};
 
 use crate::{Chain, UsageStatistics};
+pub(crate) use notes::NoteHint;
 use notes::{Event, Notes};
 
 /// How often somebody looks at what is due.
@@ -91,7 +92,12 @@ impl UsageRecorder {
 
     /// Notes that a key was used. Waits for nothing but a lock that is held for the blink of an eye.
     pub fn note(&self, key_id: KeyId, used_at: Timestamp) {
-        self.notes.note(key_id, used_at);
+        self.note_by(key_id, used_at, &NoteHint::default());
+    }
+
+    /// The same for somebody who keeps the hint beside what is known of the key: it says where to note the next use.
+    pub(crate) fn note_by(&self, key_id: KeyId, used_at: Timestamp, hint: &NoteHint) {
+        self.notes.note(key_id, used_at, hint);
     }
 
     /// How it is doing.

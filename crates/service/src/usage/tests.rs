@@ -468,7 +468,8 @@ async fn one_row_that_is_held_does_not_hold_up_other_batches() {
     }
     // Whichever batch it is in, that is not the last.
     let first = usage.notes.take_fresh();
-    *watched.held.lock().unwrap() = first.first().map(|event| event.key_id);
+    let one = usage.notes.uses_of(first.iter().take(1).copied());
+    *watched.held.lock().unwrap() = Some(one[0].key_id);
     usage.put_ahead(first);
     assert!(usage.flush().await.is_err());
     assert_eq!(usage.statistics().waiting, 25_000);
@@ -574,4 +575,57 @@ async fn no_use_is_lost_between_threads() {
     last.retain(|used| used.used_at == Bench::later(799));
     assert_eq!(last.len(), 100);
     assert_eq!((usage.notes.len(), usage.statistics().waiting), (100, 0));
+}
+
+/// Where a note was says nothing any more once its key was forgotten: another key's is there then, or none.
+#[tokio::test(start_paused = true)]
+async fn a_use_is_never_noted_for_the_key_that_came_into_the_place() {
+    let mut bench = Bench::new().await;
+    let _watched = Watched::over(&mut bench, OPEN);
+    let usage = UsageRecorder::with_resolution(Arc::clone(&bench.service.stores.usage), SECOND);
+    let settle = async || {
+        usage.write(Scope::Due).await.unwrap();
+        advance(SECOND).await;
+        usage.write(Scope::Due).await.unwrap();
+    };
+    let keys: Vec<_> = (0..500).map(|n| (many(n), NoteHint::default())).collect();
+    let (old, young) = keys.split_at(250);
+    for (id, hint) in old {
+        usage.note_by(*id, Bench::later(1), hint);
+    }
+    settle().await;
+    assert_eq!(usage.notes.len(), 0, "all are forgotten");
+    // The same places, in another order, and then both by their hints.
+    for (id, hint) in young {
+        usage.note_by(*id, Bench::later(2), hint);
+    }
+    for round in 3..5 {
+        for (id, hint) in &keys {
+            usage.note_by(*id, Bench::later(round), hint);
+            assert_eq!(usage.notes.pending(*id), Some(Bench::later(round)));
+        }
+    }
+    assert_eq!(usage.notes.len(), keys.len());
+    assert_eq!(usage.statistics().waiting, keys.len());
+    for (id, _) in &keys {
+        assert_eq!(usage.notes.pending(*id), Some(Bench::later(4)));
+    }
+    // Some are used on, and those in between are forgotten: their places are taken by others.
+    usage.write(Scope::Due).await.unwrap();
+    for (id, hint) in keys.iter().step_by(2) {
+        usage.note_by(*id, Bench::later(5), hint);
+    }
+    advance(SECOND).await;
+    usage.write(Scope::Due).await.unwrap();
+    assert_eq!(usage.notes.len(), keys.len() / 2);
+    for n in 1000..1250 {
+        usage.note(many(n), Bench::later(6));
+    }
+    for (id, hint) in &keys {
+        usage.note_by(*id, Bench::later(7), hint);
+    }
+    for n in 1000..1250 {
+        assert_eq!(usage.notes.pending(many(n)), Some(Bench::later(6)));
+    }
+    assert_eq!(usage.notes.len(), keys.len() + 250);
 }

@@ -251,7 +251,7 @@ impl Service {
         let now = self.clock.now();
         match found.verdict(now) {
             Verdict::Valid => {
-                self.usage.note(found.id(), now);
+                self.usage.note_by(found.id(), now, found.uses());
                 self.rehasher
                     .note(&ring, key, found.id(), found.pepper_id(), || {
                         found.digest().to_hash()

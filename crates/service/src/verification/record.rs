@@ -10,6 +10,7 @@ use leadr_auth_domain::{
 use smol_str::SmolStr;
 
 use super::sync::{AtomicBool, Ordering};
+use crate::usage::NoteHint;
 
 /// What is kept of an account, once for all its keys.
 pub(crate) struct CachedAccount {
@@ -59,6 +60,8 @@ pub(crate) struct CachedKey {
     standing: KeyStanding,
     /// Whether it was the only key of its account when it was read, and counts what that takes.
     counts_account: bool,
+    /// Where its uses are noted.
+    uses: NoteHint,
 }
 
 impl CachedKey {
@@ -77,6 +80,7 @@ impl CachedKey {
             id: key.id,
             digest: key.key_hash.digest(),
             standing: KeyStanding::of(key),
+            uses: NoteHint::default(),
         }
     }
 
@@ -170,6 +174,10 @@ impl VerifiedKey {
                 account_id: self.account_id(),
             }),
         }
+    }
+
+    pub(super) fn uses(&self) -> &NoteHint {
+        &self.0.uses
     }
 
     pub(super) fn digest(&self) -> &KeyDigest {
