@@ -55,7 +55,7 @@ fn with_defaults(filter: &str) -> String {
     let mut filter = filter.to_owned();
     if !filter.contains("actix_http") {
         for target in READS_REQUESTS {
-            filter.push_str(&format!(",{target}=off"));
+            filter.extend([",", target, "=off"]);
         }
     }
     filter

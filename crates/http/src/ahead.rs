@@ -20,7 +20,7 @@ use futures_util::TryFutureExt as _;
 use futures_util::future::{Either, LocalBoxFuture, MapOk};
 use leadr_auth_domain::Access;
 use leadr_auth_service::VerifiedKey;
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span};
 
 use crate::State;
 use crate::access_log::{Denied, End, Exchange};
@@ -36,7 +36,7 @@ pub(crate) struct Asked<'a> {
     head: &'a RequestHead,
     payload: Payload,
     /// Whose it is, once that is known: for the log, whatever comes of it.
-    caller: Option<VerifiedKey>,
+    caller: &'a mut Option<VerifiedKey>,
 }
 
 impl<'a> Asked<'a> {
@@ -88,34 +88,40 @@ impl Worker {
         found.map(Rc::clone)
     }
 
-    async fn answer(&self, mut request: Request, resource: &Resource) -> Response<BoxBody> {
-        let payload = request.take_payload();
-        let head = request.head();
+    async fn answer(
+        &self,
+        head: &RequestHead,
+        payload: Payload,
+        resource: &Resource,
+    ) -> Response<BoxBody> {
         let exchange = Exchange::begin(&self.state, head);
         let mut caller = None;
-        let answer = self.ask(resource, head, payload, &mut caller);
         let answer = if exchange.span().is_disabled() {
-            answer.await
+            self.ask(resource, head, payload, &mut caller).await
         } else {
-            answer.instrument(exchange.span().clone()).await
-        };
-        let answer = match answer {
-            Err(error) if error.is_for_the_trail() => {
-                let principal = caller.as_ref().map(VerifiedKey::principal);
-                let denied = Denied {
-                    request: head,
-                    resource: Some(resource),
-                    error: &error,
-                    target: None,
-                };
-                let written = exchange.write_down(&self.state, &denied, principal).await;
-                Err(written.err().unwrap_or(error))
-            }
-            answer => answer,
+            let span = exchange.span().clone();
+            self.ask_within(span, resource, head, payload, &mut caller)
+                .await
         };
         let (mut response, failure) = match answer {
             Ok(response) => (response, None),
-            Err(error) => (error.error_response().into(), Some(error)),
+            Err(mut error) => {
+                if error.is_for_the_trail() {
+                    let denied = Denied {
+                        request: head,
+                        resource: Some(resource),
+                        error: &error,
+                        target: None,
+                    };
+                    let principal = caller.as_ref().map(VerifiedKey::principal);
+                    let written =
+                        Box::pin(exchange.write_down(&self.state, &denied, principal)).await;
+                    if let Err(failure) = written {
+                        error = failure;
+                    }
+                }
+                (error.error_response().into(), Some(error))
+            }
         };
         exchange.dress(&self.state, response.head_mut());
         exchange.end(
@@ -131,6 +137,20 @@ impl Worker {
         response
     }
 
+    /// The same as a part of a span. It is boxed, as what is seldom needed is here: room for it would have to be found for every
+    /// answer.
+    fn ask_within<'a>(
+        &'a self,
+        span: Span,
+        resource: &'a Resource,
+        head: &'a RequestHead,
+        payload: Payload,
+        caller: &'a mut Option<VerifiedKey>,
+    ) -> LocalBoxFuture<'a, Result<Response<BoxBody>, ApiError>> {
+        Box::pin(self.ask(resource, head, payload, caller).instrument(span))
+    }
+
+    /// Where a request is refused, what the handler has found out before is still in `caller`.
     async fn ask(
         &self,
         resource: &Resource,
@@ -143,11 +163,9 @@ impl Worker {
             route: resource.route(&head.method)?,
             head,
             payload,
-            caller: None,
+            caller,
         };
-        let answer = answer_ahead(&mut asked).await;
-        *caller = asked.caller;
-        answer
+        answer_ahead(&mut asked).await
     }
 }
 
@@ -248,9 +266,11 @@ where
             }));
         };
         let worker = Rc::clone(&self.worker);
-        Either::Left(Box::pin(async move {
-            let response = worker.answer(request, &resource).await;
+        let (head, payload) = request.into_parts();
+        let answer = async move {
+            let response = worker.answer(&head, payload, &resource).await;
             Ok(response.map_body(|_, body| EitherBody::left(body)))
-        }))
+        };
+        Either::Left(Box::pin(answer))
     }
 }

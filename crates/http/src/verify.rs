@@ -235,7 +235,7 @@ impl Outcome {
 )]
 pub(crate) async fn verify_key(asked: &mut Asked<'_>) -> Result<Response<BoxBody>, ApiError> {
     let reach = asked.verifier().await?;
-    let question = Question::of(&asked.body().read().await?)?;
+    let question = Question::of(&Box::pin(asked.body().read()).await?)?;
     let outcome = question.ask(asked.state, reach).await?;
     json(&outcome.response())
 }
@@ -252,7 +252,7 @@ pub(crate) async fn verify_key(asked: &mut Asked<'_>) -> Result<Response<BoxBody
 )]
 pub(crate) async fn verify_keys(asked: &mut Asked<'_>) -> Result<Response<BoxBody>, ApiError> {
     let reach = asked.verifier().await?;
-    let mut body = Fields::body(&asked.body().read_up_to(MAX_BATCH).await?);
+    let mut body = Fields::body(&Box::pin(asked.body().read_up_to(MAX_BATCH)).await?);
     let questions = body.required_objects("keys", 1..=MAX_KEYS, Question::take);
     let questions = finish([body], questions)?;
     let outcomes: Vec<_> = stream::iter(questions)

@@ -119,12 +119,26 @@ impl Service {
         pepper_id: &PepperId,
         digest: &KeyDigest,
     ) -> Result<bool, StoreError> {
-        match ring.verify_digest(key, pepper_id, digest) {
-            Some(true) => return Ok(true),
-            Some(false) => self.may_refuse_hashes()?,
-            None => self.may_refuse_keys_under(pepper_id).await?,
+        if let Some(is_genuine) = self.is_genuine_by(ring, key, pepper_id, digest)? {
+            return Ok(is_genuine);
         }
+        self.may_refuse_keys_under(pepper_id).await?;
         Ok(false)
+    }
+
+    /// The same by the secrets that are at hand; `None` where the key's is not among them.
+    pub(crate) fn is_genuine_by(
+        &self,
+        ring: &Keyring,
+        key: &PlainKey,
+        pepper_id: &PepperId,
+        digest: &KeyDigest,
+    ) -> Result<Option<bool>, StoreError> {
+        let is_genuine = ring.verify_digest(key, pepper_id, digest);
+        if is_genuine == Some(false) {
+            self.may_refuse_hashes()?;
+        }
+        Ok(is_genuine)
     }
 }
 

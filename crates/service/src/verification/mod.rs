@@ -244,7 +244,12 @@ impl Service {
         key: &PlainKey,
     ) -> Result<Verification, StoreError> {
         let ring = self.keyring();
-        let found = self.find_verified(&ring, key).await?;
+        let began = self.lease_time();
+        let found = match self.find_known(&ring, key, began)? {
+            Some(found) => found,
+            // Apart, since room for what it takes to ask the store would otherwise be found for every answer from memory.
+            None => Box::pin(self.find_stored(&ring, key, began)).await?,
+        };
         let Some(found) = found.filter(|found| reach.reaches(found.account_id())) else {
             return Ok(Verification::Refused(Verdict::Unknown, None));
         };
@@ -262,49 +267,58 @@ impl Service {
         }
     }
 
-    /// This very key, whatever its state; `None` where the prefix is unknown or the secret is another.
-    async fn find_verified(
+    /// This very key by what is known, whatever its state: there is none where the prefix is unknown or the secret another.
+    /// `None` where the store has to be asked.
+    fn find_known(
         &self,
         ring: &Keyring,
         key: &PlainKey,
-    ) -> Result<Option<VerifiedKey>, StoreError> {
-        let began = self.lease_time();
-        if self.verifier.cache.may_answer(began) {
-            match self.verifier.cache.get(key.prefix_code()) {
-                Some(Known::Nobody) => {
-                    count(&self.verifier.counters.hits);
-                    // The work of a comparison all the same: time must not tell an unknown prefix from a wrong secret.
-                    ring.verify_against_nothing(key);
-                    return Ok(None);
-                }
-                // Under a secret that this process does not have it may have been hashed anew meanwhile.
-                Some(Known::Key(known)) if ring.get(known.pepper_id()).is_some() => {
-                    count(&self.verifier.counters.hits);
-                    return self.compare(ring, key, VerifiedKey(known)).await;
-                }
-                Some(Known::Key(_)) | None => count(&self.verifier.counters.misses),
-            }
-        } else {
-            count(&self.verifier.counters.bypasses);
+        began: Duration,
+    ) -> Result<Option<Option<VerifiedKey>>, StoreError> {
+        let counters = &self.verifier.counters;
+        if !self.verifier.cache.may_answer(began) {
+            count(&counters.bypasses);
+            return Ok(None);
         }
+        let found = match self.verifier.cache.get(key.prefix_code()) {
+            Some(Known::Nobody) => {
+                // The work of a comparison all the same: time must not tell an unknown prefix from a wrong secret.
+                ring.verify_against_nothing(key);
+                Some(None)
+            }
+            Some(Known::Key(known)) => {
+                let known = VerifiedKey(known);
+                let is_genuine =
+                    self.is_genuine_by(ring, key, known.pepper_id(), known.digest())?;
+                // Under a secret that this process does not have it may have been hashed anew meanwhile.
+                is_genuine.map(|is_genuine| is_genuine.then_some(known))
+            }
+            None => None,
+        };
+        let counter = if found.is_some() {
+            &counters.hits
+        } else {
+            &counters.misses
+        };
+        count(counter);
+        Ok(found)
+    }
+
+    /// This very key by what the store says, as [`find_known`](Self::find_known).
+    async fn find_stored(
+        &self,
+        ring: &Keyring,
+        key: &PlainKey,
+        began: Duration,
+    ) -> Result<Option<VerifiedKey>, StoreError> {
         let found = match self.look_up(key, began).await {
             Ok(found) => found,
             Err(error) => return self.known_before(ring, key, began, error).map(Some),
         };
-        if let Some(found) = found {
-            return self.compare(ring, key, VerifiedKey(found)).await;
-        }
-        ring.verify_against_nothing(key);
-        Ok(None)
-    }
-
-    /// The key that was found, if it is this one.
-    async fn compare(
-        &self,
-        ring: &Keyring,
-        key: &PlainKey,
-        found: VerifiedKey,
-    ) -> Result<Option<VerifiedKey>, StoreError> {
+        let Some(found) = found.map(VerifiedKey) else {
+            ring.verify_against_nothing(key);
+            return Ok(None);
+        };
         let is_genuine = self.is_genuine(ring, key, found.pepper_id(), found.digest());
         Ok(is_genuine.await?.then_some(found))
     }

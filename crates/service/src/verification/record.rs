@@ -88,10 +88,6 @@ impl CachedKey {
         &self.account
     }
 
-    pub(crate) fn pepper_id(&self) -> &PepperId {
-        &self.pepper_id
-    }
-
     /// How many bytes it takes, with its place in the cache. An estimate: what an allocator adds is not known. It never changes:
     /// what the cache adds up when it takes a key it has to take off when that goes.
     pub(crate) fn weight(&self) -> u64 {
