@@ -91,11 +91,15 @@ struct Load {
     answered: u64,
     times: Histogram,
     last_answer: Instant,
+    /// Whether it never sleeps, and for how long it had nothing to do then.
+    awake: bool,
+    waited: Duration,
     collected: Option<BufWriter<File>>,
 }
 
 /// The plan has a `port`, `connections`, `kinds`, `seconds` or a `count`, and may have a `rate`, a `seed`, `by_connection` (each
-/// connection sends one kind) and a file `collect` for the keys and ids in the answers.
+/// connection sends one kind) and a file `collect` for the keys and ids in the answers. With `awake` it never sleeps while it waits:
+/// to wake somebody up is work for the server that answers, which a client on another machine does not make.
 pub(crate) fn run(path: &str) -> Outcome<Value> {
     let plan = Plan::read(path)?;
     let port = u16::try_from(plan.needed("port")?)?;
@@ -127,6 +131,8 @@ pub(crate) fn run(path: &str) -> Outcome<Value> {
         answered: 0,
         times: Histogram::default(),
         last_answer: start,
+        awake: plan.flag("awake"),
+        waited: Duration::ZERO,
         collected,
     };
     let mut pace = plan.float("rate").map_or(Pace::Closed, |rate| Pace::Open {
@@ -139,8 +145,13 @@ pub(crate) fn run(path: &str) -> Outcome<Value> {
     if let Some(mut file) = load.collected.take() {
         file.flush()?;
     }
-    let busy = own_cpu().saturating_sub(own);
-    Ok(load.report(load.last_answer.duration_since(start), busy, &pace))
+    let took = load.last_answer.duration_since(start);
+    let busy = if load.awake {
+        took.saturating_sub(load.waited)
+    } else {
+        own_cpu().saturating_sub(own)
+    };
+    Ok(load.report(took, busy, &pace))
 }
 
 fn connect(address: SocketAddr, poll: &Poll, token: Token) -> io::Result<Connection> {
@@ -173,6 +184,7 @@ impl Load {
                 return Err("some requests were never answered".into());
             }
             let wait = match pace {
+                _ if self.awake => Duration::ZERO,
                 Pace::Open { next, .. } if !over => {
                     next.saturating_duration_since(now).saturating_sub(SPIN)
                 }
@@ -181,6 +193,9 @@ impl Load {
             match poll.poll(&mut events, Some(wait)) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 polled => polled?,
+            }
+            if self.awake && events.is_empty() {
+                self.waited += now.elapsed();
             }
             for event in &events {
                 let Token(at) = event.token();
@@ -334,7 +349,7 @@ impl Load {
             "per_second": float(self.answered) / seconds.max(1e-9),
             "times": times(&self.times),
             "kinds": kinds.collect::<Map<_, _>>(),
-            // How much of its core this process took: near 1, it was the load that had no more to give.
+            // For how much of the time this was busy: near 1, it was the load that had no more to give.
             "busy": busy.as_secs_f64() / seconds.max(1e-9),
             "unsent": unsent,
         })

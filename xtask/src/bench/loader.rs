@@ -38,6 +38,8 @@ pub(crate) struct Load<'a> {
     pub(crate) rate: Option<f64>,
     /// Each connection sends one kind.
     pub(crate) by_connection: bool,
+    /// The generator never sleeps, where it has cores that the server has not.
+    pub(crate) awake: bool,
     pub(crate) seed: u64,
 }
 
@@ -58,7 +60,7 @@ pub(crate) struct Measured {
     pub(crate) p99_us: f64,
     pub(crate) p999_us: f64,
     pub(crate) max_us: f64,
-    /// How much of its core the generator took.
+    /// For how much of the time the generator was busy.
     pub(crate) busy: f64,
     /// How many requests of each kind there were.
     pub(crate) kinds: BTreeMap<String, f64>,
@@ -123,7 +125,7 @@ impl Loader {
         let kinds: Vec<_> = load.kinds.iter().map(kind_of_plan).collect();
         let mut plan = json!({
             "port": load.port, "connections": load.connections, "kinds": kinds, "rate": load.rate,
-            "by_connection": load.by_connection, "seed": load.seed,
+            "by_connection": load.by_connection, "seed": load.seed, "awake": load.awake && !self.prefix.is_empty(),
         });
         let (name, value) = match load.amount {
             Amount::Seconds(seconds) => ("seconds", json!(seconds)),

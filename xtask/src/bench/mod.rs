@@ -522,6 +522,7 @@ impl Bench {
         let measured = self.loader.run(&Load {
             rate,
             by_connection: scenario.by_connection,
+            awake: scenario.awake,
             seed: u64::from(round),
             amount: Amount::Seconds(seconds),
             ..closed(on.port, scenario.connections, &scenario.kinds)
@@ -751,6 +752,7 @@ fn closed(port: u16, connections: u32, kinds: &[Kind]) -> Load<'_> {
         amount: Amount::Seconds(1.0),
         rate: None,
         by_connection: false,
+        awake: false,
         seed: 1,
     }
 }

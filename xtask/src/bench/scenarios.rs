@@ -48,6 +48,10 @@ pub(crate) enum Pace {
 }
 
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each says something of its own, and none rules out another"
+)]
 pub(crate) struct Scenario {
     pub(crate) name: String,
     pub(crate) floor: Option<&'static str>,
@@ -62,6 +66,8 @@ pub(crate) struct Scenario {
     pub(crate) counts_hits: bool,
     /// Each key of the first kind is presented once before anything is measured.
     pub(crate) warms: bool,
+    /// The load never sleeps: no answer of either server wakes it up. Only where no database needs the load's core.
+    pub(crate) awake: bool,
 }
 
 impl Scenario {
@@ -77,6 +83,7 @@ impl Scenario {
             by_connection: false,
             counts_hits: false,
             warms: false,
+            awake: false,
         }
     }
 
@@ -103,6 +110,11 @@ impl Scenario {
 
     fn warm(mut self) -> Self {
         self.warms = true;
+        self
+    }
+
+    fn awake(mut self) -> Self {
+        self.awake = true;
         self
     }
 
@@ -196,7 +208,9 @@ pub(crate) fn cached(
     creators: &[(String, String)],
     connections: u32,
 ) -> Vec<Scenario> {
-    let new = |name: &str, kinds| Scenario::new(name, connections, kinds);
+    // These ask the store, and so a database may need the load's core.
+    let asking = |name: &str, kinds| Scenario::new(name, connections, kinds);
+    let new = |name: &str, kinds| asking(name, kinds).awake();
     let livez = Kind {
         keys: None,
         ..kind("livez", data, 200, request("GET", "/livez", NOBODYS, None))
@@ -225,6 +239,7 @@ pub(crate) fn cached(
             )
         }
     });
+    let one = |name: &str| Scenario::new(name, 1, vec![forward_auth(data)]).awake();
     vec![
         new("floor/forward-auth", vec![forward_auth(data)]),
         new("forward-auth", vec![forward_auth(data)]).beside("floor/forward-auth"),
@@ -233,9 +248,8 @@ pub(crate) fn cached(
             .at_half("forward-auth", "floor/forward-auth"),
         new("forward-auth/open", vec![forward_auth(data)])
             .at_half("forward-auth", "floor/forward-auth"),
-        Scenario::new("floor/forward-auth/one", 1, vec![forward_auth(data)]),
-        Scenario::new("forward-auth/one", 1, vec![forward_auth(data)])
-            .beside("floor/forward-auth/one"),
+        one("floor/forward-auth/one"),
+        one("forward-auth/one").beside("floor/forward-auth/one"),
         new("floor/verify", vec![verify(data)]),
         new("verify", vec![verify(data)]).beside("floor/verify"),
         new("floor/batch", vec![batch(data)]).per(BATCH),
@@ -248,10 +262,10 @@ pub(crate) fn cached(
             .warm(),
         // What is left of the hot keys after it.
         new("flood/after", vec![hot(data)]).counting_hits(),
-        new("flood/fresh", vec![fresh(), hot(data)])
+        asking("flood/fresh", vec![fresh(), hot(data)])
             .beside("floor/flood")
             .counting_hits(),
-        new("mixed", vec![ninety_nine(verify(data)), rename]).beside("floor/verify"),
+        asking("mixed", vec![ninety_nine(verify(data)), rename]).beside("floor/verify"),
         Scenario {
             by_connection: true,
             ..Scenario::new("creation", CREATORS, create.collect())
@@ -276,8 +290,10 @@ pub(crate) fn in_process(data: &Data, connections: u32) -> Vec<Scenario> {
         request("GET", "/docs", "{key}", None),
     )];
     vec![
-        Scenario::new("floor/in-process", connections, kinds.clone()),
-        Scenario::new("in-process", connections, kinds).beside("floor/in-process"),
+        Scenario::new("floor/in-process", connections, kinds.clone()).awake(),
+        Scenario::new("in-process", connections, kinds)
+            .beside("floor/in-process")
+            .awake(),
     ]
 }
 

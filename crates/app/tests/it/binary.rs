@@ -147,14 +147,14 @@ async fn what_is_no_request_leaves_no_error_in_the_log() {
     let mut running = Running::start(&[], &[ANYWHERE, ("DATABASE_URL", "memory:")]);
     let base = running.base();
     let address = base.trim_start_matches("http://");
-    let long = format!("GET / HTTP/1.1\r\nx: {}", "a".repeat(200_000));
+    let endless = format!("GET / HTTP/1.1\r\nx: {}", "a".repeat(200_000));
     let garbage: [&[u8]; 6] = [
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 no TLS is spoken here\r\n\r\n",
         b"\0\xff\xfe\r\n\r\n",
         b"GET / HTTP/9.9\r\n\r\n",
         b"GET /health HTTP/1.1\r\nno colon\r\n\r\n",
         b"POST /v1/verify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nno length\r\n",
-        long.as_bytes(),
+        endless.as_bytes(),
     ];
     for bytes in garbage {
         let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();

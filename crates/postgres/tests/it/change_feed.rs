@@ -704,9 +704,7 @@ async fn a_report_that_cannot_be_read_hides_no_other() {
         ("version", "NULL", patience),
         ("tick", "NULL", patience),
         ("started_at", "NULL", patience),
-        ("started_at", "'infinity'", patience),
         ("seen_at", "NULL", patience),
-        ("seen_at", "'-infinity'", patience),
         ("patience", "NULL", None),
         ("patience", "-1", None),
         ("lease_age", "-1", patience),
@@ -716,7 +714,11 @@ async fn a_report_that_cannot_be_read_hides_no_other() {
         let update = format!("UPDATE server_nodes SET {part} = {value} WHERE id = '{id}'");
         client.batch_execute(&update).await.unwrap();
         let reports = stores.feed.nodes().await.unwrap();
-        assert_eq!(reports.readable, [sound.clone()], "{part} = {value}");
+        assert_eq!(
+            reports.readable,
+            std::slice::from_ref(&sound),
+            "{part} = {value}"
+        );
         let unreadable = UnreadableReport { id, patience, part };
         assert_eq!(reports.unreadable, [unreadable], "{part} = {value}");
         // Whoever runs writes it anew.

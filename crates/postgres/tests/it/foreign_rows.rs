@@ -153,7 +153,7 @@ async fn secrets_and_nodes_of_no_year_can_be_read() {
         client.batch_execute(&rows).await.unwrap();
         let secrets = stores.secrets.registered().await.unwrap();
         assert_eq!(secrets[0].dropped_at, Some(nearest), "{written}");
-        let nodes = stores.feed.nodes().await.unwrap();
+        let nodes = stores.feed.nodes().await.unwrap().readable;
         assert_eq!(
             (nodes[0].started_at, nodes[0].seen_at),
             (nearest, nearest),

@@ -151,6 +151,16 @@ impl Verification {
     }
 }
 
+/// What is known of a key that is presented, and may be relied on.
+enum Remembered {
+    /// It is this one.
+    Key(VerifiedKey),
+    /// Nobody has its prefix, or who has it has another secret.
+    NoKey,
+    /// The store has to be asked.
+    Nothing,
+}
+
 /// How often what was known answered, and how often it did not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheStatistics {
@@ -246,9 +256,10 @@ impl Service {
         let ring = self.keyring();
         let began = self.lease_time();
         let found = match self.find_known(&ring, key, began)? {
-            Some(found) => found,
+            Remembered::Key(found) => Some(found),
+            Remembered::NoKey => None,
             // Apart, since room for what it takes to ask the store would otherwise be found for every answer from memory.
-            None => Box::pin(self.find_stored(&ring, key, began)).await?,
+            Remembered::Nothing => Box::pin(self.find_stored(&ring, key, began)).await?,
         };
         let Some(found) = found.filter(|found| reach.reaches(found.account_id())) else {
             return Ok(Verification::Refused(Verdict::Unknown, None));
@@ -267,44 +278,44 @@ impl Service {
         }
     }
 
-    /// This very key by what is known, whatever its state: there is none where the prefix is unknown or the secret another.
-    /// `None` where the store has to be asked.
+    /// This very key by what is known, whatever its state.
     fn find_known(
         &self,
         ring: &Keyring,
         key: &PlainKey,
         began: Duration,
-    ) -> Result<Option<Option<VerifiedKey>>, StoreError> {
+    ) -> Result<Remembered, StoreError> {
         let counters = &self.verifier.counters;
         if !self.verifier.cache.may_answer(began) {
             count(&counters.bypasses);
-            return Ok(None);
+            return Ok(Remembered::Nothing);
         }
-        let found = match self.verifier.cache.get(key.prefix_code()) {
+        let known = match self.verifier.cache.get(key.prefix_code()) {
             Some(Known::Nobody) => {
                 // The work of a comparison all the same: time must not tell an unknown prefix from a wrong secret.
                 ring.verify_against_nothing(key);
-                Some(None)
+                Remembered::NoKey
             }
             Some(Known::Key(known)) => {
                 let known = VerifiedKey(known);
-                let is_genuine =
-                    self.is_genuine_by(ring, key, known.pepper_id(), known.digest())?;
-                // Under a secret that this process does not have it may have been hashed anew meanwhile.
-                is_genuine.map(|is_genuine| is_genuine.then_some(known))
+                match self.is_genuine_by(ring, key, known.pepper_id(), known.digest())? {
+                    Some(true) => Remembered::Key(known),
+                    Some(false) => Remembered::NoKey,
+                    // Under a secret that this process does not have it may have been hashed anew meanwhile.
+                    None => Remembered::Nothing,
+                }
             }
-            None => None,
+            None => Remembered::Nothing,
         };
-        let counter = if found.is_some() {
-            &counters.hits
-        } else {
+        count(if matches!(known, Remembered::Nothing) {
             &counters.misses
-        };
-        count(counter);
-        Ok(found)
+        } else {
+            &counters.hits
+        });
+        Ok(known)
     }
 
-    /// This very key by what the store says, as [`find_known`](Self::find_known).
+    /// This very key by what the store says, whatever its state; `None` where the prefix is unknown or the secret is another.
     async fn find_stored(
         &self,
         ring: &Keyring,
