@@ -22,6 +22,8 @@ use crate::template::{Order, Pool, Template};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Less than this is not slept: the kernel would wake this thread up too late.
 const SPIN: Duration = Duration::from_millis(2);
+/// How long it does not ask whether anything has come, where it is awake and nothing had.
+const PAUSE: Duration = Duration::from_micros(5);
 const BUFFER: usize = 64 * 1024;
 
 /// One kind of request, and what came of those.
@@ -195,6 +197,10 @@ impl Load {
                 polled => polled?,
             }
             if self.awake && events.is_empty() {
+                // To ask again at once would have the server wait for the kernel's list of what has come.
+                while now.elapsed() < PAUSE {
+                    std::hint::spin_loop();
+                }
                 self.waited += now.elapsed();
             }
             for event in &events {
