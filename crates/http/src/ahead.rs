@@ -274,3 +274,41 @@ where
         Either::Left(Box::pin(answer))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use actix_http::Request;
+    use leadr_auth_domain::{Pepper, Timestamp};
+    use leadr_auth_memory::Memory;
+    use leadr_auth_memory::system::{ManualClock, SeededEntropy};
+    use leadr_auth_service::Service;
+
+    use super::*;
+    use crate::HttpConfig;
+
+    /// Allocators hand out pieces of up to a kilobyte at once, and search for larger ones.
+    #[test]
+    fn an_answer_needs_no_large_piece_of_memory() {
+        let service = Service::new(
+            Memory::new().stores(),
+            Arc::new(ManualClock::new(Timestamp::MIN)),
+            Arc::new(SeededEntropy::new(1)),
+            Pepper::new("a secret for tests, of 32 bytes and more").unwrap(),
+        );
+        let config = HttpConfig {
+            body_timeout: Duration::from_secs(1),
+            instance: 1,
+        };
+        let worker = Worker {
+            state: State::new(service, config),
+            resources: resources_ahead().map(Rc::new).collect(),
+        };
+        let request = Request::new();
+        let resource = &worker.resources[0];
+        let answer = worker.answer(request.head(), Payload::None, resource);
+        assert!(size_of_val(&answer) <= 1000, "{}", size_of_val(&answer));
+    }
+}

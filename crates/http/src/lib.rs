@@ -1,10 +1,10 @@
 //! The HTTP face: routes, requests, responses, errors, and the description of all of it.
 //!
-//! A request comes in through [`app`]: the one middleware gives it an id and will log its end; the route in `routes` names
-//! its handler, who may call it, and which scopes a key needs for it; the handler's signature says what it needs
-//! (`RequireKey`, `RequireOperator`), and getting it is authentication and, by the route's row,
-//! authorization; the handler reads the body into domain values with every fault collected, asks the [`Service`], and puts the
-//! result into words. Nothing comes back the other way.
+//! A request comes in through [`app`]. Verification is answered by `ahead`, all else by an application of Actix Web: its one
+//! middleware gives the request an id and will log its end; the route in `routes` names its handler, who may call it, and which
+//! scopes a key needs for it; the handler's signature says what it needs (`RequireKey`, `RequireOperator`), and getting it is
+//! authentication and, by the route's row, authorization; the handler reads the body into domain values with every fault
+//! collected, asks the [`Service`], and puts the result into words. Nothing comes back the other way.
 //!
 //! Other applications of Actix Web protect their own routes with [`RequireApiKey`].
 //!
