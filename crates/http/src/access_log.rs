@@ -162,10 +162,11 @@ impl Exchange {
             error,
             target,
         } = denied;
-        let Some(mut principal) = principal else {
-            return Err(ApiError::internal("a request was refused without a key"));
+        let account = |principal: Principal| match principal.origin.actor {
+            Actor::Key { account_id, .. } => Some((principal, account_id)),
+            Actor::Tool | Actor::Server => None,
         };
-        let Actor::Key { account_id, .. } = principal.origin.actor else {
+        let Some((mut principal, account_id)) = principal.and_then(account) else {
             return Err(ApiError::internal("a request was refused without a key"));
         };
         principal.origin.client = request.peer_addr.map(|peer| peer.ip());

@@ -61,15 +61,10 @@ impl<'a> Asked<'a> {
     /// Needs a valid key with the scopes that the route's row asks for, and says whose keys its holder may learn about. The
     /// word of verification is taken for it, instead of asking the store: nothing that manages keys or accounts does that.
     pub(crate) async fn verifier(&mut self) -> Result<Access, ApiError> {
-        let needs = self.route.needs;
+        let route = self.route;
         let caller = self.caller().await?;
-        let missing = needs
-            .iter()
-            .find(|right| !caller.scopes().covers(right.as_str()));
-        match missing {
-            Some(right) => Err(ApiError::InsufficientScope(*right)),
-            None => Ok(caller.access()),
-        }
+        route.check_scopes(caller.scopes())?;
+        Ok(caller.access())
     }
 }
 
@@ -169,37 +164,19 @@ impl Worker {
     }
 }
 
-/// Puts what is answered ahead of `application` in front of it.
-pub(crate) fn ahead_of<A, S, B>(
-    state: State,
-    application: A,
-) -> impl ServiceFactory<
-    Request,
-    Config = AppConfig,
-    Response = Response<impl MessageBody>,
-    Error = Error,
-    InitError = (),
->
-where
-    A: IntoServiceFactory<S, Request>,
-    S: ServiceFactory<
-            Request,
-            Config = AppConfig,
-            Response = ServiceResponse<B>,
-            Error = Error,
-            InitError = (),
-        > + 'static,
-    B: MessageBody + 'static,
-{
-    Ahead {
-        state,
-        application: application.into_factory(),
-    }
-}
-
-struct Ahead<S> {
+/// An application with what is answered ahead of it in front.
+pub(crate) struct Ahead<S> {
     state: State,
     application: S,
+}
+
+impl<S: ServiceFactory<Request>> Ahead<S> {
+    pub(crate) fn of(state: State, application: impl IntoServiceFactory<S, Request>) -> Self {
+        Self {
+            state,
+            application: application.into_factory(),
+        }
+    }
 }
 
 impl<S, B> ServiceFactory<Request> for Ahead<S>
@@ -236,7 +213,7 @@ where
     }
 }
 
-struct AheadService<S> {
+pub(crate) struct AheadService<S> {
     worker: Rc<Worker>,
     application: S,
 }

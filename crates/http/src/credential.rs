@@ -133,11 +133,7 @@ fn authorize(route: &Route, principal: &Principal) -> Result<(), ApiError> {
     if route.who == Who::Operator && principal.operator().is_none() {
         return Err(NOT_AN_OPERATOR);
     }
-    let missing = |right: &&Right| !principal.scopes.covers(right.as_str());
-    match route.needs.iter().find(missing) {
-        Some(right) => Err(ApiError::InsufficientScope(*right)),
-        None => Ok(()),
-    }
+    route.check_scopes(&principal.scopes)
 }
 
 const NOT_AN_OPERATOR: ApiError = ApiError::Forbidden("Only an operator's key may do this");

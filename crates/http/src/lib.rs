@@ -51,6 +51,7 @@ use actix_web::{App, Error};
 use leadr_auth_service::Service;
 
 pub use access_log::REQUEST_SPAN;
+use ahead::Ahead;
 pub use embed::{Protect, Refused, RequireApiKey};
 use metrics::Metrics;
 
@@ -99,7 +100,7 @@ pub fn app(
     Error = Error,
     InitError = (),
 > {
-    ahead::ahead_of(state.clone(), serve(state, routes::configure))
+    Ahead::of(state.clone(), serve(state, routes::configure))
 }
 
 /// What whoever runs the service asks it: `/metrics`, `/livez` and `/readyz`. To be served on a listener of its own: what

@@ -5,7 +5,7 @@ use actix_web::dev::Response;
 use actix_web::http::Method;
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpRequest, Route as ActixRoute, guard};
-use leadr_auth_domain::Right;
+use leadr_auth_domain::{Right, Scopes};
 
 use crate::ahead::Asked;
 use crate::error::ApiError;
@@ -36,6 +36,17 @@ pub struct Route {
     pub who: Who,
     /// The scopes that a key needs for it, all of them. With none, any valid key may call it.
     pub needs: &'static [Right],
+}
+
+impl Route {
+    /// Are these scopes enough to call it?
+    pub(crate) fn check_scopes(&self, scopes: &Scopes) -> Result<(), ApiError> {
+        let missing = |right: &&Right| !scopes.covers(right.as_str());
+        match self.needs.iter().find(missing) {
+            Some(right) => Err(ApiError::InsufficientScope(*right)),
+            None => Ok(()),
+        }
+    }
 }
 
 /// The method of a route that is called by any.

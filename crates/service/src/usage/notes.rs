@@ -110,8 +110,7 @@ pub(super) struct Event {
 
 impl Part {
     fn at(&self, slot: u32) -> Option<&Note> {
-        let slot = usize::try_from(slot).ok()?;
-        self.notes.get(slot)?.as_ref()
+        self.notes.get(slot as usize)?.as_ref()
     }
 
     fn get(&self, place: Place) -> Option<&Note> {
@@ -119,8 +118,7 @@ impl Part {
     }
 
     fn get_mut(&mut self, place: Place) -> Option<&mut Note> {
-        let slot = usize::try_from(place.slot()).ok()?;
-        self.notes.get_mut(slot)?.as_mut()
+        self.notes.get_mut(place.slot() as usize)?.as_mut()
     }
 
     fn slot_of(&self, key_id: KeyId, hash: u64) -> Option<u32> {
@@ -150,17 +148,12 @@ impl Part {
             self.notes.push(None);
             u32::try_from(self.notes.len() - 1).unwrap_or(u32::MAX)
         });
-        if let Some(place) = usize::try_from(slot)
-            .ok()
-            .and_then(|at| self.notes.get_mut(at))
-        {
+        if let Some(place) = self.notes.get_mut(slot as usize) {
             *place = Some(note);
         }
         let notes = &self.notes;
         let hash_of = |slot: &u32| {
-            let note = usize::try_from(*slot)
-                .ok()
-                .and_then(|at| notes.get(at)?.as_ref());
+            let note = notes.get(*slot as usize).and_then(Option::as_ref);
             note.map_or(0, |note| hasher.hash_one(note.key_id))
         };
         self.slots.insert_unique(hash, slot, hash_of);
@@ -181,10 +174,7 @@ impl Part {
             (self.notes, self.free, self.slots) = Default::default();
             return;
         }
-        if let Some(note) = usize::try_from(slot)
-            .ok()
-            .and_then(|at| self.notes.get_mut(at))
-        {
+        if let Some(note) = self.notes.get_mut(slot as usize) {
             *note = None;
         }
         self.free.push(slot);

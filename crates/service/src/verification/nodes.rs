@@ -265,20 +265,13 @@ impl State {
         // What was said until then may have been missed.
         let since = self.passed_over_at.map_or(since, |at| at.max(since));
         for (&node, &patience) in &told.0 {
-            let until = match (self.heard.get(&node), patience) {
-                (Some(Heard::Farewell), _) => continue,
-                (Some(&Heard::Tick { at, patience }), None) => {
-                    at.max(since).saturating_add(patience)
-                }
-                (
-                    Some(&Heard::Tick {
-                        at,
-                        patience: heard,
-                    }),
-                    Some(patience),
-                ) => at.max(since).saturating_add(patience.max(heard)),
-                (None, patience) => since.saturating_add(patience.unwrap_or(LONGEST_PATIENCE)),
+            let (at, heard) = match self.heard.get(&node) {
+                Some(Heard::Farewell) => continue,
+                Some(&Heard::Tick { at, patience }) => (at.max(since), Some(patience)),
+                None => (since, None),
             };
+            let patience = patience.max(heard).unwrap_or(LONGEST_PATIENCE);
+            let until = at.saturating_add(patience);
             if node != me && until > now {
                 expected.insert(node, until);
             }
