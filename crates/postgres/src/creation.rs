@@ -1,8 +1,16 @@
 //! Keys that are issued at once are written together.
 //!
-//! A commit costs the server more than the rows in it, and each statement costs a round trip. So whatever is to be created
-//! while a batch is being written waits for that batch, and is written with the next one: by one statement, in one commit.
-//! Whoever comes when there is none goes at once, so that nobody waits for company.
+//! A commit costs the server more than the rows in it, and each statement costs a round trip. So what is to be created while
+//! batches are being written waits, and is then written together: by one statement, in one commit. Whoever comes when there is
+//! none goes at once.
+//!
+//! # When a batch begins
+//!
+//! Up to [`AT_ONCE`] batches are underway: while one is being committed, the next is being gathered. Where several were
+//! written together, those who asked for them are likely to ask again, each a moment after the other. The first of them would
+//! go alone, and the others would wait for it. So a batch is begun when it has its share: of those who wait, those who are
+//! being written, and those who were written just now and may come again. These are waited for no longer than their own batch
+//! took, and not beyond [`LONGEST_PAUSE`]. Who comes alone, one key after the other, never waits.
 //!
 //! # What a batch is
 //!
@@ -31,6 +39,7 @@ use std::{
     error::Error as StdError,
     fmt,
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use diesel::{
@@ -43,7 +52,10 @@ use diesel::{
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl};
 use leadr_auth_domain::{ApiKey, AuditDraft, ChainHead, ChainId};
 use leadr_auth_ports::{CreateKeyError, StoreError};
-use tokio::{runtime, sync::oneshot};
+use tokio::{
+    runtime,
+    sync::{Notify, oneshot},
+};
 use uuid::Uuid;
 
 use crate::{
@@ -57,6 +69,10 @@ use crate::{
 
 /// The most that are written by one statement.
 const MOST: usize = 64;
+/// How many batches are underway at most.
+const AT_ONCE: usize = 2;
+/// The longest that a batch waits for company.
+const LONGEST_PAUSE: Duration = Duration::from_millis(5);
 
 /// What is to be created, and who writes it. Clones share it.
 #[derive(Clone)]
@@ -72,15 +88,79 @@ struct Shared {
     pool: Pool,
     heads: Heads,
     queue: Mutex<Queue>,
+    /// Whoever pauses is to look again.
+    changed: Notify,
 }
 
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Member>,
-    /// Somebody writes batches, and looks here again after each.
-    is_led: bool,
+    /// How many there are who write batches, and look here again after each.
+    leaders: usize,
+    /// One of them waits for company. There is never more than one.
+    pauses: bool,
+    /// How many are in batches that are being written.
+    underway: usize,
+    /// How many were written just now, and may come again.
+    expected: usize,
+    /// Until when they are expected.
+    until: Option<Instant>,
+    /// Chains of which a group is being written with others.
+    quick: HashSet<ChainId>,
     /// Chains of which a group goes the slow way.
     slow: HashSet<ChainId>,
+}
+
+impl Queue {
+    /// How many a batch has that begins now; or until when it is to wait.
+    fn share(&mut self, now: Instant) -> Result<usize, Instant> {
+        let expected_until = self.until.filter(|until| self.expected > 0 && now < *until);
+        if expected_until.is_none() {
+            self.expected = 0;
+        }
+        let all = self.waiting.len() + self.expected + self.underway;
+        let share = all.div_ceil(AT_ONCE).min(MOST);
+        match expected_until {
+            Some(until) if self.waiting.len() < share => Err(until),
+            _ => Ok(share),
+        }
+    }
+
+    /// A batch is not being written any more.
+    fn finish(&mut self, count: usize, chains: &[ChainId]) {
+        self.underway -= count;
+        for chain in chains {
+            self.quick.remove(chain);
+        }
+    }
+
+    /// Is nobody writing to this chain?
+    fn is_free(&self, chain: ChainId) -> bool {
+        !self.quick.contains(&chain) && !self.slow.contains(&chain)
+    }
+
+    /// Takes so many that can be written now, or more where others are of the same chains: they cannot be written before.
+    fn take(&mut self, share: usize) -> BTreeMap<ChainId, Group> {
+        let mut batch: BTreeMap<ChainId, Group> = BTreeMap::new();
+        let mut taken = 0;
+        for member in std::mem::take(&mut self.waiting) {
+            // Nobody waits for it any more, and it was not begun.
+            if member.answer.is_closed() {
+                continue;
+            }
+            let chain = member.entry.chain;
+            let group = batch.get(&chain).and_then(|group| group.as_slice().first());
+            let fits = group.is_none_or(|first| member.goes_with(first));
+            let has_place = taken < share || group.is_some() && taken < MOST;
+            if has_place && fits && self.is_free(chain) {
+                taken += 1;
+                batch.entry(chain).or_default().push(member);
+            } else {
+                self.waiting.push_back(member);
+            }
+        }
+        batch
+    }
 }
 
 /// A key that is to be created.
@@ -150,6 +230,7 @@ impl Creations {
             pool,
             heads,
             queue: Mutex::default(),
+            changed: Notify::new(),
         }))
     }
 
@@ -162,13 +243,17 @@ impl Creations {
     ) -> Result<bool, CreateKeyError> {
         let Self(shared) = self;
         let (answer, told) = oneshot::channel();
+        let chain = entry.chain;
         let member = Member {
             key: key.clone(),
             entry: entry.clone(),
             answer,
         };
-        shared.with_queue(|queue| queue.waiting.push_back(member));
-        shared.lead();
+        shared.with_queue(|queue| {
+            queue.waiting.push_back(member);
+            queue.expected = queue.expected.saturating_sub(1);
+        });
+        shared.lead(|queue| queue.is_free(chain));
         let told = tokio::time::timeout(shared.pool.creation_patience(), told);
         match told.await {
             Ok(Ok(Answer::Done(done))) => done.map(|()| true),
@@ -188,17 +273,26 @@ impl Shared {
         work(&mut self.queue.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Sees to it that somebody writes what waits.
-    fn lead(self: &Arc<Self>) {
+    /// Sees to it that somebody writes what waits, if something that waits can be written.
+    fn lead(self: &Arc<Self>, can_be_written: impl FnOnce(&Queue) -> bool) {
         let begins = self.with_queue(|queue| {
-            let begins = !queue.is_led && !queue.waiting.is_empty();
-            queue.is_led |= begins;
+            if queue.pauses {
+                if queue.share(Instant::now()).is_ok() {
+                    self.changed.notify_one();
+                }
+                return false;
+            }
+            let begins = queue.leaders < AT_ONCE && can_be_written(queue);
+            if begins {
+                queue.leaders += 1;
+                queue.pauses = true;
+            }
             begins
         });
         if begins {
             let leader = Leader {
                 shared: Arc::clone(self),
-                leads: true,
+                does: Does::Pauses,
             };
             // A runtime that is about to end drops the task, and the leader with it. Nor is there always one where a task is
             // dropped that a runtime left behind.
@@ -208,39 +302,8 @@ impl Shared {
         }
     }
 
-    /// Writes a batch, and tells its members, or sends them the slow way.
-    async fn write(self: &Arc<Self>, batch: BTreeMap<ChainId, Group>) {
-        let Self { pool, heads, .. } = &**self;
-        let written = pool
-            .statement(async |connection| write_quickly(connection, heads, &batch).await)
-            .await;
-        let mut written = match written {
-            Ok(Ok(written)) => written,
-            Ok(Err(stop)) => match StoreError::from(stop) {
-                error @ StoreError::Unavailable(_) => {
-                    return tell_unavailable(batch.into_values().flatten(), error);
-                }
-                // Something is wrong with one of them. Nothing was written.
-                StoreError::Internal(_) => HashMap::new(),
-            },
-            Err(error) => return tell_unavailable(batch.into_values().flatten(), error),
-        };
-        for (chain, group) in batch {
-            match written.remove(&chain) {
-                Some(head) => {
-                    heads.keep([head]);
-                    for member in group {
-                        member.tell(Answer::Done(Ok(())));
-                    }
-                }
-                None => self.write_slowly(chain, group),
-            }
-        }
-    }
-
-    /// Writes a group by a transaction of its own, while others go on.
+    /// Writes a group by a transaction of its own, while others go on. Its chain is kept out of batches already.
     fn write_slowly(self: &Arc<Self>, chain: ChainId, group: Group) {
-        self.with_queue(|queue| queue.slow.insert(chain));
         let held = Held {
             shared: Arc::clone(self),
             chain,
@@ -286,57 +349,165 @@ impl Shared {
     }
 }
 
-/// Whoever writes batches, until nobody waits.
+/// Whoever writes batches, one after the other, until nobody waits.
 struct Leader {
     shared: Arc<Shared>,
-    leads: bool,
+    does: Does,
+}
+
+/// What a leader does, and gives back where it is dropped meanwhile.
+enum Does {
+    /// It waits for company.
+    Pauses,
+    /// It writes a batch of so many, in these chains.
+    Writes { count: usize, chains: Vec<ChainId> },
+    /// A batch was written, or not, and the next is to be looked for.
+    Looks,
+    /// It is none any more.
+    Rests,
+}
+
+/// What a leader is to do next.
+enum Next {
+    Write(BTreeMap<ChainId, Group>),
+    Pause(Instant),
+    Rest,
 }
 
 impl Leader {
     async fn run(mut self) {
-        while let Some(batch) = self.next() {
-            self.shared.write(batch).await;
+        while let Some(batch) = self.gather().await {
+            // Of whatever was left somebody else makes a batch.
+            self.shared.lead(|queue| {
+                let mut waiting = queue.waiting.iter();
+                waiting.any(|member| queue.is_free(member.entry.chain))
+            });
+            self.write(batch).await;
         }
     }
 
-    /// Whatever waits and can be written now; or the end of it.
-    fn next(&mut self) -> Option<BTreeMap<ChainId, Group>> {
-        let batch = self.shared.with_queue(|queue| {
-            let mut batch: BTreeMap<ChainId, Group> = BTreeMap::new();
-            let mut taken = 0;
-            for member in std::mem::take(&mut queue.waiting) {
-                // Nobody waits for it any more, and it was not begun.
-                if member.answer.is_closed() {
-                    continue;
-                }
-                let chain = member.entry.chain;
-                let group = batch.get(&chain).and_then(|group| group.as_slice().first());
-                let fits = group.is_none_or(|first| member.goes_with(first));
-                if taken < MOST && fits && !queue.slow.contains(&chain) {
-                    taken += 1;
-                    batch.entry(chain).or_default().push(member);
-                } else {
-                    queue.waiting.push_back(member);
+    /// Whatever is to be written now; or the end of it.
+    async fn gather(&mut self) -> Option<BTreeMap<ChainId, Group>> {
+        loop {
+            match self.next() {
+                Next::Write(batch) => return Some(batch),
+                Next::Rest => return None,
+                Next::Pause(until) => {
+                    let changed = self.shared.changed.notified();
+                    // Whichever it was, the next look tells.
+                    drop(tokio::time::timeout_at(until.into(), changed).await);
                 }
             }
-            queue.is_led = !batch.is_empty();
-            batch
-        });
-        self.leads = !batch.is_empty();
-        self.leads.then_some(batch)
+        }
+    }
+
+    fn next(&mut self) -> Next {
+        let Self { shared, does } = self;
+        shared.with_queue(|queue| {
+            if matches!(does, Does::Looks) {
+                if queue.pauses {
+                    // Who does so writes what waits.
+                    queue.leaders -= 1;
+                    *does = Does::Rests;
+                    return Next::Rest;
+                }
+                queue.pauses = true;
+                *does = Does::Pauses;
+            }
+            let share = match queue.share(Instant::now()) {
+                Ok(share) => share,
+                Err(until) => return Next::Pause(until),
+            };
+            queue.pauses = false;
+            let batch = queue.take(share);
+            if batch.is_empty() {
+                queue.leaders -= 1;
+                *does = Does::Rests;
+                return Next::Rest;
+            }
+            let count = batch.values().map(Vec::len).sum();
+            let chains: Vec<_> = batch.keys().copied().collect();
+            queue.underway += count;
+            queue.quick.extend(&chains);
+            *does = Does::Writes { count, chains };
+            Next::Write(batch)
+        })
+    }
+
+    /// Writes a batch, and tells its members, or sends them the slow way.
+    async fn write(&mut self, batch: BTreeMap<ChainId, Group>) {
+        let begun = Instant::now();
+        let Shared { pool, heads, .. } = &*self.shared;
+        let written = pool
+            .statement(async |connection| write_quickly(connection, heads, &batch).await)
+            .await;
+        let written = match written {
+            Ok(Ok(written)) => Ok(written),
+            Ok(Err(stop)) => match StoreError::from(stop) {
+                error @ StoreError::Unavailable(_) => Err(error),
+                // Something is wrong with one of them. Nothing was written.
+                StoreError::Internal(_) => Ok(HashMap::new()),
+            },
+            Err(error) => Err(error),
+        };
+        let written = match written {
+            Ok(written) => written,
+            Err(error) => {
+                self.finish(&[], begun);
+                return tell_unavailable(batch.into_values().flatten(), error);
+            }
+        };
+        heads.keep(written.values().copied());
+        let left = batch.keys().filter(|chain| !written.contains_key(chain));
+        let left: Vec<_> = left.copied().collect();
+        self.finish(&left, begun);
+        let shared = &self.shared;
+        for (chain, group) in batch {
+            if written.contains_key(&chain) {
+                for member in group {
+                    member.tell(Answer::Done(Ok(())));
+                }
+            } else {
+                shared.write_slowly(chain, group);
+            }
+        }
+    }
+
+    /// A batch is over, before anybody is told: whoever hears of it may come again at once.
+    fn finish(&mut self, left: &[ChainId], begun: Instant) {
+        let Self { shared, does } = self;
+        if let Does::Writes { count, chains } = std::mem::replace(does, Does::Looks) {
+            let now = Instant::now();
+            let pause = now.duration_since(begun).min(LONGEST_PAUSE);
+            shared.with_queue(|queue| {
+                queue.finish(count, &chains);
+                queue.slow.extend(left);
+                queue.expected += count;
+                queue.until = now.checked_add(pause);
+            });
+        }
     }
 }
 
 impl Drop for Leader {
-    /// The runtime ended, where there is something left to do. Others are told to do it themselves.
+    /// The runtime ended, unless the leader is none any more. If there is no other, those who wait are told to do it themselves.
     fn drop(&mut self) {
-        if self.leads {
-            let waiting = self.shared.with_queue(|queue| {
-                queue.is_led = false;
+        let Self { shared, does } = self;
+        let waiting = shared.with_queue(|queue| {
+            match does {
+                Does::Rests => return VecDeque::new(),
+                Does::Pauses => queue.pauses = false,
+                Does::Writes { count, chains } => queue.finish(*count, chains),
+                Does::Looks => {}
+            }
+            queue.leaders -= 1;
+            if queue.leaders == 0 {
                 std::mem::take(&mut queue.waiting)
-            });
-            tell_alone(waiting);
-        }
+            } else {
+                VecDeque::new()
+            }
+        });
+        tell_alone(waiting);
     }
 }
 
@@ -350,7 +521,10 @@ impl Drop for Held {
     fn drop(&mut self) {
         self.shared
             .with_queue(|queue| queue.slow.remove(&self.chain));
-        self.shared.lead();
+        self.shared.lead(|queue| {
+            let mut waiting = queue.waiting.iter();
+            waiting.any(|member| member.entry.chain == self.chain)
+        });
     }
 }
 
@@ -582,5 +756,97 @@ impl QueryFragment<Pg> for Batch<'_> {
             out.push_sql(text);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use leadr_auth_ports::contract::fixtures::{account, entry_in, key};
+
+    /// So many who wait, each for a key of this account.
+    fn waiting(
+        owners: impl IntoIterator<Item = u8>,
+    ) -> (VecDeque<Member>, Vec<oneshot::Receiver<Answer>>) {
+        let members = owners.into_iter().enumerate().map(|(n, owner)| {
+            let owner = account(owner);
+            let (answer, told) = oneshot::channel();
+            let member = Member {
+                key: key(n.try_into().unwrap(), &owner),
+                entry: entry_in(ChainId::Account(owner.id)),
+                answer,
+            };
+            (member, told)
+        });
+        members.unzip()
+    }
+
+    fn queue(owners: impl IntoIterator<Item = u8>) -> Queue {
+        Queue {
+            waiting: waiting(owners).0,
+            ..Queue::default()
+        }
+    }
+
+    /// Whoever comes after a batch of so many, which were written until now.
+    fn after(expected: usize, owners: impl IntoIterator<Item = u8>) -> (Queue, Instant) {
+        let now = Instant::now();
+        let queue = Queue {
+            expected,
+            until: now.checked_add(LONGEST_PAUSE),
+            ..queue(owners)
+        };
+        (queue, now)
+    }
+
+    #[test]
+    fn whoever_comes_alone_goes_at_once() {
+        assert_eq!(queue([1]).share(Instant::now()), Ok(1));
+        // The one who was written before came again.
+        let (mut again, now) = after(0, [1]);
+        assert_eq!(again.share(now), Ok(1));
+    }
+
+    #[test]
+    fn those_who_were_written_are_waited_for() {
+        let (mut queue, now) = after(8, []);
+        let until = now + LONGEST_PAUSE;
+        assert_eq!(queue.share(now), Err(until));
+        assert_eq!(queue.share(until), Ok(0), "but not for ever");
+        let (mut queue, now) = after(5, [1, 2, 3]);
+        assert_eq!(queue.share(now), Err(now + LONGEST_PAUSE));
+        let (mut queue, now) = after(4, [1, 2, 3, 4]);
+        assert_eq!(queue.share(now), Ok(4), "the others make the next batch");
+    }
+
+    #[test]
+    fn those_who_are_being_written_make_the_next_batch() {
+        let (mut queue, now) = after(2, [1, 2]);
+        queue.underway = 4;
+        assert_eq!(queue.share(now), Err(now + LONGEST_PAUSE));
+        queue.underway = 0;
+        assert_eq!(queue.share(now), Ok(2));
+    }
+
+    #[test]
+    fn a_batch_has_a_limit() {
+        let (mut queue, now) = after(1, vec![1; 200]);
+        assert_eq!(queue.share(now), Ok(MOST));
+    }
+
+    #[test]
+    fn a_chain_is_in_one_batch() {
+        let count = |batch: &BTreeMap<_, Group>| batch.values().map(Vec::len).sum::<usize>();
+        let (members, _told) = waiting([1, 1, 2, 1, 1]);
+        let mut queue = Queue {
+            waiting: members,
+            ..Queue::default()
+        };
+        queue.slow.insert(ChainId::Account(account(2).id));
+        let batch = queue.take(1);
+        assert_eq!((count(&batch), queue.waiting.len()), (4, 1));
+        assert_eq!(count(&queue.take(5)), 0, "somebody writes to it");
+        queue.slow.clear();
+        assert_eq!(count(&queue.take(5)), 1);
     }
 }
