@@ -30,7 +30,7 @@ use crate::sh::{self, Failure, Outcome};
 use loader::{Amount, Kind, Load, Loader, Measured, request};
 use pinning::Pinning;
 use report::{Report, Sample};
-use scenarios::{Pace, Scenario};
+use scenarios::{Creator, Pace, Scenario};
 use servers::{Programs, Server, bare};
 
 /// What servers keep their keys in.
@@ -435,7 +435,9 @@ impl Bench {
         server.wait_for_lease()?;
         self.warm(data, &server, data.keys)?;
         write_unknown(data)?;
-        let creators = Self::creators(data, &server)?;
+        let creators = Self::creators(data, &server, "creator")?;
+        // The service would find the trail of these accounts altered.
+        let of_pgbench = Self::creators(data, &server, "pgbench")?;
         let list = scenarios::cached(data, &creators, self.options.connections);
         let list: Vec<_> = self.wanted(&list);
         for round in 1..=self.options.rounds {
@@ -449,7 +451,7 @@ impl Bench {
                 self.measure(data.kept, scenario, on, round)?;
             }
             if data.kept == Kept::Postgres && self.options.wants("creation") {
-                self.pgbench(data, &creators)?;
+                self.pgbench(data, &of_pgbench)?;
             }
         }
         if data.kept == Kept::Memory && self.options.wants("in-process") {
@@ -475,18 +477,19 @@ impl Bench {
     }
 
     /// Keys with which keys are made, of accounts of their own.
-    fn creators(data: &Data, server: &Server) -> Outcome<Vec<(String, String)>> {
+    fn creators(data: &Data, server: &Server, slug: &str) -> Outcome<Vec<Creator>> {
         let client = Client {
             port: server.port,
             key: Some(&data.operator),
         };
-        let accounts = accounts_of(server, &data.operator, "creator", CREATORS)?;
-        let keys = accounts.into_iter().map(|account| {
-            let body = json!({"account_id": account, "name": "creator"});
+        let accounts = accounts_of(server, &data.operator, slug, CREATORS)?;
+        let creators = accounts.into_iter().map(|account| {
+            let body = json!({"account_id": account, "name": slug});
             let answer = client.post("/v1/api-keys", &body)?;
-            Ok((account, load::field(&answer, "key")?.to_owned()))
+            let key = load::field(&answer, "key")?.to_owned();
+            Ok(Creator { account, key })
         });
-        keys.collect()
+        creators.collect()
     }
 
     /// One scenario in one round.
@@ -538,33 +541,36 @@ impl Bench {
         Ok(())
     }
 
-    fn pgbench(&mut self, data: &Data, creators: &[(String, String)]) -> Outcome {
+    /// The database's own benchmark writes the rows of keys.
+    fn pgbench(&mut self, data: &Data, creators: &[Creator]) -> Outcome {
         let Some(cluster) = &self.database else {
             return Ok(());
         };
-        let script = self.folder.join("insert.sql");
-        fs::write(&script, scenarios::insert(creators)).map_err(Failure::when(script.display()))?;
-        let mut command = bare(&cluster.program("pgbench")?, &self.pinning.others());
-        command
-            // As the server says of a key that it makes itself: nobody has to hear of it.
-            .env("PGOPTIONS", "-c leadr_auth.fresh_key=on")
-            .args(["-n", "-j", "1", "-M", "prepared", "-c"])
-            .arg(CREATORS.to_string())
-            .arg("-T")
-            .arg(self.options.seconds.to_string())
-            .arg("-f")
-            .arg(&script)
-            .arg(&data.url);
-        let text = sh::output(&mut command)?;
-        let rate = text
-            .lines()
-            .find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
-        let per_second = rate.ok_or_else(|| Failure::new(format!("pgbench said {text}")))?;
-        let measured = Measured {
-            per_second,
-            ..Measured::default()
-        };
-        self.report.add(data.kept, "pgbench", Sample::of(measured));
+        for (name, transaction) in scenarios::pgbench(creators) {
+            let script = self.folder.join("transaction.sql");
+            fs::write(&script, transaction).map_err(Failure::when(script.display()))?;
+            let mut command = bare(&cluster.program("pgbench")?, &self.pinning.others());
+            command
+                // As the server says of a key that it makes itself: nobody has to hear of it.
+                .env("PGOPTIONS", "-c leadr_auth.fresh_key=on")
+                .args(["-n", "-j", "1", "-M", "prepared", "-c"])
+                .arg(CREATORS.to_string())
+                .arg("-T")
+                .arg(self.options.seconds.to_string())
+                .arg("-f")
+                .arg(&script)
+                .arg(&data.url);
+            let text = sh::output(&mut command)?;
+            let rate = text
+                .lines()
+                .find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
+            let per_second = rate.ok_or_else(|| Failure::new(format!("pgbench said {text}")))?;
+            let measured = Measured {
+                per_second,
+                ..Measured::default()
+            };
+            self.report.add(data.kept, name, Sample::of(measured));
+        }
         Ok(())
     }
 

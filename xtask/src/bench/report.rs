@@ -127,6 +127,7 @@ const RATIOS: &[Ratio] = ratios! {
     "forward-auth, uncached: requests/s, of the floor's": "uncached/forward-auth" / "floor/uncached", Rate, Bound::None;
     "uncached verification, of a bare prepared SELECT": "one-process verification" / "one-process select", Rate, Bound::AtLeast(0.95);
     "creation, of pgbench inserting the row": "creation" / "pgbench", Rate, Bound::AtLeast(0.9);
+    "creation, of pgbench writing all that the service writes": "creation" / "pgbench, all rows", Rate, Bound::None;
     "cached, many keys stored: CPU per request, of that with 1,000": "stored/cached/many" / "stored/cached/few", Cpu, Bound::AtMost(1.2);
     "uncached, many keys stored: CPU per request, of that with 1,000": "stored/uncached/many" / "stored/uncached/few", Cpu, Bound::AtMost(1.2);
     "uncached, many keys stored: requests/s, of those with 1,000": "stored/uncached/many" / "stored/uncached/few", Rate, Bound::None;

@@ -8,6 +8,8 @@ pub(crate) const REFUSED: &str = "/refused";
 /// A key that nobody has.
 pub(crate) const NOBODYS: &str = "ldr_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
+/// How much of a key stands in its row as it is.
+const PREFIX: usize = 14;
 const BATCH: u32 = 100;
 /// How many keys a flood repeats that nobody has.
 pub(crate) const UNKNOWN: u32 = 10_000;
@@ -20,22 +22,59 @@ const CREATE: [&str; CREATORS as usize] = [
     "create 1", "create 2", "create 3", "create 4", "create 5", "create 6", "create 7", "create 8",
 ];
 
-/// What pgbench does: the row of a key, with texts of the same lengths as the service writes, and nothing else. There is no
-/// entry in the audit trail, and nobody looks whether the account is live.
-pub(crate) fn insert(creators: &[(String, String)]) -> String {
-    let accounts: Vec<String> = creators
-        .iter()
-        .map(|(account, _)| format!("'{account}'"))
-        .collect();
-    format!(
-        "\\set r random(1, 9000000000000000000)
+/// An account in which keys are made.
+pub(crate) struct Creator {
+    pub(crate) account: String,
+    pub(crate) key: String,
+}
+
+/// The row of a key, with texts of the same lengths as the service writes.
+const ROW: &str = "\
 INSERT INTO api_keys (id, account_id, name, key_hash, key_prefix, status, created_at, updated_at, pepper_id)
-VALUES (gen_random_uuid(), (ARRAY[{}]::uuid[])[(:client_id)::int + 1], 'made by the benchmark',
+VALUES (gen_random_uuid(), (ARRAY[{accounts}]::uuid[])[(:client_id)::int + 1], 'made by the benchmark',
   md5((:r)::text) || md5((:r)::text || 'a'), 'ldr_' || substr(md5((:r)::text || 'b'), 1, 10), 'active',
-  now(), now(), 'default');
-",
-        accounts.join(",")
-    )
+  now(), now(), 'default')";
+
+/// What the service writes and reads for a key: who asks for it, the row of the key, the entry of the audit trail, and the end
+/// of its chain. In as few statements as can be, and nobody looks whether the account is live.
+const ALL_ROWS: &str = "\
+SELECT * FROM api_keys JOIN accounts ON accounts.id = api_keys.account_id
+WHERE key_prefix = (ARRAY[{prefixes}])[(:client_id)::int + 1];
+WITH head AS (
+  UPDATE audit_heads SET seq = seq + 1, hash = decode(md5((:r)::text || 'c') || md5((:r)::text || 'd'), 'hex'),
+    code = decode(md5((:r)::text || 'e') || md5((:r)::text || 'f'), 'hex')
+  WHERE chain = (ARRAY[{accounts}]::uuid[])[(:client_id)::int + 1]
+  RETURNING chain, seq, hash
+), key AS (
+  {row}
+  RETURNING id, account_id
+)
+INSERT INTO audit_entries (
+  chain, seq, at, action, actor, actor_key_id, actor_account_id, request_id, client, key_id, after, previous, hash
+)
+SELECT chain, seq, now(), 'key.created', 'key', id, account_id, '18c9a57f88936e6d-8', '127.0.0.1', id,
+  repeat('x', 108), hash, hash
+FROM head, key";
+
+fn script(template: &str, creators: &[Creator]) -> String {
+    let quoted = |text: fn(&Creator) -> Option<&str>| {
+        let texts = creators.iter().filter_map(text);
+        let quoted: Vec<_> = texts.map(|text| format!("'{text}'")).collect();
+        quoted.join(",")
+    };
+    let statements = template
+        .replace("{row}", ROW)
+        .replace("{accounts}", &quoted(|creator| Some(&creator.account)))
+        .replace("{prefixes}", &quoted(|creator| creator.key.get(..PREFIX)));
+    format!("\\set r random(1, 9000000000000000000)\n{statements};\n")
+}
+
+/// What pgbench does as its transactions, by the names that they have in the report.
+pub(crate) fn pgbench(creators: &[Creator]) -> [(&'static str, String); 2] {
+    [
+        ("pgbench", script(ROW, creators)),
+        ("pgbench, all rows", script(ALL_ROWS, creators)),
+    ]
 }
 
 /// When requests are sent.
@@ -203,11 +242,7 @@ fn hot(data: &Data) -> Kind {
     }
 }
 
-pub(crate) fn cached(
-    data: &Data,
-    creators: &[(String, String)],
-    connections: u32,
-) -> Vec<Scenario> {
+pub(crate) fn cached(data: &Data, creators: &[Creator], connections: u32) -> Vec<Scenario> {
     // These ask the store, and so a database may need the load's core.
     let asking = |name: &str, kinds| Scenario::new(name, connections, kinds);
     let new = |name: &str, kinds| asking(name, kinds).awake();
@@ -227,7 +262,8 @@ pub(crate) fn cached(
         ..verify(data)
     };
     let ninety_nine = |kind| Kind { weight: 99, ..kind };
-    let create = CREATE.iter().zip(creators).map(|(name, (account, key))| {
+    let create = CREATE.iter().zip(creators).map(|(name, creator)| {
+        let Creator { account, key } = creator;
         let body = format!(r#"{{"account_id":"{account}","name":"made by the benchmark"}}"#);
         Kind {
             keys: None,
