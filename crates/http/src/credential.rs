@@ -66,31 +66,33 @@ pub(crate) fn presented_key(headers: &HeaderMap) -> Result<PlainKey, ApiError> {
     let mut keys = headers
         .get_all(&LEADR_API_KEY)
         .chain(headers.get_all(&X_API_KEY))
-        .map(text)
+        .map(|value| value.as_bytes().trim_ascii())
         .chain(authorization().filter_map(bearer))
         .filter(|key| !key.is_empty());
     match (keys.next(), keys.next()) {
         (None, _) => Err(ApiError::KeyRequired),
         // A second Authorization is for somebody else, or a trick.
         (Some(key), None) if authorization().count() <= 1 => {
+            // What is no text is a key that is not well-formed.
+            let key = std::str::from_utf8(key).map_err(|_| ApiError::InvalidKey)?;
             PlainKey::parse(key).map_err(|_| ApiError::InvalidKey)
         }
         _ => Err(ApiError::InvalidKey),
     }
 }
 
-/// A header's value without the space around it. What is not ASCII is not empty, and no key.
-fn text(value: &HeaderValue) -> &str {
-    value.to_str().unwrap_or("?").trim()
-}
-
-/// The token of a value of `Authorization` whose scheme is `Bearer`; other schemes present no key of ours.
-fn bearer(value: &HeaderValue) -> Option<&str> {
-    let value = text(value);
-    let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
-    scheme
-        .eq_ignore_ascii_case("bearer")
-        .then(|| token.trim_start())
+/// What follows the scheme in a value of `Authorization` whose scheme is `Bearer`; other schemes present no key of ours. It
+/// counts as a key whatever it is: what it was meant for, whoever reads it in another way may know.
+fn bearer(value: &HeaderValue) -> Option<&[u8]> {
+    const SCHEME: &[u8] = b"bearer";
+    let value = value.as_bytes().trim_ascii();
+    let (scheme, token) = value.split_at_checked(SCHEME.len())?;
+    let ends = match token.first() {
+        None => true,
+        // Of what else a scheme's name may be, RFC 9110 says in its `token`.
+        Some(next) => matches!(next, b' ' | b'\t' | b',') || !next.is_ascii(),
+    };
+    (ends && scheme.eq_ignore_ascii_case(SCHEME)).then(|| token.trim_ascii_start())
 }
 
 /// The key that a request to this service presents.

@@ -1,6 +1,6 @@
 //! How keys are presented and refused.
 
-use actix_web::http::header::HeaderName;
+use actix_web::http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use serde_json::json;
 
 use crate::support::Api;
@@ -33,6 +33,35 @@ async fn two_keys_are_none_even_if_both_are_valid() {
         let request = Api::request("GET", &path, Some(key)).append_header((name, value));
         let answer = api.send(request).await;
         answer.expect_error(401, "invalid_api_key", "Invalid or expired API key");
+    }
+}
+
+/// Whatever it is, somebody else may take it for a key.
+#[actix_web::test]
+async fn what_follows_bearer_is_a_key_however_it_is_written() {
+    let api = Api::new().await;
+    let key = &api.one.key;
+    for path in [&api.key_of_one(), "/v1/forward-auth"] {
+        for beginning in ["Bearer\t", "Bearer,", "bearer  ", "Bearer\u{e9}"] {
+            for end in ["", "\u{ff}"] {
+                let value = format!("{beginning}{}{end}", api.two.key);
+                let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
+                let beside = Api::request("GET", path, Some(key));
+                let answer = api.send(beside.append_header((AUTHORIZATION, value))).await;
+                answer.expect_error(401, "invalid_api_key", "Invalid or expired API key");
+            }
+        }
+        let alone = HeaderValue::from_bytes(format!("Bearer {key}\u{ff}").as_bytes()).unwrap();
+        let alone = Api::request("GET", path, None).insert_header((AUTHORIZATION, alone));
+        let answer = api.send(alone).await;
+        answer.expect_error(401, "invalid_api_key", "Invalid or expired API key");
+        for other in ["Basic eDp5", "Bearer", "Bearer ", "Bearers x", ""] {
+            let request = Api::request("GET", path, Some(key));
+            let answer = api
+                .send(request.append_header((AUTHORIZATION, other)))
+                .await;
+            assert!(answer.status < 300, "{other:?}: {}", answer.status);
+        }
     }
 }
 
