@@ -1038,7 +1038,7 @@ impl<'a> Reader<'a> {
 
 /// Is it a control character, of terminals, of lines, or of the direction of text? The last are Unicode's `Bidi_Control`: in
 /// a list they make what stands beside them read as something else.
-fn is_control(c: char) -> bool {
+pub(crate) fn is_control(c: char) -> bool {
     c.is_control()
         || matches!(
             c,

@@ -7,8 +7,8 @@ use anyhow::{Context as _, bail};
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use leadr_auth_domain::{
-    API_KEY_BYTES, Access, ApiKey, ApiKeyStatus, KeyId, KeyName, KeyPrefix, PlainKey, Scope,
-    ScopeSet, Timestamp, Verdict, generate_api_key, redact_keys,
+    API_KEY_BYTES, Access, ApiKey, ApiKeyStatus, KeyId, KeyName, KeyPrefix, MalformedKey, PlainKey,
+    Scope, ScopeSet, Timestamp, Verdict, generate_api_key, redact_keys,
 };
 use leadr_auth_ports::Entropy as _;
 use leadr_auth_service::{IssuedKey, KeyFilter, NewKey, Service};
@@ -241,8 +241,18 @@ async fn list(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
 }
 
 async fn verify(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
-    let key = key_from_standard_input()?;
+    let typed = typed_key()?;
     let Tools { service, out } = Tools::open_to_compare(matches).await?;
+    let key = match typed {
+        Ok(key) => key,
+        Err(fault) => {
+            out.either(
+                &format!("this is no key: {fault}"),
+                &json!({"valid": false, "verdict": "malformed", "key": null, "account": null}),
+            )?;
+            return Ok(ExitCode::from(exit::KEY_REFUSED));
+        }
+    };
     let (verdict, record) = service.inspect_key(&operator()?, &key).await?;
     let word = word(verdict);
     if out == Output::Human {
@@ -282,21 +292,33 @@ const fn word(verdict: Verdict) -> &'static str {
 /// How much of standard input is read for a key: more than any has, with room for what was pasted by mistake.
 const MAX_INPUT: u64 = 4096;
 
-/// The first line of standard input. Never an argument, since every user of a machine can read its command lines.
 fn key_from_standard_input() -> anyhow::Result<PlainKey> {
+    typed_key()?.map_err(|fault| Usage(format!("standard input: {fault}")).into())
+}
+
+/// The one line of standard input. Never an argument, since every user of a machine can read its command lines.
+fn typed_key() -> anyhow::Result<Result<PlainKey, MalformedKey>> {
     let input = io::stdin();
     if input.is_terminal() {
         complain("The key, and Enter:");
     }
+    let mut input = io::BufReader::new(input.lock().take(MAX_INPUT));
     let mut typed = Vec::new();
     input
-        .lock()
-        .take(MAX_INPUT)
         .read_until(b'\n', &mut typed)
         .context("no key on standard input")?;
+    // What came with the first line: whoever has more to say may not have ended yet.
+    if !input.buffer().trim_ascii().is_empty() {
+        bail!(Usage(
+            "standard input: one key on one line, and nothing after it".to_owned()
+        ));
+    }
     // What is no text is no key either, and is told so.
-    PlainKey::parse(String::from_utf8_lossy(&typed).trim())
-        .map_err(|fault| Usage(format!("standard input: {fault}")).into())
+    let typed = String::from_utf8_lossy(&typed);
+    if typed.trim().is_empty() {
+        bail!(Usage("standard input: there is no key".to_owned()));
+    }
+    Ok(PlainKey::parse(typed.trim()))
 }
 
 pub(super) async fn new_operator_key(matches: &ArgMatches) -> anyhow::Result<ExitCode> {

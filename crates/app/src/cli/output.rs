@@ -9,6 +9,8 @@ use leadr_auth_domain::{
 };
 use serde_json::{Value, json};
 
+use crate::config::is_control;
+
 /// For whom it is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Output {
@@ -35,7 +37,7 @@ impl Output {
                 let mut table = plain_table();
                 table.set_header(T::COLUMNS.iter().map(|name| name.to_uppercase()));
                 for thing in things {
-                    table.add_row(thing.cells());
+                    table.add_row(thing.cells().into_iter().map(|cell| cut(cell, T::WIDEST)));
                 }
                 line(&table.trim_fmt())
             }
@@ -56,11 +58,23 @@ pub(super) trait Shown {
     /// The names of its cells.
     const COLUMNS: &[&str];
 
+    /// How many characters a cell of a list has at most.
+    const WIDEST: usize = 64;
+
     /// What a person reads, in the order of the columns.
     fn cells(&self) -> Vec<String>;
 
     /// What a script reads.
     fn json(&self) -> Value;
+}
+
+/// A cell of a list: one that is very long would move all others apart.
+fn cut(mut cell: String, widest: usize) -> String {
+    if let Some((at, _)) = cell.char_indices().nth(widest) {
+        cell.truncate(at);
+        cell.push('…');
+    }
+    cell
 }
 
 fn plain_table() -> Table {
@@ -235,13 +249,24 @@ impl Shown for ApiKey {
 /// A text of a tenant's choosing, for a terminal: rows of the reference implementation may hold what would move its cursor.
 pub(super) fn printable(text: &str) -> String {
     text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .map(|c| if is_control(c) { '\u{fffd}' } else { c })
         .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cell_of_a_list_has_a_limit() {
+        assert_eq!(cut("ü".repeat(64), 64), "ü".repeat(64));
+        assert_eq!(cut("ü".repeat(9_000), 64), "ü".repeat(64) + "…");
+    }
+
+    #[test]
+    fn a_name_cannot_turn_the_line_around() {
+        assert_eq!(printable("\u{202e}egnp.live"), "\u{fffd}egnp.live");
+    }
 
     #[test]
     fn a_name_cannot_move_the_cursor() {

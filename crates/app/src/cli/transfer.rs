@@ -157,7 +157,10 @@ fn progress(totals: Totals, what: &'static str) -> ProgressBar {
 enum Source {
     File(PathBuf),
     /// Standard input, kept in a file without a name.
-    Spooled(File),
+    Spooled {
+        file: File,
+        name: String,
+    },
     Store(Database),
 }
 
@@ -182,7 +185,9 @@ impl Source {
         }
         let path = text(matches, "path")?;
         if path == "-" {
-            return Self::spooled(&mut io::stdin().lock()).context("cannot keep standard input");
+            let name = "standard input";
+            return Self::spooled(&mut io::stdin().lock(), name)
+                .context("cannot keep standard input");
         }
         let path = PathBuf::from(path);
         let unreadable = || format!("cannot read {}", path.display());
@@ -192,21 +197,24 @@ impl Source {
             return Ok(Self::File(path));
         }
         let mut file = File::open(&path).with_context(unreadable)?;
-        Self::spooled(&mut file).with_context(unreadable)
+        Self::spooled(&mut file, &path.display().to_string()).with_context(unreadable)
     }
 
     /// Keeps what can be read once only.
-    fn spooled(from: &mut impl io::Read) -> io::Result<Self> {
-        let mut spooled = tempfile::tempfile()?;
-        io::copy(from, &mut spooled)?;
-        Ok(Self::Spooled(spooled))
+    fn spooled(from: &mut impl io::Read, name: &str) -> io::Result<Self> {
+        let mut file = tempfile::tempfile()?;
+        io::copy(from, &mut file)?;
+        Ok(Self::Spooled {
+            file,
+            name: name.to_owned(),
+        })
     }
 
     /// What it is called where something is wrong with it.
     fn shown(&self) -> String {
         match self {
             Self::File(path) => path.display().to_string(),
-            Self::Spooled(_) => "standard input".to_owned(),
+            Self::Spooled { name, .. } => name.clone(),
             Self::Store(_) => "the other database".to_owned(),
         }
     }
@@ -232,7 +240,7 @@ impl Source {
             Self::File(path) => {
                 File::open(path).with_context(|| format!("cannot read {}", path.display()))?
             }
-            Self::Spooled(file) => {
+            Self::Spooled { file, .. } => {
                 let mut file = file.try_clone()?;
                 file.rewind()?;
                 file

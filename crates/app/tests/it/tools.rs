@@ -340,9 +340,14 @@ fn verify_tells_every_verdict_and_notes_no_use() {
         assert_eq!(verdict["verdict"], "unknown");
         assert_eq!(verdict["account"], Value::Null);
     }
-    for no_key in [&b""[..], b"\n", b"ldr_short", b"\xff\xfe\n"] {
+    for no_key in [&b"ldr_short"[..], b"\xff\xfe\n"] {
+        let verdict = place.tell(6, &["key", "verify", "--json"], no_key).json();
+        assert_eq!(verdict["verdict"], "malformed");
+        place.tell(6, &["key", "verify"], no_key);
+    }
+    for nothing in [&b""[..], b"\n", b"ldr_short\nldr_short\n"] {
         place
-            .tell(2, &["key", "verify"], no_key)
+            .tell(2, &["key", "verify"], nothing)
             .says(&["standard input"]);
     }
 }
@@ -553,7 +558,7 @@ fn an_exit_code_does_not_depend_on_a_reader() {
     place.write("bad", format!("{header}\nnonsense\n"));
     for (command, code) in [
         ("key verify <unknown", "6"),
-        ("key verify <nonsense", "2"),
+        ("key verify <nonsense", "6"),
         ("import bad", "7"),
         ("account show nobody", "3"),
         ("dance", "2"),

@@ -54,6 +54,8 @@ impl Status {
 
 impl Shown for Finding {
     const COLUMNS: &[&str] = &["check", "status", "what"];
+    // It is what the command is for.
+    const WIDEST: usize = usize::MAX;
 
     fn cells(&self) -> Vec<String> {
         vec![
