@@ -67,6 +67,39 @@ async fn a_chunked_body_is_bounded_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chunks_that_are_none_are_told_apart_from_slow_ones() {
+    let system = System::on_memory().await;
+    for path in ["/v1/api-keys", "/v1/verify", "/v1/verify/batch"] {
+        let head = head(&system, "Transfer-Encoding: chunked").replace("/v1/api-keys", path);
+        let answer = talk(&system, &[&head, "zz\r\n"], Duration::from_millis(50)).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{path}: {answer}");
+        assert!(answer.contains("malformed_body"), "{path}: {answer}");
+    }
+    system.stop().await;
+}
+
+/// The server closes the connection after a request for another protocol, and so it has to say that it will.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_protocol_is_not_spoken() {
+    let system = System::on_memory().await;
+    for path in ["/v1/forward-auth", "/v1/me"] {
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: x\r\nleadr-api-key: {}\r\nConnection: Upgrade, HTTP2-Settings\r\n\
+             Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n",
+            system.operator
+        );
+        let answer = talk(&system, &[&request], Duration::ZERO).await;
+        assert!(answer.starts_with("HTTP/1.1 20"), "{path}: {answer}");
+        let headers = answer.to_ascii_lowercase();
+        assert!(
+            headers.contains("\r\nconnection: close\r\n"),
+            "{path}: {answer}"
+        );
+    }
+    system.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_http_is_400_or_cut_off_and_harms_nobody() {
     let system = System::on_memory().await;
     for garbage in [

@@ -183,14 +183,20 @@ impl Principal {
         self.scopes.covers(scope) && (self.access == Access::All || !is_operators)
     }
 
-    /// The scopes of a key that this principal issues and wants to have the `requested` ones; its own where it did not say,
-    /// without those that its key names and it does not hold ([`Principal::holds`]). Never wider than its own.
+    /// What the principal holds: the scopes of its key, without those that the key names and that are not its own to have
+    /// ([`Principal::holds`]).
+    pub fn held(&self) -> Scopes {
+        match &self.scopes {
+            Scopes::All => Scopes::All,
+            Scopes::Only(own) => Scopes::Only(own.only(|scope| self.holds(scope.as_str()))),
+        }
+    }
+
+    /// The scopes of a key that this principal issues and wants to have the `requested` ones; those that it holds where it did not
+    /// say. Never wider than its own.
     pub fn grant(&self, requested: Option<ScopeSet>) -> Result<Scopes, ScopeNotHeld> {
         let Some(requested) = requested else {
-            return Ok(match &self.scopes {
-                Scopes::All => Scopes::All,
-                Scopes::Only(own) => Scopes::Only(own.only(|scope| self.holds(scope.as_str()))),
-            });
+            return Ok(self.held());
         };
         let scopes = Scopes::Only(requested);
         self.may_give(&scopes)?;

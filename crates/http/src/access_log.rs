@@ -33,6 +33,9 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The longest request id that is taken over from a client.
 const MAX_REQUEST_ID: usize = 128;
 
+/// How much of a client's name for itself is logged, in bytes: it is ASCII.
+const MAX_USER_AGENT: usize = 256;
+
 /// The target of the span that every request is, at level INFO. Nobody pays for it unless something listens to it.
 ///
 /// What is exported needs no ids of its own: the fields have them. `trace_id` and `span_id` are the request's;
@@ -108,6 +111,8 @@ pub(crate) struct Exchange {
     started: Instant,
     ids: Ids,
     span: Span,
+    /// The client asked for another protocol on this connection.
+    asks_for_upgrade: bool,
 }
 
 /// A request that the holder of a valid key was refused.
@@ -140,7 +145,12 @@ impl Exchange {
             trace: TraceContext::new(&request.headers, instance, n),
         };
         let span = span(request, &ids);
-        Self { started, ids, span }
+        Self {
+            started,
+            ids,
+            span,
+            asks_for_upgrade: request.upgrade(),
+        }
     }
 
     /// See [`REQUEST_SPAN`].
@@ -197,7 +207,8 @@ impl Exchange {
         }
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        if state.service.readiness().is_stopping() {
+        // After a request for another protocol the connection is closed by the server, whatever was answered.
+        if self.asks_for_upgrade || state.service.readiness().is_stopping() {
             // Clients and proxies that keep the connection would meet a closed one with their next request.
             response.set_connection_type(ConnectionType::Close);
         }
@@ -235,7 +246,7 @@ impl Exchange {
         }
         let user_agent = end.request.headers.get(USER_AGENT);
         let user_agent = user_agent.and_then(|value| value.to_str().ok());
-        let user_agent = redact_keys(user_agent.unwrap_or_default());
+        let user_agent = redact_keys(cut(user_agent.unwrap_or_default()));
         let (key_id, account_id) = end.caller.unzip();
         tracing::info!(
             target: "leadr_auth::access",
@@ -253,6 +264,15 @@ impl Exchange {
             "request"
         );
     }
+}
+
+/// The beginning of what a client says of itself. Anybody may say anything at any length, without a key.
+fn cut(user_agent: &str) -> &str {
+    let user_agent = user_agent.get(..MAX_USER_AGENT).unwrap_or(user_agent);
+    // What is percent-encoded may be a key that nobody would see to be one.
+    user_agent
+        .split_once("ldr%5")
+        .map_or(user_agent, |(before, _)| before)
 }
 
 /// By which a request is found again.

@@ -2,7 +2,7 @@
 //!
 //! An application of Actix Web looks for the route, wraps the request for its handlers, and has middleware and handlers wait
 //! for each other in boxed futures. That is as much work as everything else that a verification takes. So the few routes of
-//! [`ROUTES_AHEAD`](crate::routes::ROUTES_AHEAD) are compared with the path as it was sent, and answered by one function each,
+//! [`ROUTES_AHEAD`](crate::routes::ROUTES_AHEAD) are compared with the path, and answered by one function each,
 //! which is given [`Asked`]; all other requests go on to the application. What every request gets (its id, its headers, its
 //! line in the log, its metrics) it gets from `access_log` in either case.
 
@@ -13,7 +13,7 @@ use actix_http::Request;
 use actix_service::IntoServiceFactory;
 use actix_web::body::{BoxBody, EitherBody, MessageBody};
 use actix_web::dev::{
-    AppConfig, Payload, RequestHead, Response, Service, ServiceFactory, ServiceResponse,
+    AppConfig, Payload, RequestHead, Response, Service, ServiceFactory, ServiceResponse, Url,
 };
 use actix_web::{Error, ResponseError as _};
 use futures_util::TryFutureExt as _;
@@ -75,9 +75,16 @@ struct Worker {
 }
 
 impl Worker {
-    /// Which of its resources is asked for. A path that is written in another way than it stands in the table is none.
+    /// Which of its resources is asked for. What is percent-encoded in a path is read as the application reads it.
     fn find(&self, request: &Request) -> Option<Rc<Resource>> {
         let path = request.path();
+        if path.contains('%') {
+            return self.resource(Url::new(request.uri().clone()).path());
+        }
+        self.resource(path)
+    }
+
+    fn resource(&self, path: &str) -> Option<Rc<Resource>> {
         let mut resources = self.resources.iter();
         let found = resources.find(|resource| resource.pattern == path);
         found.map(Rc::clone)

@@ -60,8 +60,8 @@ async fn collect(mut payload: Payload, max: usize) -> Result<web::Bytes, ApiErro
     let mut only = web::Bytes::new();
     let mut body = web::BytesMut::new();
     while let Some(chunk) = payload.next().await {
-        // A body that breaks off leaves nobody to answer; the answer is for the log.
-        let chunk = chunk.map_err(|_| ApiError::BodyTimeout)?;
+        // Where it was the connection that broke off, nobody is left to answer, and the answer is for the log.
+        let chunk = chunk.map_err(|_| ApiError::MalformedBody)?;
         let length = only.len() + body.len();
         if length + chunk.len() > max {
             return Err(ApiError::BodyTooLarge { max });

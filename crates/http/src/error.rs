@@ -58,6 +58,8 @@ pub(crate) enum ApiError {
     },
     /// The body is not JSON.
     NotJson,
+    /// The body broke off, or its chunks are not such.
+    MalformedBody,
     /// The body did not arrive in time.
     BodyTimeout,
     /// The process is starting or stopping.
@@ -168,6 +170,7 @@ impl ApiError {
             Self::Conflict { code, .. } => code,
             Self::BodyTooLarge { .. } => "body_too_large",
             Self::NotJson => "unsupported_media_type",
+            Self::MalformedBody => "malformed_body",
             Self::BodyTimeout => "body_timeout",
             Self::NotReady => "not_ready",
             Self::Unavailable(_) => "service_unavailable",
@@ -196,6 +199,7 @@ impl ApiError {
             Self::Validation(_) => "The request is not well-formed",
             Self::MethodNotAllowed { .. } => "Method Not Allowed",
             Self::NotJson => "The body must be JSON (Content-Type: application/json)",
+            Self::MalformedBody => "The body broke off, or its chunks are malformed",
             Self::BodyTimeout => "The body did not arrive in time",
             Self::NotReady => "Not ready",
             Self::Unavailable(_) => "Temporarily unavailable, try again shortly",
@@ -220,6 +224,7 @@ impl ApiError {
             | Self::Conflict { .. }
             | Self::BodyTooLarge { .. }
             | Self::NotJson
+            | Self::MalformedBody
             | Self::BodyTimeout
             | Self::NotReady => None,
         }
@@ -260,6 +265,7 @@ impl ResponseError for ApiError {
             Self::Conflict { .. } => StatusCode::CONFLICT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::MalformedBody => StatusCode::BAD_REQUEST,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::NotReady | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -289,7 +295,7 @@ impl ResponseError for ApiError {
                 response.insert_header((RETRY_AFTER, "1"));
             }
             // What is left of such a body must not be read as the next request.
-            Self::BodyTooLarge { .. } | Self::BodyTimeout => {
+            Self::BodyTooLarge { .. } | Self::MalformedBody | Self::BodyTimeout => {
                 response.force_close();
             }
             Self::Forbidden(_)

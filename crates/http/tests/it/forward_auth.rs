@@ -95,6 +95,26 @@ async fn two_keys_at_once_are_none() {
     }
 }
 
+/// A path that is written in another way is the same path, as it is for the application.
+#[actix_web::test]
+async fn a_path_may_be_percent_encoded() {
+    let api = Api::new().await;
+    let key = &api.one.key;
+    for path in ["/v1/forward%2Dauth", "/v1/%66orward-auth?scope=a"] {
+        api.get(path, key).await.expect(204);
+    }
+    api.get("/v1/m%65", key).await.expect(200);
+    for (path, applications) in [
+        ("/v1%2Fforward-auth", "/v1%2Fme"),
+        ("/v1/forward-auth%00", "/v1/me%00"),
+        ("/v1/forward%zzauth", "/v1/m%zz"),
+        ("/v1/forward%252Dauth", "/v1/m%2565"),
+    ] {
+        let status = api.get(applications, key).await.status;
+        assert_eq!(api.get(path, key).await.status, status, "{path}");
+    }
+}
+
 #[actix_web::test]
 async fn a_body_is_not_looked_at() {
     let api = Api::new().await;
@@ -266,6 +286,45 @@ async fn the_log_says_which_key_it_was() {
     api.get(PATH, "ldr_short").await.expect(401);
     let (_, events) = traces::take();
     assert_eq!(traces::text(events.last().unwrap(), "key_id"), "");
+}
+
+#[actix_web::test]
+async fn the_log_has_the_beginning_of_what_a_client_calls_itself() {
+    let api = Api::new().await;
+    let encoded = api.one.key.replacen('_', "%5F", 1);
+    let long = "a".repeat(100_000);
+    for (agent, logged) in [
+        ("curl/8", "curl/8"),
+        (&*long, &"a".repeat(256)),
+        (&*format!("x {encoded}"), "x "),
+    ] {
+        traces::forget();
+        let request = Api::request("GET", PATH, None).insert_header(("user-agent", agent));
+        api.send(request).await.expect(401);
+        let (_, events) = traces::take();
+        assert_eq!(traces::text(events.last().unwrap(), "user_agent"), logged);
+    }
+}
+
+/// What a key does not hold, no upstream is to believe of it.
+#[actix_web::test]
+async fn a_tenants_key_does_not_say_that_it_holds_what_only_operators_do() {
+    let api = Api::new().await;
+    let scopes = json!(["a", "accounts:write"]);
+    let body = json!({"account_id": api.one.account, "name": "Wide", "scopes": scopes});
+    let issued = api.post("/v1/api-keys", &api.operator, body).await;
+    let issued = issued.expect(201).json();
+    assert_eq!(
+        issued["scopes"], scopes,
+        "the record has what was asked for"
+    );
+    let key = issued["key"].as_str().unwrap();
+    let answer = api.get(PATH, key).await.expect(204);
+    assert_eq!(answer.header("x-leadr-scopes"), "a");
+    let answer = api
+        .post("/v1/verify", &api.operator, json!({"key": key}))
+        .await;
+    assert_eq!(answer.expect(200).json()["scopes"], json!(["a"]));
 }
 
 #[actix_web::test]

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use leadr_auth_domain::{
-    Account, AccountId, ApiKey, KeyPrefix, KeyRecord, PepperId, PrefixCode, Scopes,
+    Account, AccountId, ApiKey, KeyPrefix, KeyRecord, PepperId, PrefixCode, Principal, Scopes,
 };
 use leadr_auth_ports::{Change, StoreError};
 use quick_cache::sync::Cache;
@@ -145,7 +145,7 @@ impl VerificationCache {
             key,
             account,
             self.keep_pepper_id(key),
-            self.keep_scopes(key),
+            self.keep_scopes(record),
         ))
     }
 
@@ -190,13 +190,14 @@ impl VerificationCache {
         })
     }
 
-    fn keep_scopes(&self, key: &ApiKey) -> Arc<Scopes> {
-        match &key.scopes {
+    /// What the key holds, which may be less than what its record says.
+    fn keep_scopes(&self, record: &KeyRecord) -> Arc<Scopes> {
+        match Principal::of(record).held() {
             Scopes::All => {
                 let shared = self.shared.read().unwrap_or_else(PoisonError::into_inner);
                 Arc::clone(&shared.all_scopes)
             }
-            scopes @ Scopes::Only(_) => Arc::new(scopes.clone()),
+            scopes @ Scopes::Only(_) => Arc::new(scopes),
         }
     }
 
