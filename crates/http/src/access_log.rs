@@ -149,7 +149,7 @@ impl Exchange {
             started,
             ids,
             span,
-            asks_for_upgrade: request.upgrade(),
+            asks_for_upgrade: request.connection_type() == ConnectionType::Upgrade,
         }
     }
 

@@ -156,7 +156,7 @@ fn progress(totals: Totals, what: &'static str) -> ProgressBar {
 /// Where an import comes from. It can be read more than once.
 enum Source {
     File(PathBuf),
-    /// Standard input, kept in a file without a name.
+    /// Standard input or a pipe, kept in a file without a name.
     Spooled {
         file: File,
         name: String,
