@@ -45,7 +45,8 @@ pub enum Signal {
         /// What it answers.
         probe: Probe,
     },
-    /// A node ends, and keeps nothing any more.
+    /// A node has ended: it keeps nothing any more, and what it said of itself is forgotten already. Others go by that, and not by
+    /// this alone.
     Farewell(NodeId),
 }
 
@@ -127,6 +128,9 @@ pub trait ChangeFeed: Send + Sync {
     async fn tick(&self, report: &NodeReport) -> Result<(), StoreError>;
 
     /// Sends a signal, and writes nothing down.
+    ///
+    /// A probe does not go where changes may have been made of which nobody was told, no more than a tick does: who answers it
+    /// says that it has heard of all of them.
     async fn send(&self, signal: &Signal) -> Result<(), StoreError>;
 
     /// The nodes that have said how they are; those that ended in order are not among them.

@@ -13,7 +13,8 @@
 //! | `seen <by> <node> <number>` | [`Signal::Seen`] |
 //! | `farewell <node>` | [`Signal::Farewell`] |
 //!
-//! A later version may add words to a signal, which are passed over, and lines of its own. A line that cannot be read is
+//! A tick and a probe have the *mark* of the triggers as one word more. A later version may add words to a signal, which are
+//! passed over, and lines of its own. A line that cannot be read is
 //! [`Change::Everything`]: it may tell of a change, and to take a change for nothing is the one mistake that counts.
 //!
 //! Whoever may connect to the database may tell something, a tick of somebody else's included: the server knows no rights to
@@ -23,10 +24,11 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use async_trait::async_trait;
 use diesel::{
+    pg::Pg,
     prelude::*,
     sql_types::{BigInt, Nullable, Text, Timestamptz, Uuid as SqlUuid, Varchar},
 };
-use diesel_async::RunQueryDsl;
+use diesel_async::{AsyncPgConnection, RunQueryDsl, methods::ExecuteDsl};
 use leadr_auth_domain::{AccountId, KeyPrefix, NodeId};
 use leadr_auth_ports::{
     Change, ChangeFeed, Heard, NodeReport, NodeReports, Probe, Signal, StoreError, Subscription,
@@ -75,6 +77,11 @@ said AS (
 /// Tells it.
 const TELL: &str =
     "SELECT pg_catalog.pg_notify($10, $11 || ' ' || mark) FROM said, triggers WHERE number = $12";
+
+/// Tells a question under the same condition and with the same mark: who answers it says that it has heard of all changes before
+/// it, and of one that was not told nobody has.
+const ASK: &str =
+    "SELECT pg_catalog.pg_notify($1, $2 || ' ' || mark) FROM triggers WHERE number = $3";
 
 /// How many triggers there are.
 pub(crate) const TRIGGER_COUNT: i64 = 7;
@@ -137,33 +144,30 @@ impl ChangeFeed for Feed {
             .bind::<Text, _>(CHANNEL)
             .bind::<Text, _>(Line(&Heard::Signal(signal)).to_string())
             .bind::<BigInt, _>(TRIGGER_COUNT);
-        let told = self
-            .0
-            .statement(async |connection| query.execute(connection).await)
-            .await?
-            .map_err(error::of_query)?;
-        if told == 0 {
-            return Err(StoreError::internal(
-                "the triggers that tell of changes are not there, or switched off: every key is looked up until they are on again",
-            ));
-        }
-        Ok(())
+        unless_none(self.say(query).await?)
     }
 
     async fn send(&self, signal: &Signal) -> Result<(), StoreError> {
+        let line = Line(&Heard::Signal(signal.clone())).to_string();
+        if let Signal::Probe(_) = signal {
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "Diesel has no words for a function over another query's rows"
+            )]
+            let query = diesel::sql_query(format!("WITH triggers AS ({TRIGGERS}) {ASK}"));
+            let query = query
+                .bind::<Text, _>(CHANNEL)
+                .bind::<Text, _>(line)
+                .bind::<BigInt, _>(TRIGGER_COUNT);
+            return unless_none(self.say(query).await?);
+        }
         #[expect(
             clippy::disallowed_methods,
             reason = "Diesel cannot select from a function that has no value"
         )]
         let query = diesel::sql_query(SEND);
-        let query = query
-            .bind::<Text, _>(CHANNEL)
-            .bind::<Text, _>(Line(&Heard::Signal(signal.clone())).to_string());
-        self.0
-            .statement(async |connection| query.execute(connection).await)
-            .await?
-            .map(drop)
-            .map_err(error::of_query)
+        let query = query.bind::<Text, _>(CHANNEL).bind::<Text, _>(line);
+        self.say(query).await.map(drop)
     }
 
     /// One report that cannot be read hides no other.
@@ -200,19 +204,42 @@ impl ChangeFeed for Feed {
     }
 }
 
+impl Feed {
+    /// How many lines a statement has told.
+    async fn say(
+        &self,
+        query: impl RunQueryDsl<AsyncPgConnection> + ExecuteDsl<AsyncPgConnection, Pg> + Send,
+    ) -> Result<usize, StoreError> {
+        self.0
+            .statement(async |connection| query.execute(connection).await)
+            .await?
+            .map_err(error::of_query)
+    }
+}
+
+/// Where nothing was told, the triggers are not as they have to be.
+fn unless_none(told: usize) -> Result<(), StoreError> {
+    if told == 0 {
+        return Err(StoreError::internal(
+            "the triggers that tell of changes are not there, or switched off: every key is looked up until they are on again",
+        ));
+    }
+    Ok(())
+}
+
 struct Listening {
     listener: Listener,
-    /// That of the triggers when it began to listen, or of the last tick.
+    /// That of the triggers when it began to listen, or of the last signal that had one.
     mark: Option<String>,
-    /// A tick before which something else was to be said.
+    /// A signal before which something else was to be said.
     held_back: Option<Heard>,
 }
 
 #[async_trait]
 impl Subscription for Listening {
     async fn next(&mut self) -> Result<Heard, StoreError> {
-        if let Some(tick) = self.held_back.take() {
-            return Ok(tick);
+        if let Some(signal) = self.held_back.take() {
+            return Ok(signal);
         }
         match self.listener.next().await {
             Some(Ok(told)) => Ok(self.hear(told.payload())),
@@ -227,7 +254,7 @@ impl Subscription for Listening {
 impl Listening {
     fn hear(&mut self, line: &str) -> Heard {
         let heard = heard(line);
-        if let (Heard::Signal(Signal::Tick { .. }), Some(mark)) = (&heard, mark_of(line))
+        if let Some(mark) = mark_of(&heard, line)
             && self.mark.as_deref() != Some(mark)
         {
             // Of what was changed while the triggers were in somebody's hands nobody was told.
@@ -239,9 +266,14 @@ impl Listening {
     }
 }
 
-/// The last word of the line of a tick that was confirmed.
-fn mark_of(line: &str) -> Option<&str> {
-    line.split(' ').nth(4)
+/// The mark of the triggers, which comes after the words of a signal that has one.
+fn mark_of<'a>(heard: &Heard, line: &'a str) -> Option<&'a str> {
+    let words = match heard {
+        Heard::Signal(Signal::Tick { .. }) => 4,
+        Heard::Signal(Signal::Probe(_)) => 3,
+        Heard::Change(_) | Heard::Signal(_) => return None,
+    };
+    line.split(' ').nth(words)
 }
 
 /// The line for something.

@@ -7,7 +7,7 @@ use std::{
 
 use leadr_auth_domain::{AccountId, KeyPrefix};
 use leadr_auth_ports::{
-    Change, Heard, NodeReport, Signal, StoreError, Stores, Subscription, UnreadableReport,
+    Change, Heard, NodeReport, Probe, Signal, StoreError, Stores, Subscription, UnreadableReport,
     contract::fixtures::{self, account, entry, key},
 };
 use leadr_auth_postgres::{
@@ -671,9 +671,26 @@ async fn where_triggers_are_off_no_tick_comes_back() {
     );
     client.batch_execute(&unheard).await.unwrap();
     assert_eq!(news(&stores, &mut subscription, 101).await, [EVERYTHING]);
+    // What comes first may be a question: who answers it has to have heard of everything.
+    let probe = Signal::Probe(Probe {
+        node: report(1).id,
+        number: 5,
+    });
+    client
+        .batch_execute("ALTER TABLE api_keys DISABLE TRIGGER leadr_auth_key_changed")
+        .await
+        .unwrap();
+    let refused = stores.feed.send(&probe).await.unwrap_err();
+    assert!(!refused.is_retryable());
+    client.batch_execute(ALL_ON).await.unwrap();
+    stores.feed.send(&probe).await.unwrap();
+    for expected in [EVERYTHING, Heard::Signal(probe)] {
+        assert_eq!(fixtures::heard(&mut subscription).await, expected);
+    }
+    assert_eq!(news(&stores, &mut subscription, 102).await, []);
     // And by somebody who had not begun to listen yet.
     let mut later = stores.feed.subscribe().await.unwrap();
-    assert_eq!(news(&stores, &mut later, 102).await, []);
+    assert_eq!(news(&stores, &mut later, 103).await, []);
 }
 
 /// Who may change rows may write anything into them, and take the rules off the table before.

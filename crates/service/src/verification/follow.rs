@@ -69,33 +69,29 @@ impl Service {
         let mut failing = false;
         loop {
             follower.before_listening();
-            match self.stores.feed.subscribe().await {
+            let error = match self.stores.feed.subscribe().await {
                 Ok(mut subscription) => {
                     follower.listens(self.lease_time());
-                    if failing {
-                        tracing::info!("changes are heard again");
-                    }
-                    let error = self.listen(&mut follower, &mut subscription, started_at);
-                    let error = error.await;
+                    let heard = (&mut follower, &mut failing);
+                    let error = self.listen(heard, &mut subscription, started_at).await;
                     follower.lost();
-                    failing = true;
-                    tracing::warn!(error = %Chain(&error), "changes are not heard; what is kept is dropped when they are again");
+                    error
                 }
-                Err(error) => {
-                    if !failing {
-                        tracing::warn!(error = %Chain(&error), "changes are not heard; the store is asked for every key");
-                    }
-                    failing = true;
-                }
+                Err(error) => error,
+            };
+            if !failing {
+                tracing::warn!(error = %Chain(&error), "changes are not heard; every key is looked up until they are, and what is kept is dropped");
             }
+            failing = true;
             tokio::time::sleep(RETRY_AFTER).await;
         }
     }
 
-    /// Listens until that is over, and says why it is.
+    /// Listens until that is over, and says why it is. That changes are heard again it says when that is proven, and not before:
+    /// somebody may listen, and hear nothing.
     async fn listen(
         &self,
-        follower: &mut Follower,
+        (follower, failing): (&mut Follower, &mut bool),
         subscription: &mut Box<dyn Subscription>,
         started_at: Timestamp,
     ) -> StoreError {
@@ -106,6 +102,10 @@ impl Service {
                 heard = subscription.next() => match heard {
                     Ok(heard) => {
                         let reply = follower.hear(heard, self.lease_time());
+                        if *failing && follower.is_proven() {
+                            *failing = false;
+                            tracing::info!("changes are heard again");
+                        }
                         if let Some(signal) = reply {
                             self.say(signal);
                         }
@@ -170,10 +170,11 @@ impl Service {
         self.verifier.cache.forget_everything();
         // A tick that came after it would make the node known again.
         let none_underway = self.verifier.ticks.acquire_many(TICKS_AT_ONCE).await;
+        // Whoever hears that it has ended goes by what it said being gone.
+        self.forget_node(id, None).await;
         if let Err(error) = self.stores.feed.send(&Signal::Farewell(id)).await {
             tracing::debug!(error = %Chain(&error), "the end was not announced");
         }
-        self.forget_node(id, None).await;
         drop(none_underway);
     }
 

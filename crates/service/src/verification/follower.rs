@@ -27,6 +27,8 @@ pub(crate) struct Follower {
     ticks: u64,
     /// Since when it listens, or heard its last tick.
     hears_since: Duration,
+    /// Whether a tick has come back since it listens.
+    is_proven: bool,
     proof: Option<Proof>,
 }
 
@@ -53,6 +55,7 @@ impl Follower {
             underway: VecDeque::new(),
             ticks: 0,
             hears_since: Duration::ZERO,
+            is_proven: false,
             proof: None,
         }
     }
@@ -72,6 +75,7 @@ impl Follower {
         }
         self.underway.clear();
         self.hears_since = now;
+        self.is_proven = false;
         self.nodes.listening(now);
     }
 
@@ -104,7 +108,7 @@ impl Follower {
             Heard::Signal(Signal::Seen { by, probe }) if probe.node == self.me => {
                 self.nodes.seen(probe.number, by);
             }
-            Heard::Signal(Signal::Farewell(node)) => self.nodes.ended(node, now),
+            Heard::Signal(Signal::Farewell(node)) => self.nodes.ended(node),
             Heard::Signal(Signal::Seen { .. }) => {}
         }
         None
@@ -121,6 +125,7 @@ impl Follower {
                 let lag = now.saturating_sub(sent_at);
                 self.proof = Some(Proof { sent_at, lag });
                 self.hears_since = now;
+                self.is_proven = true;
                 self.cache
                     .lease
                     .extend(sent_at.saturating_add(self.config.bound));
@@ -142,6 +147,11 @@ impl Follower {
     pub(crate) fn is_deaf(&self, now: Duration) -> bool {
         let patience = self.config.bound.max(4 * self.config.tick) + self.config.tick;
         now.saturating_sub(self.hears_since) > patience
+    }
+
+    /// Has a tick come back since it listens?
+    pub(crate) const fn is_proven(&self) -> bool {
+        self.is_proven
     }
 
     /// The last tick that came back.

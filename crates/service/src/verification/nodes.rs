@@ -8,7 +8,7 @@
 //! - A node relies on what it keeps once a tick of its own has come back to it, and its report is written with the tick. So one
 //!   whose report was not there when the reports were read sent its first tick later, hears of the change before that, and needs
 //!   no question. It does not matter for how long whoever asks has listened.
-//! - A report goes when its node ends, which keeps nothing by then; or when it has been the same for longer than the node's patience
+//! - A report goes when its node ends, which keeps nothing by then, and says afterwards that it has ended; or when it has been the same for longer than the node's patience
 //!   ([`Silent`]), so that the node's lease is over. Then the next tick writes it anew, and the first point is true of it again.
 //! - A node that answers has heard the question, and everything before it.
 //! - One that does not answer may go on for its patience, counted from the sending of its last tick. When the question has come back,
@@ -49,24 +49,21 @@ struct State {
     questions: HashMap<u64, Question>,
 }
 
-/// What was heard of a node last.
+/// What was heard of a node.
 #[derive(Clone, Copy)]
-enum Heard {
-    Tick {
-        at: Duration,
-        patience: Duration,
-    },
-    /// It keeps nothing any more.
-    Farewell,
+struct Heard {
+    /// When its last tick was heard.
+    at: Duration,
+    patience: Duration,
+    /// Since then it was said that it has ended. Whoever may speak in the database can say so: it is true of those only whose
+    /// report is gone.
+    ended: bool,
 }
 
 impl Heard {
     /// Until when it may go on with what it kept when it was heard. Its tick was sent before it was heard.
     fn until(self) -> Duration {
-        match self {
-            Self::Tick { at, patience } => at.saturating_add(patience),
-            Self::Farewell => Duration::ZERO,
-        }
+        self.at.saturating_add(self.patience)
     }
 }
 
@@ -89,6 +86,11 @@ impl Told {
                 .map(|(id, patience)| (id, patience.map(|it| it.min(LONGEST_PATIENCE))))
                 .collect(),
         )
+    }
+
+    /// Had this node a report?
+    fn knows(&self, node: NodeId) -> bool {
+        self.0.contains_key(&node)
     }
 
     /// The nodes, with how long each may at most go on by what it knew.
@@ -157,14 +159,22 @@ impl Nodes {
         // Before a shorter patience counts, what was kept under the longer one has to be over.
         let left = state.heard.get(&node);
         let left = left.map_or(Duration::ZERO, |heard| heard.until().saturating_sub(now));
-        let patience = patience.min(LONGEST_PATIENCE).max(left);
-        state.note(node, Heard::Tick { at: now, patience }, now);
+        let heard = Heard {
+            at: now,
+            patience: patience.min(LONGEST_PATIENCE).max(left),
+            ended: false,
+        };
+        state.note(node, heard, now);
     }
 
-    pub(crate) fn ended(&self, node: NodeId, now: Duration) {
+    /// It was said that a node has ended. Where its report was there when somebody began to ask, it may not be so.
+    pub(crate) fn ended(&self, node: NodeId) {
         let mut state = self.state();
-        state.note(node, Heard::Farewell, now);
-        for question in state.questions.values_mut() {
+        if let Some(heard) = state.heard.get_mut(&node) {
+            heard.ended = true;
+        }
+        let questions = state.questions.values_mut();
+        for question in questions.filter(|question| !question.told.knows(node)) {
             question.answer(node);
         }
     }
@@ -181,7 +191,7 @@ impl Nodes {
     ) -> Asked {
         let mut state = self.state();
         // Those may be heard no more that have the longest patience.
-        let heard = state.others(me, began).into_values();
+        let heard = state.others(me, &told, began).into_values();
         let told_patience = told.patience().map(|(_, patience)| patience);
         let over_at = told_patience
             .map(|patience| began.saturating_add(patience))
@@ -245,10 +255,11 @@ impl State {
     }
 
     /// The nodes but `me` that were heard, and may still go by what they knew before `now`, and until when.
-    fn others(&self, me: NodeId, now: Duration) -> HashMap<NodeId, Duration> {
+    fn others(&self, me: NodeId, told: &Told, now: Duration) -> HashMap<NodeId, Duration> {
         let heard = self.heard.iter();
         heard
             .filter(|(node, heard)| **node != me && heard.until() > now)
+            .filter(|(node, heard)| !heard.ended || told.knows(**node))
             .map(|(node, heard)| (*node, heard.until()))
             .collect()
     }
@@ -261,16 +272,14 @@ impl State {
         since: Duration,
         now: Duration,
     ) -> HashMap<NodeId, Duration> {
-        let mut expected = self.others(me, now);
+        let mut expected = self.others(me, told, now);
         // What was said until then may have been missed.
         let since = self.passed_over_at.map_or(since, |at| at.max(since));
         for (&node, &patience) in &told.0 {
-            let (at, heard) = match self.heard.get(&node) {
-                Some(Heard::Farewell) => continue,
-                Some(&Heard::Tick { at, patience }) => (at.max(since), Some(patience)),
-                None => (since, None),
-            };
-            let patience = patience.max(heard).unwrap_or(LONGEST_PATIENCE);
+            let heard = self.heard.get(&node);
+            let at = heard.map_or(since, |heard| heard.at.max(since));
+            let patience = patience.max(heard.map(|heard| heard.patience));
+            let patience = patience.unwrap_or(LONGEST_PATIENCE);
             let until = at.saturating_add(patience);
             if node != me && until > now {
                 expected.insert(node, until);

@@ -68,9 +68,6 @@ impl Service {
                         Ok(Heard::Signal(Signal::Seen { by, probe: seen })) if seen == probe => {
                             missing.remove(&by);
                         }
-                        Ok(Heard::Signal(Signal::Farewell(node))) => {
-                            missing.remove(&node);
-                        }
                         Ok(_) => {}
                         Err(_) => asks = false,
                     },

@@ -853,7 +853,7 @@ impl<'a> World<'a> {
         let bound = self.bound;
         let longest = self.chance.pick(&[bound / 4, bound, 4 * bound]);
         let until = self.now + self.chance.below(longest);
-        let kind = self.chance.below(25);
+        let kind = self.chance.below(27);
         let node = &mut self.nodes[n];
         let what = match kind {
             0..4 => {
@@ -909,6 +909,12 @@ impl<'a> World<'a> {
                 node.life = Life::Ends;
                 node.cache.forget_everything();
                 "ends"
+            }
+            25 | 26 => {
+                // Anybody may say so who may connect to the database.
+                let farewell = Signal::Farewell(node.id);
+                self.publish(&Heard::Signal(farewell));
+                "is said to have ended"
             }
             20..23 => {
                 node.unanswered_until = until;

@@ -999,15 +999,40 @@ fn whoever_has_just_begun_to_listen_waits_for_all_that_have_said_that_they_are_t
     let mut asked = nodes.ask(7, me, at(2), all(), at(240));
     nodes.returned(7, me, at(240));
     assert_eq!((asked.until(), asked.nodes()), (at(260), 2));
-    nodes.ended(third, at(241));
+    nodes.seen(7, third);
     assert_eq!(asked.until(), Duration::ZERO);
-    let asked = nodes.ask(7, me, at(2), all(), at(242));
-    nodes.returned(7, me, at(242));
-    assert_eq!(
-        asked.nodes(),
-        1,
-        "it has ended, and what it said is still there"
-    );
+}
+
+/// Who ends has its report forgotten before it says so. Whoever may speak in the database can say so of somebody else.
+#[test]
+fn that_a_node_has_ended_counts_where_its_report_is_gone() {
+    let nodes = nodes::Nodes::default();
+    let [me, other] = [1, 2].map(|byte| NodeId::from_random_bytes([byte; 16]));
+    let at = Duration::from_secs;
+    nodes.listening(at(0));
+    nodes.ticked(other, at(60), at(99));
+    let there = || told([(other, Some(at(60)))]);
+
+    // It is said while somebody waits; or before.
+    let mut asked = nodes.ask(7, me, at(2), there(), at(100));
+    nodes.returned(7, me, at(100));
+    nodes.ended(other);
+    assert_eq!((asked.until(), asked.nodes()), (at(159), 2));
+    let mut asked = nodes.ask(8, me, at(2), there(), at(101));
+    assert_eq!(asked.until(), at(161));
+    nodes.returned(8, me, at(101));
+    assert_eq!((asked.until(), asked.nodes()), (at(159), 2));
+    let mut asked = nodes.ask(9, me, at(2), told([]), at(102));
+    nodes.returned(9, me, at(102));
+    assert_eq!((asked.until(), asked.nodes()), (Duration::ZERO, 1));
+
+    // Its report goes, and it is said after somebody has begun to wait.
+    nodes.ticked(other, at(60), at(103));
+    let mut asked = nodes.ask(10, me, at(2), told([]), at(104));
+    nodes.returned(10, me, at(104));
+    assert_eq!(asked.until(), at(163));
+    nodes.ended(other);
+    assert_eq!(asked.until(), Duration::ZERO);
 }
 
 /// Whoever may have the longest patience of all is waited for as if it had.
