@@ -62,6 +62,17 @@ fn is_reserved(text: &str) -> bool {
     first.is_some_and(|first| RESERVED.contains(&first))
 }
 
+/// Has it the form of a scope, whatever its length and whoever's it is?
+fn is_well_formed(text: &str) -> bool {
+    let plain = |segment: &str| {
+        let allowed =
+            |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'.' | b'-');
+        !segment.is_empty() && segment.bytes().all(allowed)
+    };
+    let named = text.strip_suffix(":*").unwrap_or(text);
+    named.split(':').all(plain)
+}
+
 /// Why a text is no scope, or a list no set of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ScopeFault {
@@ -116,19 +127,12 @@ impl Scope {
 
     /// Checks a text that came from outside.
     pub fn parse(text: &str) -> Result<Self, ScopeFault> {
-        let plain = |segment: &str| {
-            let allowed = |b: u8| {
-                b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'.' | b'-')
-            };
-            !segment.is_empty() && segment.bytes().all(allowed)
-        };
         if text.len() > Self::MAX_CHARS {
             return Err(ScopeFault::TooLong {
                 max: Self::MAX_CHARS,
             });
         }
-        let named = text.strip_suffix(":*").unwrap_or(text);
-        if !named.split(':').all(plain) {
+        if !is_well_formed(text) {
             return Err(ScopeFault::Malformed);
         }
         if is_reserved(text) && !Right::ALL.iter().any(|right| right.as_str() == text) {
@@ -236,12 +240,14 @@ impl Scopes {
         Some(scopes.collect::<Vec<_>>().join(" "))
     }
 
-    /// Takes what a store holds, unchecked: what is no scope covers nothing but itself.
+    /// Takes what a store holds. What could be no scope of any version is passed over: nobody could ask for it, and some of it,
+    /// such as a lone `*`, would look to others like a right.
     pub fn from_store(text: Option<&str>) -> Self {
         match text {
             None => Self::All,
             Some(text) => {
                 let scopes = text.split_ascii_whitespace();
+                let scopes = scopes.filter(|scope| is_well_formed(scope));
                 let scopes = scopes.map(|scope| Scope(scope.to_owned()));
                 Self::Only(ScopeSet(scopes.collect()))
             }
@@ -325,20 +331,23 @@ mod tests {
     }
 
     #[test]
-    fn what_a_store_holds_and_is_no_scope_covers_only_itself() {
-        for held in [
-            "*",
-            "keys:*",
-            "keys:r*",
-            "key*",
-            "k*",
-            "KEYS:READ",
-            "keys:read:*",
-            "audit:*",
-            "accounts:*",
+    fn what_a_store_holds_and_is_no_scope_covers_only_itself_if_anything() {
+        for (held, is_kept) in [
+            ("*", false),
+            ("keys:*", true),
+            ("keys:r*", false),
+            ("key*", false),
+            ("k*", false),
+            ("KEYS:READ", false),
+            ("%2A", false),
+            ("keys:read:*", true),
+            ("audit:*", true),
+            ("accounts:*", true),
         ] {
             let scopes = Scopes::from_store(Some(held));
-            assert!(scopes.covers(held), "{held}");
+            assert_eq!(scopes.covers(held), is_kept, "{held}");
+            let kept = if is_kept { held } else { "" };
+            assert_eq!(scopes.to_store().as_deref(), Some(kept));
             let others = ["keys", "keys:delete", "keyring:read", "docs:read", "docs"];
             for other in Right::ALL.map(Right::as_str).iter().chain(&others) {
                 assert!(!scopes.covers(other), "{held} {other}");
