@@ -211,7 +211,7 @@ impl Feed {
         query: impl RunQueryDsl<AsyncPgConnection> + ExecuteDsl<AsyncPgConnection, Pg> + Send,
     ) -> Result<usize, StoreError> {
         self.0
-            .statement(async |connection| query.execute(connection).await)
+            .proof(async |connection| query.execute(connection).await)
             .await?
             .map_err(error::of_query)
     }

@@ -3,13 +3,16 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use deadpool::{
     Runtime,
-    managed::{self, Object},
+    managed::{self, Object, PoolError},
 };
 use diesel::{ConnectionError, ConnectionResult};
 use diesel_async::{
@@ -17,7 +20,11 @@ use diesel_async::{
     pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod},
 };
 use leadr_auth_ports::{StoreError, StoreLoad};
-use tokio::runtime;
+use tokio::{
+    runtime,
+    sync::{Semaphore, SemaphorePermit},
+    time::Instant,
+};
 
 use crate::{
     connect::{self, ListenFault, Listener, Target, UrlFault},
@@ -26,6 +33,9 @@ use crate::{
 
 /// How long connecting may take where nobody waits for it with a request.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long it rests before it tries again to open a connection that was refused, while others are open.
+const REFUSED_REST: Duration = Duration::from_millis(25);
 
 /// How long a listener's connection may be without a sign of the server where it owes one. Who listens waits for nothing else,
 /// so that a server which has vanished is noticed by this and [`LISTENER_IDLE`].
@@ -59,7 +69,7 @@ pub struct PostgresConfig {
     /// and to the same database.
     pub listen_url: Option<String>,
     /// The most connections open at once for each asynchronous runtime that uses the database; at least one. See
-    /// `Pool` for why each has its own.
+    /// `Pool` for why each has its own. A fifth of them, rounded up, is for verification only, unless there is but one.
     pub pool_size: usize,
     /// The most that a lookup or a sign of life may take, and that anything may wait for a connection.
     pub lookup_timeout: Duration,
@@ -229,7 +239,27 @@ struct Shared {
     pool_size: usize,
     lookup_timeout: Duration,
     statement_timeout: Duration,
-    by_runtime: RwLock<HashMap<runtime::Id, managed::Pool<Manager>>>,
+    by_runtime: RwLock<HashMap<runtime::Id, Connections>>,
+}
+
+/// Those of one runtime.
+#[derive(Clone)]
+struct Connections {
+    all: managed::Pool<Manager>,
+    /// A permit for each that is not reserved for verification. Management waits for locks that others hold, a statement's time
+    /// each, and must not have all connections while it does: a revoked key is to be found revoked meanwhile, and a good one good.
+    common: Arc<Semaphore>,
+    /// How many wait for such a permit.
+    waiting: Arc<AtomicUsize>,
+}
+
+/// Which connections something may have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Share {
+    /// All but the reserved ones.
+    Common,
+    /// All.
+    Verification,
 }
 
 impl Pool {
@@ -262,7 +292,7 @@ impl Pool {
 
     /// The connections of the runtime that this is called in. What the lock guards is whole at any time, so a thread that
     /// panicked with it does no harm.
-    fn connections(&self) -> Result<managed::Pool<Manager>, StoreError> {
+    fn connections(&self) -> Result<Connections, StoreError> {
         let id = runtime::Handle::current().id();
         let by_runtime = &self.0.by_runtime;
         let known = by_runtime
@@ -287,12 +317,12 @@ impl Pool {
             .unwrap_or_else(PoisonError::into_inner);
         let mut load = StoreLoad::default();
         for connections in by_runtime.values() {
-            let status = connections.status();
+            let status = connections.all.status();
             load.max += status.max_size;
             load.open += status.size;
             // A connection that is being made is somebody's already.
             load.in_use += status.size.saturating_sub(status.available);
-            load.waiting += status.waiting;
+            load.waiting += status.waiting + connections.waiting.load(Ordering::Relaxed);
         }
         load
     }
@@ -328,7 +358,17 @@ impl Pool {
     where
         F: for<'c> Work<'c, R>,
     {
-        self.lend(self.0.lookup_timeout, work).await
+        let share = Share::Verification;
+        self.lend(share, self.0.lookup_timeout, work).await
+    }
+
+    /// Runs a single statement without which verification could not rely on what it keeps.
+    pub(crate) async fn proof<R: Send, F>(&self, work: F) -> Result<R, StoreError>
+    where
+        F: for<'c> Work<'c, R>,
+    {
+        let share = Share::Verification;
+        self.lend(share, self.statement_patience(), work).await
     }
 
     /// Runs any other single statement. The server cuts it short at the statement timeout; the deadline here is for a
@@ -337,8 +377,12 @@ impl Pool {
     where
         F: for<'c> Work<'c, R>,
     {
-        self.lend(self.0.statement_timeout + 2 * self.0.lookup_timeout, work)
-            .await
+        let share = Share::Common;
+        self.lend(share, self.statement_patience(), work).await
+    }
+
+    fn statement_patience(&self) -> Duration {
+        self.0.statement_timeout + 2 * self.0.lookup_timeout
     }
 
     /// Runs a transaction, which is a handful of statements. One that is given up is rolled back by the server when it finds
@@ -347,7 +391,8 @@ impl Pool {
     where
         F: for<'c> Work<'c, R>,
     {
-        self.lend(4 * self.0.statement_timeout, work).await
+        let share = Share::Common;
+        self.lend(share, 4 * self.0.statement_timeout, work).await
     }
 
     /// The most that anybody waits for a key that is written with others: for a statement, and for a transaction where that
@@ -359,13 +404,18 @@ impl Pool {
     /// Lends a connection to `work`, and gives up on it when its time is over. Dropping it drops its [`Lease`], which closes
     /// the connection: nobody is ever lent one with an answer outstanding or a transaction open. The server does what it was
     /// asked as a whole or not at all.
-    async fn lend<R: Send, F>(&self, time: Duration, work: F) -> Result<R, StoreError>
+    async fn lend<R: Send, F>(&self, share: Share, time: Duration, work: F) -> Result<R, StoreError>
     where
         F: for<'c> Work<'c, R>,
     {
         let lent = async {
             let connections = self.connections()?;
-            let mut lease = Lease(Some(connections.get().await.map_err(error::of_pool)?));
+            let _permit = match share {
+                Share::Common => Some(connections.permit(self.0.lookup_timeout).await?),
+                Share::Verification => None,
+            };
+            let connection = connections.get(self.0.lookup_timeout).await?;
+            let mut lease = Lease(Some(connection));
             let Some(connection) = lease.0.as_mut() else {
                 return Err(StoreError::internal("a lease without a connection"));
             };
@@ -400,8 +450,67 @@ where
     type Future = Fut;
 }
 
+impl Connections {
+    /// Waits for a connection. A server that has no room for another one refuses to open it; those that are open come free.
+    async fn get(&self, patience: Duration) -> Result<Object<Manager>, StoreError> {
+        let until = Instant::now() + patience;
+        loop {
+            match self.all.get().await {
+                Err(PoolError::Backend(_))
+                    if self.all.status().size > 0 && Instant::now() + REFUSED_REST < until =>
+                {
+                    tokio::time::sleep(REFUSED_REST).await;
+                }
+                got => return got.map_err(error::of_pool),
+            }
+        }
+    }
+
+    /// Waits for a connection that is not reserved to be free, as long as for any.
+    async fn permit(&self, patience: Duration) -> Result<SemaphorePermit<'_>, StoreError> {
+        if let Ok(permit) = self.common.try_acquire() {
+            return Ok(permit);
+        }
+        let _waits = Waits::new(&self.waiting);
+        tokio::time::timeout(patience, self.common.acquire())
+            .await
+            .map_err(|_| StoreError::unavailable("all connections to the database are busy"))?
+            .map_err(StoreError::internal)
+    }
+}
+
+/// One that waits, for as long as this is there.
+struct Waits<'a>(&'a AtomicUsize);
+
+impl<'a> Waits<'a> {
+    fn new(waiting: &'a AtomicUsize) -> Self {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How many of so many connections are not reserved.
+fn common_of(pool_size: usize) -> usize {
+    (pool_size - pool_size.div_ceil(5)).max(1)
+}
+
 impl Shared {
-    fn build(&self) -> Result<managed::Pool<Manager>, managed::BuildError> {
+    fn build(&self) -> Result<Connections, managed::BuildError> {
+        let size = self.pool_size.max(1);
+        Ok(Connections {
+            all: self.build_pool(size)?,
+            common: Arc::new(Semaphore::new(common_of(size))),
+            waiting: Arc::default(),
+        })
+    }
+
+    fn build_pool(&self, size: usize) -> Result<managed::Pool<Manager>, managed::BuildError> {
         let setup = Arc::clone(&self.setup);
         let mut manager = ManagerConfig::default();
         // `Verified`, the default, asks `SELECT 1` before each use: a round trip more per lookup, for a guarantee that is
@@ -413,7 +522,7 @@ impl Shared {
         });
         // The setup has the parsed URL. The manager's own copy of it would be one more place that holds a password.
         managed::Pool::builder(Manager::new_with_config("", manager))
-            .max_size(self.pool_size.max(1))
+            .max_size(size)
             // By default there are none, and callers wait for ever.
             .wait_timeout(Some(self.lookup_timeout))
             .create_timeout(Some(self.lookup_timeout))
@@ -481,6 +590,12 @@ mod tests {
             assert_eq!(shown.contains("listen_url: None"), listen_url.is_none());
             assert_eq!(Pool::new(config).err(), expected);
         }
+    }
+
+    #[test]
+    fn a_fifth_of_the_connections_is_reserved_as_long_as_one_is_left() {
+        let sizes = [1, 2, 4, 5, 6, 10, 100];
+        assert_eq!(sizes.map(common_of), [1, 1, 3, 4, 4, 8, 80]);
     }
 
     #[test]

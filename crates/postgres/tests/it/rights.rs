@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use leadr_auth_domain::{AuditDraft, AuditEntry, Checkpoint};
 use leadr_auth_ports::{
     AuditQuery, AuditStore, Pruned, StoreError, Stores,
-    contract::fixtures::{at, entry, upto},
+    contract::fixtures::{account, at, entry, key, upto},
 };
 use leadr_auth_postgres::{
     Postgres, PostgresConfig, migrate,
@@ -197,4 +197,29 @@ async fn a_right_that_is_missing_is_named() {
             assert_eq!(error.to_string(), expected, "{error:?}");
         }
     }
+}
+
+/// A server that lets in so few does not fail those who can wait for one that is in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_is_refused_another_connection_waits_for_an_open_one() {
+    let (database, role) = granted().await;
+    let limit = format!("ALTER ROLE {} CONNECTION LIMIT 2", role.name);
+    database.client().await.batch_execute(&limit).await.unwrap();
+    let config = PostgresConfig {
+        pool_size: 10,
+        ..config(&database, &role)
+    };
+    let stores = Postgres::new(config).unwrap().stores();
+    let prefix = key(1, &account(1)).key_prefix;
+    assert!(stores.lookup.find(&prefix).await.unwrap().is_none());
+    let lookups: Vec<_> = (0..40)
+        .map(|_| {
+            let (lookup, prefix) = (Arc::clone(&stores.lookup), prefix.clone());
+            tokio::spawn(async move { lookup.find(&prefix).await })
+        })
+        .collect();
+    for found in lookups {
+        assert!(found.await.unwrap().unwrap().is_none());
+    }
+    assert!(stores.health.load().open <= 2);
 }
