@@ -507,14 +507,14 @@ impl AccountRepository for Memory {
 
 #[async_trait]
 impl UsageStore for Memory {
-    async fn record(&self, uses: &[KeyUse]) -> Result<(), StoreError> {
+    async fn record(&self, uses: &[KeyUse]) -> Result<Vec<KeyId>, StoreError> {
         let mut state = self.write();
         for KeyUse { key_id, used_at } in uses {
             if let Some(key) = state.keys.get_mut(key_id) {
                 key.record_usage(*used_at);
             }
         }
-        Ok(())
+        Ok(Vec::new())
     }
 }
 

@@ -21,6 +21,8 @@ pub trait UsageStore: Send + Sync {
     /// Moves `last_used_at` of each key forward to its `used_at`, and never back; `updated_at` stays. Atomic. Keys
     /// that do not exist are passed over; a key may be named more than once, and in any order.
     ///
-    /// Other writes may have to wait until all of it is written, so callers name ten thousand at most.
-    async fn record(&self, uses: &[KeyUse]) -> Result<(), StoreError>;
+    /// Other writes may have to wait until all of it is written, so callers name ten thousand at most. It waits for nobody who
+    /// holds one of the keys, and answers those that it passed over for that: their uses are not written, and are to be
+    /// recorded again.
+    async fn record(&self, uses: &[KeyUse]) -> Result<Vec<KeyId>, StoreError>;
 }

@@ -2,21 +2,28 @@
 
 use async_trait::async_trait;
 use diesel::{
+    QueryableByName,
     pg::Pg,
-    query_builder::{QueryFragment, QueryId},
-    sql_types::{Array, Timestamptz, Uuid as SqlUuid},
+    query_builder::{Query, QueryFragment, QueryId},
+    sql_types::{Array, Timestamptz, Untyped, Uuid as SqlUuid},
 };
 use diesel_async::RunQueryDsl;
+use leadr_auth_domain::KeyId;
 use leadr_auth_ports::{KeyUse, StoreError, UsageStore};
+
+use uuid::Uuid;
 
 use crate::{error, pool::Pool, rows};
 
 #[derive(Clone)]
 pub(crate) struct Usage(pub(crate) Pool);
 
-/// The rows are locked in the order of their ids before any is written: batches that name the same keys in different
-/// orders then wait for one another, and never each for the other. Rows that are ahead already are left alone. A row that
-/// somebody moved while this one waited is judged again as it is then, which is what `READ COMMITTED` does.
+/// The rows are locked before any is written, and those that somebody else holds are passed over: one that somebody has left
+/// locked must not keep all the others from being written, and batches that name the same keys in different orders never wait
+/// for one another. Rows that are ahead already are left alone. A row that somebody has just moved is judged again as it is
+/// then, which is what `READ COMMITTED` does.
+///
+/// Passed over is what was not locked though it is behind: that is looked up key by key, since as a rule there is none.
 const RECORD: &str = "\
 WITH uses AS (
     SELECT key_id, max(used_at) AS used_at
@@ -26,15 +33,26 @@ WITH uses AS (
     SELECT api_keys.id, uses.used_at
     FROM api_keys JOIN uses ON uses.key_id = api_keys.id
     WHERE api_keys.last_used_at IS NULL OR api_keys.last_used_at < uses.used_at
-    ORDER BY api_keys.id
-    FOR NO KEY UPDATE OF api_keys
+    FOR NO KEY UPDATE OF api_keys SKIP LOCKED
+), written AS (
+    UPDATE api_keys SET last_used_at = locked.used_at
+    FROM locked
+    WHERE api_keys.id = locked.id
 )
-UPDATE api_keys SET last_used_at = locked.used_at
-FROM locked
-WHERE api_keys.id = locked.id
-    AND (api_keys.last_used_at IS NULL OR api_keys.last_used_at < locked.used_at)";
+SELECT key_id
+FROM uses
+WHERE key_id NOT IN (SELECT id FROM locked)
+    AND (SELECT last_used_at IS NULL OR last_used_at < used_at FROM api_keys WHERE id = key_id)";
 
-pub(crate) fn record_query(uses: &[KeyUse]) -> impl QueryFragment<Pg> + QueryId + Send + use<> {
+#[derive(QueryableByName)]
+struct PassedOver {
+    #[diesel(sql_type = SqlUuid)]
+    key_id: Uuid,
+}
+
+pub(crate) fn record_query(
+    uses: &[KeyUse],
+) -> impl Query<SqlType = Untyped> + QueryFragment<Pg> + QueryId + Send + use<> {
     let (ids, times): (Vec<_>, Vec<_>) = uses
         .iter()
         .map(|used| (used.key_id.as_uuid(), rows::instant(used.used_at)))
@@ -51,15 +69,17 @@ pub(crate) fn record_query(uses: &[KeyUse]) -> impl QueryFragment<Pg> + QueryId 
 
 #[async_trait]
 impl UsageStore for Usage {
-    async fn record(&self, uses: &[KeyUse]) -> Result<(), StoreError> {
+    async fn record(&self, uses: &[KeyUse]) -> Result<Vec<KeyId>, StoreError> {
         if uses.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let query = record_query(uses);
-        self.0
-            .statement(async |connection| query.execute(connection).await)
+        let passed_over = self
+            .0
+            .statement(async |connection| query.load::<PassedOver>(connection).await)
             .await?
-            .map(drop)
-            .map_err(error::of_query)
+            .map_err(error::of_query)?;
+        let ids = passed_over.into_iter().map(|row| KeyId::new(row.key_id));
+        Ok(ids.collect())
     }
 }

@@ -254,7 +254,7 @@ impl Service {
         self.update_key(by, id, &change).await
     }
 
-    /// Notes a use that authentication did not see, at once, and answers the key.
+    /// Notes a use that authentication did not see, at once unless somebody holds the key, and answers it.
     pub async fn record_key_usage(
         &self,
         access: Access,
@@ -262,13 +262,14 @@ impl Service {
         used_at: Timestamp,
     ) -> Result<ApiKey, KeyError> {
         let mut key = self.key(access, id).await?;
-        self.stores
-            .usage
-            .record(&[KeyUse {
-                key_id: id,
-                used_at,
-            }])
-            .await?;
+        let used = [KeyUse {
+            key_id: id,
+            used_at,
+        }];
+        let passed_over = self.stores.usage.record(&used).await?;
+        for id in passed_over {
+            self.usage.note(id, used_at);
+        }
         key.record_usage(used_at);
         Ok(key)
     }

@@ -7,7 +7,8 @@
 //! down every second would keep the store busier than all verification does. A key that was not used again by then is
 //! forgotten.
 //!
-//! When it is told to stop, everything is written down. A process that is killed loses the uses since a key was last written:
+//! When it is told to stop, everything is written down, for which it has ten seconds where the store is away or somebody holds a
+//! key. A process that is killed loses the uses since a key was last written:
 //! the resolution's worth at most, and the half second until somebody looks.
 //!
 //! Reads lay the notes over what the store says, so that a key that has just been used shows it at once on the node that
@@ -17,7 +18,7 @@ mod notes;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,6 +30,10 @@ use leadr_auth_ports::{StoreError, UsageStore};
 use crate::{Chain, UsageStatistics};
 pub(crate) use notes::NoteHint;
 use notes::{Event, Notes};
+
+/// How long writing everything down at the end may take, and how long it rests before it tries again.
+const LAST_PATIENCE: Duration = Duration::from_secs(10);
+const LAST_REST: Duration = Duration::from_millis(250);
 
 /// How often somebody looks at what is due.
 const FLUSH_EVERY: Duration = Duration::from_millis(500);
@@ -124,7 +129,8 @@ impl UsageRecorder {
         key
     }
 
-    /// Writes all notes down, due or not, at once. Where the store fails they are kept for the next time.
+    /// Writes all notes down, due or not, at once. Where the store fails they are kept for the next time, and so are those of keys
+    /// that somebody holds.
     pub async fn flush(&self) -> Result<(), StoreError> {
         self.write(Scope::All).await
     }
@@ -137,39 +143,53 @@ impl UsageRecorder {
             Scope::All => self.notes.take_pending(),
         };
         self.underway().extend(known);
-        loop {
-            let batch = self.underway().len().min(BATCH);
-            if batch == 0 {
-                return Ok(());
-            }
-            let uses = self
+        let mut left = self.underway().len();
+        while left > 0 {
+            let batch = left.min(BATCH);
+            let mut uses = self
                 .notes
                 .uses_of(self.underway().iter().take(batch).copied());
-            let written = self.store.record(&uses).await;
-            let counter = if written.is_ok() {
-                self.notes.settle(&uses);
-                self.underway().drain(..batch);
+            let recorded = self.store.record(&uses).await;
+            let counter = if recorded.is_ok() {
                 &self.counters.flushes
             } else {
-                // Behind the others, which may be luckier: it may be one row that somebody else holds.
-                self.underway().rotate_left(batch);
                 &self.counters.failures
             };
             counter.fetch_add(1, Ordering::Relaxed);
-            written?;
+            // Behind the others, which may be luckier.
+            self.underway().rotate_left(batch);
+            let passed_over: HashSet<_> = recorded?.into_iter().collect();
+            uses.retain(|used| !passed_over.contains(&used.key_id));
+            self.notes.settle(&uses);
+            self.keep_of_last(batch, &passed_over);
+            left -= batch;
             // Only while there is more to write, or new keys would keep this going for ever, a few at a time.
-            if !self.underway().is_empty() {
-                self.put_ahead(self.notes.take_fresh());
+            if left > 0 {
+                left += self.put_ahead(self.notes.take_fresh());
             }
         }
+        Ok(())
     }
 
-    /// Keys that were not known must not wait for all the others.
-    fn put_ahead(&self, fresh: Vec<Event>) {
+    /// Of the last so many that are underway these are all that are so still.
+    fn keep_of_last(&self, batch: usize, passed_over: &HashSet<KeyId>) {
         let mut underway = self.underway();
+        let first = underway.len().saturating_sub(batch);
+        let mut tried = underway.split_off(first);
+        tried.retain(|event| {
+            let key = || self.notes.key_of(event);
+            !passed_over.is_empty() && key().is_some_and(|key| passed_over.contains(&key))
+        });
+        underway.append(&mut tried);
+    }
+
+    /// Keys that were not known must not wait for all the others. Answers how many they are.
+    fn put_ahead(&self, fresh: Vec<Event>) -> usize {
+        let (mut underway, count) = (self.underway(), fresh.len());
         for event in fresh.into_iter().rev() {
             underway.push_front(event);
         }
+        count
     }
 
     /// Writes down what is due twice a second, until `stop` is over; then everything.
@@ -197,12 +217,30 @@ impl UsageRecorder {
                 Ok(()) | Err(_) => {}
             }
         }
-        if let Err(error) = self.flush().await {
-            let lost = self.statistics().waiting;
-            self.counters
-                .lost
-                .fetch_add(u64::try_from(lost).unwrap_or(u64::MAX), Ordering::Relaxed);
-            tracing::error!(error = %Chain(&error), lost, "the last uses of keys are lost");
+        self.flush_for_the_last_time().await;
+    }
+
+    /// Somebody may hold a key for a moment, and a store that is being started anew is back soon.
+    async fn flush_for_the_last_time(&self) {
+        let mut fault = None;
+        let written = async {
+            loop {
+                fault = self.flush().await.err();
+                let for_good = fault.as_ref().is_some_and(|error| !error.is_retryable());
+                if for_good || self.statistics().waiting == 0 {
+                    return;
+                }
+                tokio::time::sleep(LAST_REST).await;
+            }
+        };
+        let _ = tokio::time::timeout(LAST_PATIENCE, written).await;
+        let lost = self.statistics().waiting;
+        if lost > 0 {
+            let count = u64::try_from(lost).unwrap_or(u64::MAX);
+            self.counters.lost.fetch_add(count, Ordering::Relaxed);
+            let error = fault.as_ref().map(|error| Chain(error).to_string());
+            let error = error.as_deref().unwrap_or("somebody else holds these keys");
+            tracing::error!(error, lost, "the last uses of keys are lost");
         }
     }
 

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use diesel::prelude::*;
+use leadr_auth_domain::KeyId;
 use leadr_auth_ports::{KeyUse, StoreError, UsageStore};
 
 use crate::{
@@ -16,9 +17,10 @@ pub(crate) struct Usage(pub(crate) Pool);
 
 #[async_trait]
 impl UsageStore for Usage {
-    async fn record(&self, uses: &[KeyUse]) -> Result<(), StoreError> {
+    /// Nobody holds a single key here.
+    async fn record(&self, uses: &[KeyUse]) -> Result<Vec<KeyId>, StoreError> {
         if uses.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let uses = uses.to_vec();
         // A statement each, prepared once: there is no way to the database that statements would have to be saved for.
@@ -32,7 +34,7 @@ impl UsageStore for Usage {
                     .set(api_keys::last_used_at.eq(used_at))
                     .execute(connection)?;
             }
-            Ok(Done::unheard(()))
+            Ok(Done::unheard(Vec::new()))
         });
         recorded.await?.map_err(error::of_query)
     }

@@ -12,7 +12,7 @@ use leadr_auth_domain::{
 
 use super::fixtures::{
     SECRET, account, account_of, all_noted, at, audit_key, entry, entry_in, fields, heard,
-    heard_until_tick, key, noted, plain_key, report, upto,
+    heard_until_tick, key, noted, plain_key, record, report, upto,
 };
 use crate::{
     ActorFilter, AuditPlace, AuditQuery, Audited, Change, CreateAccountError, CreateKeyError,
@@ -586,10 +586,10 @@ cases! { $
                 uses.reverse();
             }
             let usage = Arc::clone(&stores.usage);
-            race.push(tokio::spawn(async move { usage.record(&uses).await }));
+            race.push(tokio::spawn(async move { record(usage.as_ref(), &uses).await }));
         }
         for racer in race {
-            racer.await.unwrap().unwrap();
+            racer.await.unwrap();
         }
         let last = at(u32::try_from(RACERS).unwrap() + 99);
         for key in stores.keys.list(KeyFilter::of(owner.id)).await.unwrap() {
@@ -608,7 +608,7 @@ cases! { $
             let (keys, usage, id) =
                 (Arc::clone(&stores.keys), Arc::clone(&stores.usage), shared.id);
             race.push(tokio::spawn(async move {
-                usage.record(&[KeyUse { key_id: id, used_at: at(200 + n) }]).await.unwrap();
+                record(usage.as_ref(), &[KeyUse { key_id: id, used_at: at(200 + n) }]).await;
             }));
             race.push(tokio::spawn(async move {
                 keys.update(id, &mut |mut key| {

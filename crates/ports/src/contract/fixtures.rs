@@ -9,7 +9,8 @@ use leadr_auth_domain::{
 };
 
 use crate::{
-    ActorFilter, AuditPlace, AuditQuery, Audited, Heard, NodeReport, Signal, Stores, Subscription,
+    ActorFilter, AuditPlace, AuditQuery, Audited, Heard, KeyUse, NodeReport, Signal, Stores,
+    Subscription, UsageStore,
 };
 
 /// The secret under which [`key`] hashes.
@@ -176,6 +177,19 @@ pub fn tick(report: &NodeReport) -> Heard {
         number: report.tick,
         patience: report.patience,
     })
+}
+
+/// Records uses, and those again that were passed over, since somebody held their keys.
+pub async fn record(usage: &dyn UsageStore, uses: &[KeyUse]) {
+    let mut left = uses.to_vec();
+    loop {
+        let passed_over = usage.record(&left).await.unwrap();
+        if passed_over.is_empty() {
+            return;
+        }
+        left.retain(|used| passed_over.contains(&used.key_id));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 /// What is heard up to the tick of a report, which is sent now; without it.

@@ -9,10 +9,11 @@ use leadr_auth_domain::{
 };
 use leadr_auth_ports::{
     AuditQuery, Audited, CreateKeyError, DropPepperError, ImportConflict, ImportMode,
-    ImportOutcome, KeyFilter, KeyUse, Rehash, Rows, StoredPepper, Stores, UpdateKeyError,
-    contract::fixtures::{account, at, entry, entry_in, key, noted},
+    ImportOutcome, KeyFilter, KeyUse, Rehash, Rows, StoreError, StoredPepper, Stores,
+    UpdateAccountError, UpdateKeyError,
+    contract::fixtures::{account, at, entry, entry_in, key, noted, report},
 };
-use leadr_auth_postgres::testing::TestDatabase;
+use leadr_auth_postgres::{Postgres, PostgresConfig, testing::TestDatabase};
 use tokio_postgres::Client;
 
 /// A database with one account.
@@ -136,14 +137,14 @@ fn lowest_of(keys: &[ApiKey]) -> String {
     format!("SELECT FROM api_keys WHERE id = '{lowest}' FOR UPDATE")
 }
 
-/// Rows are locked from the lowest id upwards, whatever order they are named or stored in: while the lowest is held by
-/// somebody else, none of the others is.
+/// A key whose row somebody holds is passed over and named: nobody waits for it, and all others are written.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn uses_are_recorded_from_the_lowest_id_upwards() {
+async fn a_use_of_a_key_that_somebody_holds_is_passed_over() {
     let database = with_owner().await;
     let stores = database.stores();
     let keys = twenty_keys(&stores).await;
-    let (holder, watcher) = hold(&database, &lowest_of(&keys)).await;
+    let (holder, _watcher) = hold(&database, &lowest_of(&keys)).await;
+    let held = keys.iter().map(|key| key.id).min().unwrap();
     let uses: Vec<_> = keys
         .iter()
         .map(|key| KeyUse {
@@ -151,56 +152,96 @@ async fn uses_are_recorded_from_the_lowest_id_upwards() {
             used_at: at(100),
         })
         .collect();
-    let usage = stores.usage.clone();
-    let recording = tokio::spawn(async move { usage.record(&uses).await });
-    somebody_waits(&watcher).await;
-    let free = watcher
-        .query("SELECT FROM api_keys FOR UPDATE SKIP LOCKED", &[])
-        .await
-        .unwrap();
-    assert_eq!(free.len(), keys.len() - 1);
+    assert_eq!(stores.usage.record(&uses).await.unwrap(), [held]);
+    let owner = account(1).id;
+    for key in stores.keys.list(KeyFilter::of(owner)).await.unwrap() {
+        let expected = (key.id != held).then_some(at(100));
+        assert_eq!(key.last_used_at, expected);
+    }
     holder.batch_execute("COMMIT").await.unwrap();
-    recording.await.unwrap().unwrap();
-    for key in stores
-        .keys
-        .list(KeyFilter::of(account(1).id))
-        .await
-        .unwrap()
-    {
+    assert_eq!(stores.usage.record(&uses).await.unwrap(), []);
+    for key in stores.keys.list(KeyFilter::of(owner)).await.unwrap() {
         assert_eq!(key.last_used_at, Some(at(100)));
     }
+    // One that is held and ahead has nothing to be written.
+    let (holder, _watcher) = hold(&database, &lowest_of(&keys)).await;
+    assert_eq!(stores.usage.record(&uses).await.unwrap(), []);
+    holder.batch_execute("COMMIT").await.unwrap();
 }
 
 /// A use that was recorded by somebody else meanwhile is not undone by an older one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_use_that_had_to_wait_does_not_go_back_in_time() {
+async fn a_use_that_was_passed_over_does_not_go_back_in_time() {
     let database = with_owner().await;
     let stores = database.stores();
     let first = key(1, &account(1));
     stores.keys.create(&first, &entry()).await.unwrap();
-    let (holder, watcher) = hold(
+    let (holder, _watcher) = hold(
         &database,
         &format!("UPDATE api_keys SET last_used_at = '{}'", at(200)),
     )
     .await;
-    let usage = stores.usage.clone();
-    let recording = tokio::spawn(async move {
-        usage
-            .record(&[KeyUse {
-                key_id: first.id,
-                used_at: at(100),
-            }])
-            .await
-    });
-    somebody_waits(&watcher).await;
+    let uses = [KeyUse {
+        key_id: first.id,
+        used_at: at(100),
+    }];
+    assert_eq!(stores.usage.record(&uses).await.unwrap(), [first.id]);
     holder.batch_execute("COMMIT").await.unwrap();
-    recording.await.unwrap().unwrap();
+    assert_eq!(stores.usage.record(&uses).await.unwrap(), []);
     let listed = stores
         .keys
         .list(KeyFilter::of(account(1).id))
         .await
         .unwrap();
     assert_eq!(listed.first().unwrap().last_used_at, Some(at(200)));
+}
+
+/// Management that waits for locks has connections enough left for verification, and for what proves that it may rely on what
+/// it keeps.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_that_wait_for_a_lock_do_not_keep_lookups_from_a_connection() {
+    let database = with_owner().await;
+    let first = key(1, &account(1));
+    let direct = database.stores();
+    direct.keys.create(&first, &entry()).await.unwrap();
+    let config = PostgresConfig {
+        pool_size: 5,
+        ..database.config()
+    };
+    let stores = Postgres::new(config).unwrap().stores();
+    stores.lookup.find(&first.key_prefix).await.unwrap();
+    let (holder, watcher) = hold(&database, "SELECT FROM accounts FOR UPDATE").await;
+    let waiting: Vec<_> = (0..20)
+        .map(|_| {
+            let accounts = stores.accounts.clone();
+            tokio::spawn(async move {
+                let rename = &mut |account| Ok(noted(account));
+                accounts.update(account(1).id, rename).await
+            })
+        })
+        .collect();
+    so_many_wait(&watcher, 4).await;
+    assert!(
+        stores
+            .lookup
+            .find(&first.key_prefix)
+            .await
+            .unwrap()
+            .is_some()
+    );
+    stores.feed.tick(&report(1, 1)).await.unwrap();
+    let load = stores.health.load();
+    assert_eq!((load.max, load.in_use), (5, 4));
+    holder.batch_execute("COMMIT").await.unwrap();
+    for waiter in waiting {
+        // Those that found no connection in time are told so.
+        if let Err(error) = waiter.await.unwrap() {
+            assert!(
+                matches!(error, UpdateAccountError::Store(StoreError::Unavailable(_))),
+                "{error:?}"
+            );
+        }
+    }
 }
 
 /// A secret with a check value of no use.

@@ -5,7 +5,7 @@ use std::{ops::Range, time::Duration};
 use leadr_auth_domain::KeyId;
 use leadr_auth_ports::{
     KeyUse,
-    contract::fixtures::{account, at, entry},
+    contract::fixtures::{self, account, at, entry},
 };
 use leadr_auth_postgres::testing::TestDatabase;
 use tokio_postgres::Client;
@@ -47,7 +47,7 @@ async fn record(database: &TestDatabase, ids: &[KeyId], rounds: Range<u32>) {
                 used_at: at(round),
             })
             .collect();
-        usage.record(&uses).await.unwrap();
+        fixtures::record(usage.as_ref(), &uses).await;
     }
     // Its connections are closed with it, and that is when PostgreSQL counts what they did.
 }
@@ -103,7 +103,7 @@ async fn no_index_is_on_the_last_use() {
     assert_eq!(row.get::<_, i64>(0), 0);
 }
 
-/// Nodes that write the same many keys down, each in an order of its own, wait for one another and never each for the other.
+/// Nodes that write the same many keys down, each in an order of its own, never wait each for the other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn batches_of_ten_thousand_in_opposite_orders_never_deadlock() {
     let (database, client, ids) = with_keys(10_000).await;

@@ -318,6 +318,11 @@ impl Notes {
         uses
     }
 
+    /// Which key was handed over.
+    pub(super) fn key_of(&self, event: &Event) -> Option<KeyId> {
+        Some(self.part(event.place).get(event.place)?.key_id)
+    }
+
     /// Takes keys back that were handed over, and written just now.
     pub(super) fn settle(&self, written: &[KeyUse]) {
         let at = Instant::now();

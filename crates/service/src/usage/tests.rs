@@ -17,7 +17,7 @@ struct Watched {
     /// What was asked for, in turn.
     asked: Mutex<Vec<Vec<KeyUse>>>,
     failing: AtomicBool,
-    /// A key whose row somebody else holds: what names it fails.
+    /// A key whose row somebody else holds, which is passed over.
     held: Mutex<Option<KeyId>>,
     gate: tokio::sync::Semaphore,
 }
@@ -50,16 +50,18 @@ impl Watched {
 
 #[async_trait]
 impl UsageStore for Watched {
-    async fn record(&self, uses: &[KeyUse]) -> Result<(), StoreError> {
+    async fn record(&self, uses: &[KeyUse]) -> Result<Vec<KeyId>, StoreError> {
         self.asked.lock().unwrap().push(uses.to_vec());
         self.calls.fetch_add(1, Ordering::SeqCst);
         self.gate.acquire().await.unwrap().forget();
-        let held = *self.held.lock().unwrap();
-        let held = uses.iter().any(|used| Some(used.key_id) == held);
-        if held || self.failing.load(Ordering::SeqCst) {
+        if self.failing.load(Ordering::SeqCst) {
             return Err(StoreError::unavailable("away"));
         }
-        self.inner.record(uses).await
+        let held = *self.held.lock().unwrap();
+        let (held, free): (Vec<_>, Vec<_>) = uses.iter().partition(|it| Some(it.key_id) == held);
+        let mut passed_over = self.inner.record(&free).await?;
+        passed_over.extend(held.iter().map(|used: &KeyUse| used.key_id));
+        Ok(passed_over)
     }
 }
 
@@ -244,7 +246,7 @@ async fn the_oldest_note_says_how_far_writing_is_behind() {
     assert_eq!((told.waiting, told.lag), (1, Duration::ZERO));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_is_lost_at_the_end_is_counted() {
     let mut bench = Bench::new().await;
     let watched = Watched::over(&mut bench, 10);
@@ -459,7 +461,7 @@ async fn new_keys_do_not_keep_a_flush_going() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_row_that_is_held_does_not_hold_up_other_batches() {
+async fn one_row_that_is_held_holds_up_no_other() {
     let mut bench = Bench::new().await;
     let watched = Watched::over(&mut bench, OPEN);
     let usage = bench.service.usage.clone();
@@ -471,16 +473,50 @@ async fn one_row_that_is_held_does_not_hold_up_other_batches() {
     let one = usage.notes.uses_of(first.iter().take(1).copied());
     *watched.held.lock().unwrap() = Some(one[0].key_id);
     usage.put_ahead(first);
-    assert!(usage.flush().await.is_err());
-    assert_eq!(usage.statistics().waiting, 25_000);
-    assert!(usage.flush().await.is_err());
-    assert_eq!(watched.sizes(), [10_000, 10_000, 10_000]);
-    // The last batch was filled up with some of the first, the held row among them.
-    assert_eq!(usage.statistics().waiting, 15_000);
-    assert!(usage.flush().await.is_err());
+    for sizes in [&[10_000, 10_000, 5_000][..], &[1]] {
+        usage.flush().await.unwrap();
+        assert_eq!(watched.sizes(), sizes);
+        assert_eq!(usage.statistics().waiting, 1);
+        watched.asked.lock().unwrap().clear();
+    }
+    // Others are used meanwhile, and it is used again.
+    usage.note(many(25_000), Bench::later(1));
+    usage.note(one[0].key_id, Bench::later(2));
+    usage.flush().await.unwrap();
+    assert_eq!((watched.sizes(), usage.statistics().waiting), (vec![2], 1));
     *watched.held.lock().unwrap() = None;
     usage.flush().await.unwrap();
     assert_eq!(usage.statistics().waiting, 0);
+    let asked = watched.asked.lock().unwrap().pop().unwrap();
+    assert_eq!(asked[0].used_at, Bench::later(2));
+}
+
+/// What ends takes its time for what cannot be written at once; not for ever, and not for what never can be.
+#[tokio::test(start_paused = true)]
+async fn the_end_waits_for_a_store_that_is_back_soon() {
+    for (away, lost) in [(0, 0), (3, 0), (9, 0), (60, 1)] {
+        let mut bench = Bench::new().await;
+        let watched = Watched::over(&mut bench, OPEN);
+        let id = bench.issue("Used").await.key.id;
+        for held in [false, true] {
+            let before = bench.service.usage.statistics().lost;
+            bench
+                .service
+                .usage
+                .note(id, Bench::later(5 + u32::from(held)));
+            watched.failing.store(!held, Ordering::SeqCst);
+            *watched.held.lock().unwrap() = held.then_some(id);
+            let began = tokio::time::Instant::now();
+            let ends = tokio::spawn(bench.service.usage.clone().run(async {}));
+            sleep(SECOND * away).await;
+            watched.failing.store(false, Ordering::SeqCst);
+            *watched.held.lock().unwrap() = None;
+            ends.await.unwrap();
+            assert_eq!(bench.service.usage.statistics().lost - before, lost);
+            assert!(lost > 0 || began.elapsed() < SECOND * (away + 1));
+            bench.service.usage.flush().await.unwrap();
+        }
+    }
 }
 
 /// Keys that are due again, and were not written, are tried again and shown meanwhile.
