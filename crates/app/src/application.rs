@@ -188,11 +188,27 @@ impl Application {
             let handle = server.handle();
             (tokio::spawn(server), handle)
         });
-        let (stop_usage, usage_stopped) = oneshot::channel::<()>();
-        let usage = tokio::spawn(self.service.clone().run(async {
-            let _ = usage_stopped.await;
-        }));
-        let start = tokio::spawn(self.start.run(self.service.clone(), tell.clone()));
+        let (stop_background, mut background_stopped) = oneshot::channel::<()>();
+        let (tell_of_schema, schema) = oneshot::channel::<()>();
+        let service = self.service.clone();
+        let background = tokio::spawn(async move {
+            // What looks for tables that are not made yet only complains. Where the stop comes first, what was noted is written
+            // down all the same.
+            let is_stopped = tokio::select! {
+                _ = schema => false,
+                _ = &mut background_stopped => true,
+            };
+            let stop = async move {
+                if !is_stopped {
+                    let _ = background_stopped.await;
+                }
+            };
+            service.run(stop).await;
+        });
+        let start = self
+            .start
+            .run(self.service.clone(), tell_of_schema, tell.clone());
+        let start = tokio::spawn(start);
         let give_up = start.abort_handle();
         let failed = async {
             match start.await {
@@ -215,8 +231,8 @@ impl Application {
         }
         handle.stop(true).await;
         server.await??;
-        let _ = stop_usage.send(());
-        usage.await?;
+        let _ = stop_background.send(());
+        background.await?;
         reloads.abort();
         if let Some((server, handle)) = metrics {
             handle.stop(false).await;
@@ -224,7 +240,11 @@ impl Application {
         }
         // The workers' handles go when their threads end, which is after the server has.
         self.database.close().await;
-        outcome
+        outcome?;
+        match self.service.statistics().usage.lost {
+            0 => Ok(()),
+            lost => bail!("the last uses of {lost} keys could not be written down and are lost"),
+        }
     }
 }
 
@@ -284,10 +304,16 @@ impl Start {
     }
 
     /// Brings the store into shape, however long it is away, and then says that the process is ready.
-    async fn run(self, service: Service, tell: impl Fn(Event)) -> anyhow::Result<()> {
+    async fn run(
+        self,
+        service: Service,
+        tell_of_schema: oneshot::Sender<()>,
+        tell: impl Fn(Event),
+    ) -> anyhow::Result<()> {
         if self.migrate {
             self.bring_up_to_date().await?;
         }
+        let _ = tell_of_schema.send(());
         let mut wait = Waiting::default();
         let operator = loop {
             match service.prepare(self.superadmin_key.as_ref()).await {

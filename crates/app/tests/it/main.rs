@@ -26,3 +26,4 @@ mod support;
 mod tls;
 mod tools;
 mod transfer;
+mod trouble;
