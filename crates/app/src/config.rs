@@ -733,14 +733,22 @@ impl<'a> Reader<'a> {
         let Some(said) = self.sources.said("NODE_NAME") else {
             return Some(None);
         };
-        let fits = said.chars().count() <= 100 && !said.chars().any(is_control);
-        if !fits {
+        if said.chars().count() > 100 || said.chars().any(is_control) {
             self.fault(
                 "NODE_NAME",
                 "is not 1 to 100 characters without control characters, also those of the direction of text",
             );
+            return None;
         }
-        fits.then(|| Some(said.to_owned()))
+        // It is stored and listed for all to read.
+        if said
+            .split_whitespace()
+            .any(|word| PlainKey::parse(word).is_ok())
+        {
+            self.fault("NODE_NAME", "is an API key");
+            return None;
+        }
+        Some(Some(said.to_owned()))
     }
 
     fn data_dir(&self) -> PathBuf {
@@ -1256,6 +1264,8 @@ mod tests {
             faulty(&[("REVOCATION_BOUND_MS", "999")]),
             ["REVOCATION_BOUND_MS"]
         );
+        let key = format!("node ldr_{}", "A".repeat(43));
+        assert_eq!(faulty(&[("NODE_NAME", &key)]), ["NODE_NAME"]);
         assert!(read(&[("NODE_NAME", "sunucu-1 \u{5e9}\u{5e8}\u{5ea}")]).is_ok());
         let controls = "\u{1}\u{7}\u{1b}\u{7f}\u{85}\u{9b}\u{61c}\u{200e}\u{200f}\u{2028}\u{2029}\u{202a}\u{202e}\u{2066}\u{2069}";
         for control in controls.chars() {

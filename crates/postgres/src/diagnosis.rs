@@ -48,11 +48,21 @@ struct Count {
     count: i64,
 }
 
-/// What a server may do with the table in which it says how it is.
-const RIGHTS: &str = "\
+/// What a server may not do with the table in which it says how it is.
+const NODE_RIGHTS: &str = "\
 SELECT string_agg(needed, ', ') AS missing
 FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS needed
 WHERE NOT pg_catalog.has_table_privilege('server_nodes', needed)";
+
+/// What it may not do with the other tables of all that `docs/configuration.md` says it needs.
+const RIGHTS: &str = "\
+SELECT string_agg(needed || ' on ' || named, ', ') AS missing
+FROM (
+    SELECT named, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE']) AS needed
+    FROM unnest(ARRAY['accounts', 'api_keys', 'peppers', 'audit_heads']) AS named
+    UNION ALL VALUES ('audit_entries', 'SELECT'), ('audit_entries', 'INSERT'), ('audit_checkpoints', 'SELECT')
+) AS rights
+WHERE NOT pg_catalog.has_table_privilege(named, needed)";
 
 #[derive(QueryableByName)]
 struct Missing {
@@ -76,7 +86,7 @@ impl Postgres {
         )]
         let (triggers, rights) = (
             diesel::sql_query(change_feed::TRIGGERS),
-            diesel::sql_query(RIGHTS),
+            diesel::sql_query(NODE_RIGHTS),
         );
         let (triggers, rights): (Triggers, Missing) = self
             .pool
@@ -90,13 +100,45 @@ impl Postgres {
             .map_err(error::of_query)?;
         if triggers.number != change_feed::TRIGGER_COUNT {
             faults.push(format!(
-                "{} of {} triggers on api_keys and accounts are on for everybody (ENABLE ALWAYS)",
+                "{} of {} triggers on api_keys and accounts are on for everybody; \"Triggers\" in docs/operations.md has what \
+                 switches them on",
                 triggers.number,
                 change_feed::TRIGGER_COUNT
             ));
         }
         if let Some(missing) = rights.missing {
             faults.push(format!("the role lacks {missing} on server_nodes"));
+        }
+        Ok(faults)
+    }
+
+    /// Why a server could not issue or revoke anything; for a person.
+    pub async fn write_faults(&self) -> Result<Vec<String>, StoreError> {
+        let mut faults = Vec::new();
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "functions of PostgreSQL's own, over no table of ours"
+        )]
+        let rights = diesel::sql_query(RIGHTS);
+        let (read_only, rights): (String, Missing) = self
+            .pool
+            .statement(async |connection| {
+                let read_only = diesel::select(current_setting("transaction_read_only"));
+                diesel::QueryResult::Ok((
+                    read_only.get_result(connection).await?,
+                    rights.get_result(connection).await?,
+                ))
+            })
+            .await?
+            .map_err(error::of_query)?;
+        if read_only == "on" {
+            faults.push(
+                "transactions are read-only: it is a standby, or default_transaction_read_only is on"
+                    .to_owned(),
+            );
+        }
+        if let Some(missing) = rights.missing {
+            faults.push(format!("the role lacks {missing}"));
         }
         Ok(faults)
     }

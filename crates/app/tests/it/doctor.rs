@@ -576,7 +576,8 @@ async fn a_database_on_a_server() {
     if !has_postgres("a_database_on_a_server") {
         return;
     }
-    let database = TestDatabase::create_empty().await;
+    let mut database = TestDatabase::create_empty().await;
+    let reader = database.create_role().await;
     let place = Place::new();
     let environment = [
         ANYWHERE,
@@ -593,11 +594,39 @@ async fn a_database_on_a_server() {
     running.first_key();
     let found = place.run(&["doctor", "--json"], &environment).with(0);
     for check in [
-        "schema", "database", "secret", "operator", "clock", "changes",
+        "schema", "database", "secret", "operator", "clock", "changes", "rights",
     ] {
         assert_eq!(finding(&found, check)["status"], "ok", "{check}");
     }
     let client = database.client().await;
+    // Who may only look.
+    let grant = format!(
+        "GRANT SELECT ON ALL TABLES IN SCHEMA public TO {}",
+        reader.name
+    );
+    client.batch_execute(&grant).await.unwrap();
+    let looks = [&environment[..], &[("DATABASE_URL", &*reader.url)]].concat();
+    let looks = place.run(&["doctor", "--json"], &looks).with(1);
+    let rights = finding(&looks, "rights");
+    assert_eq!(rights["status"], "failure");
+    let what = rights["what"].to_string();
+    for missing in ["UPDATE on api_keys", "INSERT on audit_entries"] {
+        assert!(what.contains(missing), "{what}");
+    }
+    assert!(!what.contains("SELECT"), "{what}");
+    let read_only = |value| {
+        format!(
+            "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = {value}', current_database()); END $$"
+        )
+    };
+    client.batch_execute(&read_only("on")).await.unwrap();
+    let looks = place.run(&["doctor", "--json"], &environment).with(1);
+    assert_eq!(finding(&looks, "rights")["status"], "failure");
+    let writes = format!(
+        "SET default_transaction_read_only = off; {}",
+        read_only("off")
+    );
+    client.batch_execute(&writes).await.unwrap();
     let off = "ALTER TABLE accounts DISABLE TRIGGER leadr_auth_account_changed";
     client.batch_execute(off).await.unwrap();
     let deaf = place.run(&["doctor", "--json"], &environment).with(0);

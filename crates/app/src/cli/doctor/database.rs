@@ -172,6 +172,16 @@ async fn examine_file(sqlite: &Sqlite, path: &Path, findings: &mut Findings) {
 }
 
 async fn examine_server(postgres: &Postgres, findings: &mut Findings) {
+    match postgres.write_faults().await {
+        Ok(faults) if faults.is_empty() => {
+            findings.add("rights", Status::Ok, "suffice to issue and to revoke");
+        }
+        Ok(faults) => {
+            let what = format!("nothing can be issued or revoked: {}", faults.join("; "));
+            findings.add("rights", Status::Failure, what);
+        }
+        Err(error) => findings.fail("rights", &error.into()),
+    }
     match postgres.clock().await {
         Ok(theirs) => examine_clock(Some(theirs), SystemClock.now(), false, findings),
         Err(error) => findings.fail("clock", &error.into()),
