@@ -87,12 +87,17 @@ fn bearer(value: &HeaderValue) -> Option<&[u8]> {
     const SCHEME: &[u8] = b"bearer";
     let value = value.as_bytes().trim_ascii();
     let (scheme, token) = value.split_at_checked(SCHEME.len())?;
-    let ends = match token.first() {
-        None => true,
-        // Of what else a scheme's name may be, RFC 9110 says in its `token`.
-        Some(next) => matches!(next, b' ' | b'\t' | b',') || !next.is_ascii(),
-    };
-    (ends && scheme.eq_ignore_ascii_case(SCHEME)).then(|| token.trim_ascii_start())
+    if !scheme.eq_ignore_ascii_case(SCHEME) || token.first().copied().is_some_and(is_of_token) {
+        return None;
+    }
+    // Only spaces come between the two, by RFC 9110, section 11.4.
+    let spaces = token.iter().take_while(|byte| **byte == b' ').count();
+    token.get(spaces..)
+}
+
+/// May this byte be part of a scheme's name? `token` of RFC 9110, section 5.6.2.
+fn is_of_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// The key that a request to this service presents.
@@ -236,6 +241,7 @@ mod tests {
             &[("leadr-api-key", "")],
             &[("authorization", "Basic bGRyOg==")],
             &[("authorization", "Bearer")],
+            &[("authorization", "Bearer-like ldr_")],
             &[("authorization", "")],
             &[("cookie", "leadr-api-key=ldr_")],
         ] {
@@ -264,6 +270,12 @@ mod tests {
             &[("leadr-api-key", &format!("{key}, {key}"))],
         ] {
             assert_eq!(outcome(twice), "invalid", "{twice:?}");
+        }
+        for other in ["\t", ",", ":", "=", "/", "\u{e9}"] {
+            let value = format!("Bearer{other}{key}");
+            assert_eq!(outcome(&[("authorization", &value)]), "invalid");
+            let both = [("leadr-api-key", key), ("authorization", &value)];
+            assert_eq!(outcome(&both), "invalid");
         }
         // What presents no key does not get in the way of one that does.
         assert_eq!(
