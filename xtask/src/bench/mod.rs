@@ -61,12 +61,14 @@ pub(crate) const CREATORS: u32 = 8;
 const HOT: u32 = 1_000;
 const SECRET: &str = "a secret for measurements, which is worth nothing to anybody";
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Options {
     stores: Vec<Kept>,
     only: Option<String>,
     pub(crate) rounds: u32,
-    pub(crate) seconds: u32,
+    /// How long each scenario is measured in each round. Short rounds, and many of them: how fast a virtual machine's cores are
+    /// changes within seconds, and the floor and what is compared with it have to meet the same.
+    pub(crate) seconds: f64,
     pub(crate) connections: u32,
     pub(crate) keys: u32,
     /// How many keys are many.
@@ -81,8 +83,8 @@ impl Options {
         let mut options = Self {
             stores: Kept::ALL.to_vec(),
             only: None,
-            rounds: 5,
-            seconds: 4,
+            rounds: 30,
+            seconds: 0.5,
             connections: 64,
             keys: 100_000,
             many: 1_000_000,
@@ -96,20 +98,19 @@ impl Options {
                 "--store" => options.stores = vec![store(words.next())?],
                 "--only" => options.only = Some(words.next().unwrap_or_default().to_owned()),
                 "--rounds" => options.rounds = number(word, words.next())?,
-                "--seconds" => options.seconds = number(word, words.next())?,
+                "--seconds" => options.seconds = seconds(word, words.next())?,
                 "--connections" => options.connections = number(word, words.next())?,
                 "--json" => options.json = true,
                 "--write" => options.write = true,
                 "--dev" => options.profile = Profile::Dev,
                 "--quick" => {
-                    (options.rounds, options.seconds) = (1, 1);
+                    (options.rounds, options.seconds) = (1, 1.0);
                     (options.keys, options.many) = (10_000, 20_000);
                 }
                 _ => return Err(Failure::usage(format!("bench does not know `{word}`"))),
             }
         }
-        let positive = [options.rounds, options.seconds, options.connections];
-        if positive.contains(&0) {
+        if [options.rounds, options.connections].contains(&0) {
             return Err(Failure::usage("bench takes numbers above 0"));
         }
         if options.write && (options.stores.len() < Kept::ALL.len() || options.only.is_some()) {
@@ -132,6 +133,13 @@ fn store(value: Option<&str>) -> Outcome<Kept> {
         .into_iter()
         .find(|kept| Some(kept.name()) == value);
     found.ok_or_else(|| Failure::usage("--store takes memory, sqlite or postgres"))
+}
+
+fn seconds(option: &str, value: Option<&str>) -> Outcome<f64> {
+    let seconds = value.and_then(|value| value.parse().ok());
+    seconds
+        .filter(|seconds| (0.1..=3600.0).contains(seconds))
+        .ok_or_else(|| Failure::usage(format!("{option} takes a number of seconds from 0.1 on")))
 }
 
 /// `bench [--store <store>] [--only <scenario>] [--rounds <n>] [--seconds <n>] [--connections <n>] [--quick] [--dev] [--json]
@@ -494,7 +502,6 @@ impl Bench {
 
     /// One scenario in one round.
     fn measure(&mut self, kept: Kept, scenario: &Scenario, on: &Server, round: u32) -> Outcome {
-        let seconds = f64::from(self.options.seconds);
         let rate = match scenario.pace {
             Pace::Closed => None,
             // Half of what the slower one of the two was able to do in this round.
@@ -527,7 +534,7 @@ impl Bench {
             by_connection: scenario.by_connection,
             awake: scenario.awake,
             seed: u64::from(round),
-            amount: Amount::Seconds(seconds),
+            amount: Amount::Seconds(self.options.seconds),
             ..closed(on.port, scenario.connections, &scenario.kinds)
         })?;
         let cpu = on.cpu_us()? - cpu_before;
@@ -556,7 +563,8 @@ impl Bench {
                 .args(["-n", "-j", "1", "-M", "prepared", "-c"])
                 .arg(CREATORS.to_string())
                 .arg("-T")
-                .arg(self.options.seconds.to_string())
+                // It takes whole seconds only.
+                .arg(self.options.seconds.ceil().to_string())
                 .arg("-f")
                 .arg(&script)
                 .arg(&data.url);
@@ -643,9 +651,9 @@ impl Bench {
         let secret = self.folder.join("secret");
         let mut command = bare(&self.programs.uncached, &self.pinning.server());
         command.arg(&data.url).arg(&secret).arg(&data.plain);
-        for number in [16, self.options.rounds, self.options.seconds] {
-            command.arg(number.to_string());
-        }
+        command
+            .args(["16", &self.options.rounds.to_string()])
+            .arg(self.options.seconds.to_string());
         let text = sh::output(&mut command)?;
         let rounds: serde_json::Value =
             serde_json::from_str(&text).map_err(Failure::when("uncached"))?;
@@ -787,17 +795,19 @@ mod tests {
 
     #[test]
     fn options_are_read() {
-        let line = "--seconds 2 --json --connections 8 --store sqlite --only verify";
+        let line = "--seconds 2.5 --json --connections 8 --store sqlite --only verify";
         let options = Options::parse(&words(line)).unwrap();
         assert_eq!(options.stores, [Kept::Sqlite]);
         assert_eq!(
             (options.seconds, options.connections, options.rounds),
-            (2, 8, 5)
+            (2.5, 8, 30)
         );
         assert!(options.json && options.wants("floor/verify") && !options.wants("creation"));
         for line in [
             "--seconds",
             "--seconds 0",
+            "--seconds NaN",
+            "--seconds -1",
             "--seconds x",
             "--connections -1",
             "fast",
