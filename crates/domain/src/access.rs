@@ -63,6 +63,13 @@ impl Access {
         }
     }
 
+    /// Does whoever reaches so far, and has a key with these scopes, hold this one? All that a tenant has does not include what
+    /// only operators may do.
+    pub fn holds(self, scopes: &Scopes, scope: &str) -> bool {
+        let is_operators = scope == Right::AccountsWrite.as_str();
+        scopes.covers(scope) && (self == Self::All || !is_operators)
+    }
+
     /// Whose audit trail is meant, as [`Access::resolve`] has it: for an operator the nil UUID is the deployment's.
     pub fn resolve_chain(
         self,
@@ -177,10 +184,9 @@ impl Principal {
         }
     }
 
-    /// Does the principal hold this scope? All that a tenant has does not include what only operators may do.
+    /// Does the principal hold this scope?
     pub fn holds(&self, scope: &str) -> bool {
-        let is_operators = scope == Right::AccountsWrite.as_str();
-        self.scopes.covers(scope) && (self.access == Access::All || !is_operators)
+        self.access.holds(&self.scopes, scope)
     }
 
     /// What the principal holds: the scopes of its key, without those that the key names and that are not its own to have

@@ -8,7 +8,7 @@ use actix_web::dev::Payload;
 use actix_web::http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use actix_web::{FromRequest, HttpMessage as _, HttpRequest, web};
 use leadr_auth_domain::{
-    Access, AccountId, Actor, KeyId, KeyRecord, OperatorAccess, PlainKey, Principal, Right, Scope,
+    Access, AccountId, Actor, KeyId, KeyRecord, OperatorAccess, PlainKey, Principal,
 };
 use leadr_auth_service::{Authentication, Caller, Service, Verification, VerifiedKey};
 
@@ -126,13 +126,6 @@ pub(crate) async fn verify(service: &Service, key: &PlainKey) -> Result<Verified
         Verification::Accepted(key) => Ok(key),
         Verification::Refused(..) => Err(ApiError::InvalidKey),
     }
-}
-
-/// Does the key hold the scope? Only an operator's holds what only operators may do.
-pub(crate) fn holds(key: &VerifiedKey, scope: &Scope) -> bool {
-    let scope = scope.as_str();
-    key.scopes().covers(scope)
-        && (scope != Right::AccountsWrite.as_str() || key.principal().holds(scope))
 }
 
 /// May this principal call the route? The one place where it is decided, from the route's row in the table.

@@ -12,7 +12,7 @@ use actix_web::{FromRequest, HttpRequest, HttpResponse, ResponseError, web};
 use leadr_auth_domain::Scope;
 use leadr_auth_service::{Chain, Service, VerifiedKey};
 
-use crate::credential::{holds, presented_key, verify};
+use crate::credential::{presented_key, verify};
 use crate::error::ApiError;
 
 /// What [`RequireApiKey`] asks: to be put into an application's data, once, as `web::Data::new(Protect::new(service))`.
@@ -71,7 +71,7 @@ impl RequireApiKey {
     /// A text that is no scope is a mistake of the application's: 500, whichever key it is.
     pub fn require_scope(&self, scope: &str) -> Result<(), Refused> {
         let scope = Scope::parse(scope).map_err(|fault| Refused::new(ApiError::internal(fault)))?;
-        if holds(&self.0, &scope) {
+        if self.0.holds(&scope) {
             return Ok(());
         }
         Err(Refused::new(ApiError::ScopeLacking(scope)))

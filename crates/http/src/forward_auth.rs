@@ -18,7 +18,6 @@ use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
 use crate::ahead::Asked;
-use crate::credential::holds;
 use crate::error::ApiError;
 use crate::fields::{Fields, finish};
 
@@ -112,7 +111,7 @@ fn first_missing(query: &str, key: &VerifiedKey) -> Result<Option<Scope>, ApiErr
     let mut query = Fields::strict_query(query);
     let scopes = query.each_scope("scope");
     let scopes = finish([query], Some(scopes))?;
-    Ok(scopes.into_iter().find(|scope| !holds(key, scope)))
+    Ok(scopes.into_iter().find(|scope| !key.holds(scope)))
 }
 
 /// Some character of a query is encoded, or something is wrong with it.
@@ -127,7 +126,7 @@ fn first_missing_of_plain(query: &str, key: &VerifiedKey) -> Result<Option<Scope
         if n >= Fields::MAX_SCOPES {
             return Err(NotPlain);
         }
-        if missing.is_none() && !holds(key, &scope) {
+        if missing.is_none() && !key.holds(&scope) {
             missing = Some(scope);
         }
     }

@@ -14,7 +14,6 @@ use uuid::Uuid;
 
 use crate::State;
 use crate::ahead::Asked;
-use crate::credential::holds;
 use crate::error::ApiError;
 use crate::fields::{Fields, Wrong, finish, string};
 
@@ -184,7 +183,7 @@ impl Question {
         };
         Ok(match state.service.verify(reach, &key).await? {
             Verification::Accepted(key) => {
-                let all = scopes.is_none_or(|scopes| scopes.iter().all(|scope| holds(&key, scope)));
+                let all = scopes.is_none_or(|scopes| scopes.iter().all(|scope| key.holds(scope)));
                 let code = if all {
                     VerifyCode::Valid
                 } else {

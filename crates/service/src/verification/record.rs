@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use leadr_auth_domain::{
     Access, Account, AccountId, AccountRole, AccountStanding, Actor, ApiKey, KeyDigest, KeyId,
-    KeyStanding, Origin, PepperId, Principal, Scopes, Timestamp, Verdict,
+    KeyStanding, Origin, PepperId, Principal, Scope, Scopes, Timestamp, Verdict,
 };
 use smol_str::SmolStr;
 
@@ -158,6 +158,11 @@ impl VerifiedKey {
             AccountRole::Operator => Access::All,
             AccountRole::Tenant => Access::Account(self.0.account.id),
         }
+    }
+
+    /// Does its holder hold this scope?
+    pub fn holds(&self, scope: &Scope) -> bool {
+        self.access().holds(self.scopes(), scope.as_str())
     }
 
     /// Who its holder is and what they may do. The request's id and address are for whoever knows them to add.
