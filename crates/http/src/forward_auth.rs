@@ -35,6 +35,7 @@ const SCOPES: HeaderName = HeaderName::from_static("x-leadr-scopes");
 )]
 pub(crate) struct ForwardAuthQuery {
     /// A scope that the key needs; given once for each, all of which it needs. At most 64.
+    #[param(max_items = 64)]
     scope: Option<Vec<String>>,
 }
 

@@ -118,6 +118,7 @@ pub(crate) struct VerifyResponse<'a> {
 #[derive(Serialize, ToSchema)]
 pub(crate) struct VerifyBatchResponse<'a> {
     /// One for each key.
+    #[schema(max_items = 100)]
     results: Vec<VerifyResponse<'a>>,
 }
 
