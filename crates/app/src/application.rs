@@ -188,20 +188,15 @@ impl Application {
             let handle = server.handle();
             (tokio::spawn(server), handle)
         });
-        let (stop_background, mut background_stopped) = oneshot::channel::<()>();
+        let (stop_background, background_stopped) = oneshot::channel::<()>();
         let (tell_of_schema, schema) = oneshot::channel::<()>();
         let service = self.service.clone();
         let background = tokio::spawn(async move {
-            // What looks for tables that are not made yet only complains. Where the stop comes first, what was noted is written
-            // down all the same.
-            let is_stopped = tokio::select! {
-                _ = schema => false,
-                _ = &mut background_stopped => true,
-            };
-            let stop = async move {
-                if !is_stopped {
-                    let _ = background_stopped.await;
-                }
+            // What looks for tables that are not made yet would only complain. Where start-up is given up, nobody tells, and
+            // what was noted is written down all the same.
+            let _ = schema.await;
+            let stop = async {
+                let _ = background_stopped.await;
             };
             service.run(stop).await;
         });

@@ -75,6 +75,8 @@ async fn run() -> Outcome<()> {
         ring: Keyring::from(Pepper::new(fs::read_to_string(secret)?.trim())?),
         postgres: Postgres::new(PostgresConfig {
             pool_size: connections,
+            // A machine that is busy with the next thing is no reason to give up.
+            lookup_timeout: Duration::from_secs(10),
             ..PostgresConfig::new(url)
         })?,
         clients,

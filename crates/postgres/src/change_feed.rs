@@ -14,8 +14,8 @@
 //! | `farewell <node>` | [`Signal::Farewell`] |
 //!
 //! A tick and a probe have the *mark* of the triggers as one word more. A later version may add words to a signal, which are
-//! passed over, and lines of its own. A line that cannot be read is
-//! [`Change::Everything`]: it may tell of a change, and to take a change for nothing is the one mistake that counts.
+//! passed over, and lines of its own. A line that cannot be read is [`Change::Everything`]: it may tell of a change, and to take
+//! a change for nothing is the one mistake that counts.
 //!
 //! Whoever may connect to the database may tell something, a tick of somebody else's included: the server knows no rights to
 //! a channel.

@@ -367,6 +367,15 @@ enum Does {
     Rests,
 }
 
+impl Does {
+    /// Says that there is a leader less.
+    fn rest(&mut self, queue: &mut Queue) -> Next {
+        queue.leaders -= 1;
+        *self = Self::Rests;
+        Next::Rest
+    }
+}
+
 /// What a leader is to do next.
 enum Next {
     Write(BTreeMap<ChainId, Group>),
@@ -407,9 +416,7 @@ impl Leader {
             if matches!(does, Does::Looks) {
                 if queue.pauses {
                     // Who does so writes what waits.
-                    queue.leaders -= 1;
-                    *does = Does::Rests;
-                    return Next::Rest;
+                    return does.rest(queue);
                 }
                 queue.pauses = true;
                 *does = Does::Pauses;
@@ -421,9 +428,7 @@ impl Leader {
             queue.pauses = false;
             let batch = queue.take(share);
             if batch.is_empty() {
-                queue.leaders -= 1;
-                *does = Does::Rests;
-                return Next::Rest;
+                return does.rest(queue);
             }
             let count = batch.values().map(Vec::len).sum();
             let chains: Vec<_> = batch.keys().copied().collect();

@@ -10,7 +10,6 @@ use diesel::{
 use diesel_async::RunQueryDsl;
 use leadr_auth_domain::KeyId;
 use leadr_auth_ports::{KeyUse, StoreError, UsageStore};
-
 use uuid::Uuid;
 
 use crate::{error, pool::Pool, rows};
