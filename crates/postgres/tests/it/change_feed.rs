@@ -46,17 +46,14 @@ pub(crate) fn of_account(id: &str) -> Heard {
 
 const EVERYTHING: Heard = Heard::Change(Change::Everything);
 
-/// Switches all triggers on, as the migration does.
-const ALL_ON: &str = "
-    ALTER TABLE api_keys
-        ENABLE ALWAYS TRIGGER leadr_auth_key_came,
-        ENABLE ALWAYS TRIGGER leadr_auth_key_changed,
-        ENABLE ALWAYS TRIGGER leadr_auth_key_went,
-        ENABLE ALWAYS TRIGGER leadr_auth_keys_truncated;
-    ALTER TABLE accounts
-        ENABLE ALWAYS TRIGGER leadr_auth_account_changed,
-        ENABLE ALWAYS TRIGGER leadr_auth_account_went,
-        ENABLE ALWAYS TRIGGER leadr_auth_accounts_truncated";
+/// What `docs/operations.md` says that switches all triggers on.
+fn all_on() -> String {
+    let page = include_str!("../../../../docs/operations.md");
+    let mut blocks = page.split("```sql").skip(1);
+    let (block, _) = blocks.next().unwrap().split_once("```").unwrap();
+    assert!(blocks.next().is_none(), "one block is of SQL");
+    block.trim_end().trim_end_matches(';').to_owned()
+}
 
 async fn next(subscription: &mut Box<dyn Subscription>) -> Result<Heard, StoreError> {
     tokio::time::timeout(Duration::from_secs(20), subscription.next())
@@ -619,6 +616,7 @@ async fn a_key_that_is_issued_is_not_told_of_and_one_that_was_chosen_is() {
 /// have changed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_triggers_are_off_no_tick_comes_back() {
+    let all_on = all_on();
     let database = TestDatabase::create().await;
     let client = database.client().await;
     let stores = database.stores();
@@ -626,23 +624,23 @@ async fn where_triggers_are_off_no_tick_comes_back() {
     let remade = format!(
         "CREATE TRIGGER leadr_auth_keys_truncated AFTER TRUNCATE ON api_keys
          FOR EACH STATEMENT EXECUTE FUNCTION leadr_auth_tell_of_everything();
-         {ALL_ON}"
+         {all_on}"
     );
     let off_and_on = [
         (
             "ALTER TABLE api_keys DISABLE TRIGGER leadr_auth_key_changed",
-            ALL_ON,
+            &*all_on,
         ),
         // They would not fire for what replication writes.
         (
             "ALTER TABLE api_keys ENABLE TRIGGER leadr_auth_key_changed",
-            ALL_ON,
+            &*all_on,
         ),
         (
             "ALTER TABLE accounts ENABLE REPLICA TRIGGER leadr_auth_account_changed",
-            ALL_ON,
+            &*all_on,
         ),
-        ("ALTER TABLE accounts DISABLE TRIGGER USER", ALL_ON),
+        ("ALTER TABLE accounts DISABLE TRIGGER USER", &*all_on),
         (
             "DROP TRIGGER leadr_auth_keys_truncated ON api_keys",
             &*remade,
@@ -666,7 +664,7 @@ async fn where_triggers_are_off_no_tick_comes_back() {
         "BEGIN;
          ALTER TABLE api_keys DISABLE TRIGGER USER;
          UPDATE api_keys SET status = 'revoked';
-         {ALL_ON};
+         {all_on};
          COMMIT"
     );
     client.batch_execute(&unheard).await.unwrap();
@@ -682,7 +680,7 @@ async fn where_triggers_are_off_no_tick_comes_back() {
         .unwrap();
     let refused = stores.feed.send(&probe).await.unwrap_err();
     assert!(!refused.is_retryable());
-    client.batch_execute(ALL_ON).await.unwrap();
+    client.batch_execute(&all_on).await.unwrap();
     stores.feed.send(&probe).await.unwrap();
     for expected in [EVERYTHING, Heard::Signal(probe)] {
         assert_eq!(fixtures::heard(&mut subscription).await, expected);
