@@ -8,8 +8,8 @@
 //! forgotten.
 //!
 //! When it is told to stop, everything is written down, for which it has ten seconds where the store is away or somebody holds a
-//! key. A process that is killed loses the uses since a key was last written:
-//! the resolution's worth at most, and the half second until somebody looks.
+//! key. A process that is killed loses the uses since a key was last written: the resolution's worth at most, and the half second
+//! until somebody looks.
 //!
 //! Reads lay the notes over what the store says, so that a key that has just been used shows it at once on the node that
 //! saw it.
@@ -156,12 +156,14 @@ impl UsageRecorder {
                 &self.counters.failures
             };
             counter.fetch_add(1, Ordering::Relaxed);
-            // Behind the others, which may be luckier.
-            self.underway().rotate_left(batch);
-            let passed_over: HashSet<_> = recorded?.into_iter().collect();
+            let passed_over = recorded.inspect_err(|_| self.put_behind(batch, |_| true))?;
+            let passed_over: HashSet<_> = passed_over.into_iter().collect();
             uses.retain(|used| !passed_over.contains(&used.key_id));
             self.notes.settle(&uses);
-            self.keep_of_last(batch, &passed_over);
+            self.put_behind(batch, |event| {
+                let key = || self.notes.key_of(event);
+                !passed_over.is_empty() && key().is_some_and(|key| passed_over.contains(&key))
+            });
             left -= batch;
             // Only while there is more to write, or new keys would keep this going for ever, a few at a time.
             if left > 0 {
@@ -171,16 +173,12 @@ impl UsageRecorder {
         Ok(())
     }
 
-    /// Of the last so many that are underway these are all that are so still.
-    fn keep_of_last(&self, batch: usize, passed_over: &HashSet<KeyId>) {
+    /// Of the first so many that are underway, those that are to be tried again go behind the others, which may be luckier; the
+    /// rest is done.
+    fn put_behind(&self, batch: usize, is_to_be_tried_again: impl Fn(&Event) -> bool) {
         let mut underway = self.underway();
-        let first = underway.len().saturating_sub(batch);
-        let mut tried = underway.split_off(first);
-        tried.retain(|event| {
-            let key = || self.notes.key_of(event);
-            !passed_over.is_empty() && key().is_some_and(|key| passed_over.contains(&key))
-        });
-        underway.append(&mut tried);
+        let tried: Vec<_> = underway.drain(..batch).collect();
+        underway.extend(tried.into_iter().filter(is_to_be_tried_again));
     }
 
     /// Keys that were not known must not wait for all the others. Answers how many they are.

@@ -72,8 +72,9 @@ impl Service {
             let error = match self.stores.feed.subscribe().await {
                 Ok(mut subscription) => {
                     follower.listens(self.lease_time());
-                    let heard = (&mut follower, &mut failing);
-                    let error = self.listen(heard, &mut subscription, started_at).await;
+                    let error =
+                        self.listen(&mut follower, &mut subscription, started_at, &mut failing);
+                    let error = error.await;
                     follower.lost();
                     error
                 }
@@ -91,9 +92,10 @@ impl Service {
     /// somebody may listen, and hear nothing.
     async fn listen(
         &self,
-        (follower, failing): (&mut Follower, &mut bool),
+        follower: &mut Follower,
         subscription: &mut Box<dyn Subscription>,
         started_at: Timestamp,
+        failing: &mut bool,
     ) -> StoreError {
         let mut ticks = every(self.config.verification.tick);
         loop {

@@ -8,8 +8,9 @@
 //! - A node relies on what it keeps once a tick of its own has come back to it, and its report is written with the tick. So one
 //!   whose report was not there when the reports were read sent its first tick later, hears of the change before that, and needs
 //!   no question. It does not matter for how long whoever asks has listened.
-//! - A report goes when its node ends, which keeps nothing by then, and says afterwards that it has ended; or when it has been the same for longer than the node's patience
-//!   ([`Silent`]), so that the node's lease is over. Then the next tick writes it anew, and the first point is true of it again.
+//! - A report goes when its node ends, which keeps nothing by then, and says afterwards that it has ended; or when it has been
+//!   the same for longer than the node's patience ([`Silent`]), so that the node's lease is over. Then the next tick writes it
+//!   anew, and the first point is true of it again.
 //! - A node that answers has heard the question, and everything before it.
 //! - One that does not answer may go on for its patience, counted from the sending of its last tick. When the question has come back,
 //!   every tick has been heard that was committed before it, and since this node listens. So the last tick that was sent before
