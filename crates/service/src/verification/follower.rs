@@ -25,10 +25,8 @@ pub(crate) struct Follower {
     /// The ticks that have not come back, and when each was sent.
     underway: VecDeque<(u64, Duration)>,
     ticks: u64,
-    /// Since when it listens, or heard its last tick.
-    hears_since: Duration,
-    /// Whether a tick has come back since it listens.
-    is_proven: bool,
+    listens_since: Duration,
+    /// It may be of the time before it listened.
     proof: Option<Proof>,
 }
 
@@ -38,6 +36,12 @@ pub(crate) struct Proof {
     pub(crate) sent_at: Duration,
     /// How long it took.
     pub(crate) lag: Duration,
+}
+
+impl Proof {
+    fn heard_at(self) -> Duration {
+        self.sent_at.saturating_add(self.lag)
+    }
 }
 
 impl Follower {
@@ -54,8 +58,7 @@ impl Follower {
             me,
             underway: VecDeque::new(),
             ticks: 0,
-            hears_since: Duration::ZERO,
-            is_proven: false,
+            listens_since: Duration::ZERO,
             proof: None,
         }
     }
@@ -74,8 +77,7 @@ impl Follower {
             self.cache.forget_everything();
         }
         self.underway.clear();
-        self.hears_since = now;
-        self.is_proven = false;
+        self.listens_since = now;
         self.nodes.listening(now);
     }
 
@@ -124,8 +126,6 @@ impl Follower {
             if oldest == number {
                 let lag = now.saturating_sub(sent_at);
                 self.proof = Some(Proof { sent_at, lag });
-                self.hears_since = now;
-                self.is_proven = true;
                 self.cache
                     .lease
                     .extend(sent_at.saturating_add(self.config.bound));
@@ -146,12 +146,14 @@ impl Follower {
     /// Has it heard nothing of its own for so long that it had better listen anew?
     pub(crate) fn is_deaf(&self, now: Duration) -> bool {
         let patience = self.config.bound.max(4 * self.config.tick) + self.config.tick;
-        now.saturating_sub(self.hears_since) > patience
+        let heard_at = self.proof.map_or(Duration::ZERO, Proof::heard_at);
+        now.saturating_sub(heard_at.max(self.listens_since)) > patience
     }
 
-    /// Has a tick come back since it listens?
-    pub(crate) const fn is_proven(&self) -> bool {
-        self.is_proven
+    /// Has a tick come back since it listens? Those that were sent before are not waited for any more.
+    pub(crate) fn is_proven(&self) -> bool {
+        self.proof
+            .is_some_and(|proof| proof.sent_at >= self.listens_since)
     }
 
     /// The last tick that came back.
