@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use actix_web::http::Uri;
 use actix_web::http::header::{HeaderName, HeaderValue};
+use leadr_auth_domain::text::is_control;
 use leadr_auth_domain::{Keyring, KeyringFault, Pepper, PepperId, PlainKey};
 use leadr_auth_ports::Entropy;
 use leadr_auth_postgres::PostgresConfig;
@@ -1042,16 +1043,6 @@ impl<'a> Reader<'a> {
             ratio: ratio?,
         })
     }
-}
-
-/// Is it a control character, of terminals, of lines, or of the direction of text? The last are Unicode's `Bidi_Control`: in
-/// a list they make what stands beside them read as something else.
-pub(crate) fn is_control(c: char) -> bool {
-    c.is_control()
-        || matches!(
-            c,
-            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
-        )
 }
 
 /// The collector's address for traces: by the specification, a path behind that of the endpoint. It is a place and nothing

@@ -44,6 +44,16 @@ impl fmt::Display for TextFault {
 
 impl std::error::Error for TextFault {}
 
+/// Is it a control character, of terminals, of lines, or of the direction of text? The last are Unicode's `Bidi_Control`: in
+/// a list they make what stands beside them read as something else.
+pub fn is_control(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+        )
+}
+
 /// Trims `text` and checks its length in characters, and that it holds no control character.
 fn label(text: &str, min: usize, max: usize) -> Result<String, TextFault> {
     if text.chars().any(char::is_control) {

@@ -4,12 +4,11 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
 use comfy_table::{ContentArrangement, Table, presets};
+use leadr_auth_domain::text::is_control;
 use leadr_auth_domain::{
     Account, AccountRole, AccountStatus, ApiKey, Scope, Scopes, Timestamp, redact_keys,
 };
 use serde_json::{Value, json};
-
-use crate::config::is_control;
 
 /// For whom it is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
