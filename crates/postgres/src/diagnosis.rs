@@ -3,9 +3,9 @@
 use diesel::{
     QueryableByName,
     pg::data_types::PgTimestamp,
-    sql_types::{BigInt, Nullable, Text},
+    sql_types::{Array, BigInt, Nullable, Text},
 };
-use diesel_async::RunQueryDsl;
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use leadr_auth_domain::Timestamp;
 use leadr_auth_ports::StoreError;
 
@@ -48,26 +48,59 @@ struct Count {
     count: i64,
 }
 
-/// What a server may not do with the table in which it says how it is.
-const NODE_RIGHTS: &str = "\
-SELECT string_agg(needed, ', ') AS missing
-FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS needed
-WHERE NOT pg_catalog.has_table_privilege('server_nodes', needed)";
+/// Tables, and what a role needs to be allowed to do with each: as `docs/configuration.md` has it.
+type Needed = &'static [(&'static str, &'static [&'static str])];
 
-/// What it may not do with the other tables of all that `docs/configuration.md` says it needs.
-const RIGHTS: &str = "\
-SELECT string_agg(needed || ' on ' || named, ', ') AS missing
+/// For the table in which a server says how it is.
+const TO_BE_HEARD: Needed = &[("server_nodes", &["SELECT", "INSERT", "UPDATE", "DELETE"])];
+
+/// For the others, of which nothing is ever deleted by a server.
+const TO_WRITE: Needed = &[
+    ("accounts", &["SELECT", "INSERT", "UPDATE"]),
+    ("api_keys", &["SELECT", "INSERT", "UPDATE"]),
+    ("peppers", &["SELECT", "INSERT", "UPDATE"]),
+    ("audit_heads", &["SELECT", "INSERT", "UPDATE"]),
+    ("audit_entries", &["SELECT", "INSERT"]),
+    ("audit_checkpoints", &["SELECT"]),
+];
+
+/// What this session's role lacks of what is needed.
+const MISSING: &str = "\
+SELECT string_agg(lacking, '; ' ORDER BY first) AS missing
 FROM (
-    SELECT named, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE']) AS needed
-    FROM unnest(ARRAY['accounts', 'api_keys', 'peppers', 'audit_heads']) AS named
-    UNION ALL VALUES ('audit_entries', 'SELECT'), ('audit_entries', 'INSERT'), ('audit_checkpoints', 'SELECT')
-) AS rights
-WHERE NOT pg_catalog.has_table_privilege(named, needed)";
+    SELECT string_agg(needed, ', ' ORDER BY place) || ' on ' || named AS lacking, min(place) AS first
+    FROM unnest($1, $2) WITH ORDINALITY AS rights (named, needed, place)
+    WHERE NOT pg_catalog.has_table_privilege(named, needed)
+    GROUP BY named
+) AS tables";
 
 #[derive(QueryableByName)]
 struct Missing {
     #[diesel(sql_type = Nullable<Text>)]
     missing: Option<String>,
+}
+
+/// What the role lacks, in words.
+async fn missing(
+    connection: &mut AsyncPgConnection,
+    needed: Needed,
+) -> diesel::QueryResult<Option<String>> {
+    let rights = needed.iter();
+    let rights = rights.flat_map(|(table, rights)| rights.iter().map(move |right| (table, right)));
+    let (tables, rights): (Vec<&str>, Vec<&str>) = rights.unzip();
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a function of PostgreSQL's own, over no table of ours"
+    )]
+    let query = diesel::sql_query(MISSING)
+        .bind::<Array<Text>, _>(tables)
+        .bind::<Array<Text>, _>(rights);
+    let found: Missing = query.get_result(connection).await?;
+    Ok(found.missing)
+}
+
+fn lacks(missing: &str) -> String {
+    format!("the role lacks {missing}")
 }
 
 #[derive(QueryableByName)]
@@ -84,16 +117,13 @@ impl Postgres {
             clippy::disallowed_methods,
             reason = "tables of PostgreSQL's own, and no table of ours"
         )]
-        let (triggers, rights) = (
-            diesel::sql_query(change_feed::TRIGGERS),
-            diesel::sql_query(NODE_RIGHTS),
-        );
-        let (triggers, rights): (Triggers, Missing) = self
+        let triggers = diesel::sql_query(change_feed::TRIGGERS);
+        let (triggers, missing): (Triggers, _) = self
             .pool
             .statement(async |connection| {
                 diesel::QueryResult::Ok((
                     triggers.get_result(connection).await?,
-                    rights.get_result(connection).await?,
+                    missing(connection, TO_BE_HEARD).await?,
                 ))
             })
             .await?
@@ -106,27 +136,20 @@ impl Postgres {
                 change_feed::TRIGGER_COUNT
             ));
         }
-        if let Some(missing) = rights.missing {
-            faults.push(format!("the role lacks {missing} on server_nodes"));
-        }
+        faults.extend(missing.as_deref().map(lacks));
         Ok(faults)
     }
 
     /// Why a server could not issue or revoke anything; for a person.
     pub async fn write_faults(&self) -> Result<Vec<String>, StoreError> {
         let mut faults = Vec::new();
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "functions of PostgreSQL's own, over no table of ours"
-        )]
-        let rights = diesel::sql_query(RIGHTS);
-        let (read_only, rights): (String, Missing) = self
+        let (read_only, missing): (String, _) = self
             .pool
             .statement(async |connection| {
                 let read_only = diesel::select(current_setting("transaction_read_only"));
                 diesel::QueryResult::Ok((
                     read_only.get_result(connection).await?,
-                    rights.get_result(connection).await?,
+                    missing(connection, TO_WRITE).await?,
                 ))
             })
             .await?
@@ -137,9 +160,7 @@ impl Postgres {
                     .to_owned(),
             );
         }
-        if let Some(missing) = rights.missing {
-            faults.push(format!("the role lacks {missing}"));
-        }
+        faults.extend(missing.as_deref().map(lacks));
         Ok(faults)
     }
 

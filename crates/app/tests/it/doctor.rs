@@ -614,6 +614,9 @@ async fn a_database_on_a_server() {
         assert!(what.contains(missing), "{what}");
     }
     assert!(!what.contains("SELECT"), "{what}");
+    let heard = finding(&looks, "changes")["what"].to_string();
+    let lacks = "the role lacks INSERT, UPDATE, DELETE on server_nodes";
+    assert!(heard.contains(lacks), "{heard}");
     let read_only = |value| {
         format!(
             "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = {value}', current_database()); END $$"
