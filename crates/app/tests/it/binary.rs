@@ -1,6 +1,6 @@
 //! Start, first key, signals, exit codes.
 
-use crate::support::{ANYWHERE, Place, Running};
+use crate::support::{ANYWHERE, Place, Running, complaints};
 
 /// For a look at it, nothing needs to be kept: a key, and a curl line that works when pasted.
 #[tokio::test]
@@ -166,12 +166,8 @@ async fn what_is_no_request_leaves_no_error_in_the_log() {
     let answer = reqwest::get(format!("{base}/v1/me")).await.unwrap();
     assert_eq!(answer.status(), 401);
     let (_, log) = running.end("-TERM");
-    let levels: Vec<_> = log
-        .lines()
-        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
-        .filter(|line| line["level"] == "ERROR" || line["level"] == "WARN")
-        .collect();
-    assert!(levels.is_empty(), "{levels:?}");
+    let complaints = complaints(&log);
+    assert!(complaints.is_empty(), "{complaints:?}");
     assert!(log.contains("\"/v1/me\""), "{log}");
 }
 

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::support::{ANYWHERE, Place, Running, call, status};
+use leadr_auth_postgres::testing::TestDatabase;
+
+use crate::support::{ANYWHERE, Place, Running, call, complaints, has_postgres, status};
 
 #[tokio::test]
 async fn with_no_configuration_everything_is_made_and_is_private() {
@@ -223,4 +225,24 @@ async fn a_closed_standard_output_is_no_reason_to_end() {
     let output = server.ended();
     assert!(answer.is_some(), "{output:?}");
     output.with(0);
+}
+
+/// What looks for tables waits until they are made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_first_start_on_an_empty_database_complains_of_nothing() {
+    if !has_postgres("a_first_start_on_an_empty_database_complains_of_nothing") {
+        return;
+    }
+    let database = TestDatabase::create_empty().await;
+    let environment = [
+        ANYWHERE,
+        ("DATABASE_URL", database.url()),
+        ("API_KEY_SECRET", "a secret for tests, of 32 bytes and more"),
+    ];
+    let mut running = Place::new().serve(&[], &environment);
+    running.base();
+    running.first_key();
+    let (_, log) = running.end("-TERM");
+    let complaints = complaints(&log);
+    assert!(complaints.is_empty(), "{complaints:?}");
 }

@@ -389,6 +389,14 @@ pub(crate) async fn listed_audit(base: &str, key: &str, query: &str) -> Vec<Valu
     }
 }
 
+/// The lines of a log that warn of something, or say that something failed.
+pub(crate) fn complaints(log: &str) -> Vec<serde_json::Value> {
+    log.lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .filter(|line| line["level"] == "ERROR" || line["level"] == "WARN")
+        .collect()
+}
+
 /// The server for tests, if there is one. Where there is none this says so, and the test has nothing to do.
 pub(crate) fn has_postgres(test: &str) -> bool {
     #[expect(
