@@ -80,8 +80,8 @@ struct Missing {
     missing: Option<String>,
 }
 
-/// What the role lacks, in words.
-async fn missing(
+/// What the role lacks, as a sentence.
+async fn lacking(
     connection: &mut AsyncPgConnection,
     needed: Needed,
 ) -> diesel::QueryResult<Option<String>> {
@@ -95,12 +95,8 @@ async fn missing(
     let query = diesel::sql_query(MISSING)
         .bind::<Array<Text>, _>(tables)
         .bind::<Array<Text>, _>(rights);
-    let found: Missing = query.get_result(connection).await?;
-    Ok(found.missing)
-}
-
-fn lacks(missing: &str) -> String {
-    format!("the role lacks {missing}")
+    let Missing { missing } = query.get_result(connection).await?;
+    Ok(missing.map(|missing| format!("the role lacks {missing}")))
 }
 
 #[derive(QueryableByName)]
@@ -118,12 +114,12 @@ impl Postgres {
             reason = "tables of PostgreSQL's own, and no table of ours"
         )]
         let triggers = diesel::sql_query(change_feed::TRIGGERS);
-        let (triggers, missing): (Triggers, _) = self
+        let (triggers, lacking): (Triggers, _) = self
             .pool
             .statement(async |connection| {
                 diesel::QueryResult::Ok((
                     triggers.get_result(connection).await?,
-                    missing(connection, TO_BE_HEARD).await?,
+                    lacking(connection, TO_BE_HEARD).await?,
                 ))
             })
             .await?
@@ -136,20 +132,20 @@ impl Postgres {
                 change_feed::TRIGGER_COUNT
             ));
         }
-        faults.extend(missing.as_deref().map(lacks));
+        faults.extend(lacking);
         Ok(faults)
     }
 
     /// Why a server could not issue or revoke anything; for a person.
     pub async fn write_faults(&self) -> Result<Vec<String>, StoreError> {
         let mut faults = Vec::new();
-        let (read_only, missing): (String, _) = self
+        let (read_only, lacking): (String, _) = self
             .pool
             .statement(async |connection| {
                 let read_only = diesel::select(current_setting("transaction_read_only"));
                 diesel::QueryResult::Ok((
                     read_only.get_result(connection).await?,
-                    missing(connection, TO_WRITE).await?,
+                    lacking(connection, TO_WRITE).await?,
                 ))
             })
             .await?
@@ -160,7 +156,7 @@ impl Postgres {
                     .to_owned(),
             );
         }
-        faults.extend(missing.as_deref().map(lacks));
+        faults.extend(lacking);
         Ok(faults)
     }
 
