@@ -48,10 +48,7 @@ const EVERYTHING: Heard = Heard::Change(Change::Everything);
 
 /// What `docs/operations.md` says that switches all triggers on.
 fn all_on() -> String {
-    let page = include_str!("../../../../docs/operations.md");
-    let mut blocks = page.split("```sql").skip(1);
-    let (block, _) = blocks.next().unwrap().split_once("```").unwrap();
-    assert!(blocks.next().is_none(), "one block is of SQL");
+    let block = crate::sql_of(include_str!("../../../../docs/operations.md"));
     block.trim_end().trim_end_matches(';').to_owned()
 }
 

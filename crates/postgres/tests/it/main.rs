@@ -31,6 +31,14 @@ async fn fresh() -> (TestDatabase, Stores) {
     (database, stores)
 }
 
+/// The one block of SQL on a page of the docs.
+fn sql_of(page: &str) -> &str {
+    let mut blocks = page.split("```sql").skip(1);
+    let (block, _) = blocks.next().unwrap().split_once("```").unwrap();
+    assert!(blocks.next().is_none(), "one block is of SQL");
+    block
+}
+
 mod contract {
     leadr_auth_ports::store_contract!(super::fresh);
 }

@@ -16,10 +16,7 @@ use leadr_auth_postgres::{
 
 /// The statements of `docs/configuration.md` by which a role gets what a server needs.
 fn documented(role: &str) -> String {
-    let page = include_str!("../../../../docs/configuration.md");
-    let mut blocks = page.split("```sql").skip(1);
-    let (block, _) = blocks.next().unwrap().split_once("```").unwrap();
-    assert!(blocks.next().is_none(), "one block is of SQL");
+    let block = crate::sql_of(include_str!("../../../../docs/configuration.md"));
     assert!(block.contains("leadr_server"), "{block}");
     block.replace("leadr_server", role)
 }
@@ -84,6 +81,15 @@ mod contract {
     }
 
     leadr_auth_ports::store_contract!(served);
+}
+
+/// What a diagnosis asks for is what is documented.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_with_the_documented_rights_lacks_none() {
+    let (database, role) = granted().await;
+    let postgres = Postgres::new(config(&database, &role)).unwrap();
+    assert_eq!(postgres.feed_faults().await.unwrap(), [""; 0]);
+    assert_eq!(postgres.write_faults().await.unwrap(), [""; 0]);
 }
 
 /// Whoever has taken over a server's connection cannot make undone what it wrote down.
