@@ -15,6 +15,7 @@
 //! - [`account`] and [`api_key`]: the two entities and everything that may happen to them
 //! - [`access`]: who asks, whose records they may reach and what they may do
 //! - [`verdict`]: the whole verification policy, in one function
+//! - [`cursor`]: where a long list goes on
 //! - [`audit_key`] and [`audit`]: what is written down of every change, and the chain that shows whether it was tampered with
 //!
 //! To add a rule about keys, write it as a method of [`ApiKey`] (if it changes one) or as a line of
@@ -25,6 +26,7 @@ pub mod account;
 pub mod api_key;
 pub mod audit;
 pub mod audit_key;
+pub mod cursor;
 pub mod id;
 pub mod keyring;
 pub mod scope;

@@ -1,17 +1,20 @@
 //! `/v1/accounts`: make, list, get, change.
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use leadr_auth_domain::{Account, AccountChange, AccountId, AccountName, AccountStatus, Slug};
-use leadr_auth_service::NewAccount;
+use leadr_auth_domain::{
+    Access, Account, AccountChange, AccountId, AccountName, AccountStatus, Slug, Timestamp,
+};
+use leadr_auth_service::{AccountFilter, AccountQuery, NewAccount};
 use serde::Serialize;
 use serde_json::Value;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use crate::body::JsonBody;
 use crate::credential::{RequireKey, RequireOperator};
 use crate::error::ApiError;
 use crate::fields::{Fields, Wrong, boolean, finish, text, uuid};
+use crate::listing::{ListName, WireSort, paging, part_of_name, period};
 use crate::propagation::{WaitQuery, answer_when, wait};
 use crate::{State, run_to_end};
 
@@ -122,6 +125,45 @@ pub(crate) struct UpdateAccountRequest {
     deleted: Option<bool>,
 }
 
+/// What a list is of.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(
+    dead_code,
+    reason = "it describes the query; what is read of it is an AccountQuery"
+)]
+pub(crate) struct ListAccountsQuery {
+    /// Only accounts of this status.
+    status: Option<WireStatus>,
+    /// Only accounts whose name contains this, whatever the case of ASCII letters.
+    #[param(min_length = 1, max_length = 255)]
+    name_contains: Option<String>,
+    /// Only accounts that were made at this time or later.
+    #[param(value_type = Option<String>, format = DateTime)]
+    created_after: Option<Timestamp>,
+    /// Only accounts that were made before this time.
+    #[param(value_type = Option<String>, format = DateTime)]
+    created_before: Option<Timestamp>,
+    /// The order; the newest first, if this is left out.
+    #[param(inline)]
+    sort: Option<WireSort>,
+    /// The most accounts, 1 to 100; up to 1,000 are answered if this is left out.
+    #[param(minimum = 1, maximum = 100)]
+    limit: Option<u32>,
+    /// Where the page before this one ended: from its `Link`.
+    cursor: Option<String>,
+}
+
+/// The parameters of a list, but for the cursor.
+const LIST_PARAMETERS: &[&str] = &[
+    "status",
+    "name_contains",
+    "created_after",
+    "created_before",
+    "sort",
+    "limit",
+];
+
 fn account_id(request: &HttpRequest) -> (Fields, Option<AccountId>) {
     let mut path = Fields::path(request);
     let id = path.required("account_id", uuid).map(AccountId::new);
@@ -151,17 +193,42 @@ pub(crate) async fn create_account(
     Ok(HttpResponse::Created().json(AccountResponse::of(&account)))
 }
 
-/// List the live accounts, newest first. A tenant sees its own only.
+/// List the live accounts, newest first unless another order is asked for. A tenant sees its own only.
+///
+/// Where there are more, a header `Link` has the address of the next page, as with keys.
 #[utoipa::path(
-    get, path = "/v1/accounts", tag = "Accounts",
-    responses((status = 200, description = "The accounts", body = [AccountResponse])),
+    get, path = "/v1/accounts", tag = "Accounts", params(ListAccountsQuery),
+    responses((
+        status = 200, description = "The accounts", body = [AccountResponse],
+        headers(("Link" = String, description = "Where there are more: `<…>; rel=\"next\"`")),
+    )),
 )]
 pub(crate) async fn list_accounts(
     caller: RequireKey,
     state: web::Data<State>,
+    request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
-    let accounts = state.service.list_accounts(caller.access()).await?;
-    Ok(HttpResponse::Ok().json(accounts.iter().map(AccountResponse::of).collect::<Vec<_>>()))
+    let access = caller.access();
+    let owner = match access {
+        Access::All => None,
+        Access::Account(own) => Some(own.as_uuid()),
+    };
+    let list = ListName::of(&request, "/v1/accounts", LIST_PARAMETERS, owner);
+    let mut query = Fields::query(request.query_string());
+    let (sort, limit) = paging(&mut query, &list, &state.service);
+    let filter = AccountFilter {
+        status: query.optional("status", status),
+        name_contains: query.optional("name_contains", part_of_name),
+        created: period(&mut query, "created_after", "created_before"),
+    };
+    finish([query], Some(()))?;
+    let query = AccountQuery {
+        filter,
+        sort,
+        limit,
+    };
+    let page = state.service.page_of_accounts(access, &query).await?;
+    list.answer(&state.service, &page, AccountResponse::of)
 }
 
 /// Get a single account by its id. A tenant gets its own only.

@@ -2,10 +2,10 @@
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use leadr_auth_domain::{
-    Access, AccountId, ApiKey, ApiKeyStatus, ForeignAccount, KeyChange, KeyId, KeyName, ScopeSet,
-    Scopes, Timestamp,
+    Access, AccountId, ApiKey, ApiKeyStatus, ForeignAccount, KeyChange, KeyId, KeyName, KeyPrefix,
+    ScopeSet, Scopes, Timestamp,
 };
-use leadr_auth_service::{IssuedKey, KeyFilter, NewKey};
+use leadr_auth_service::{IssuedKey, KeyFilter, KeyQuery, NewKey};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
@@ -14,7 +14,8 @@ use uuid::Uuid;
 use crate::body::JsonBody;
 use crate::credential::RequireKey;
 use crate::error::ApiError;
-use crate::fields::{Fields, Wrong, boolean, finish, text, timestamp, uuid};
+use crate::fields::{Fields, Wrong, boolean, finish, flag, string, text, timestamp, uuid};
+use crate::listing::{ListName, WireSort, paging, part_of_name, period};
 use crate::propagation::{WaitQuery, answer_when, wait};
 use crate::{State, run_to_end};
 
@@ -213,13 +214,78 @@ pub(crate) struct UpdateKeyRequest {
 #[into_params(parameter_in = Query)]
 #[expect(
     dead_code,
-    reason = "it describes the query; what is read of it is a KeyFilter"
+    reason = "it describes the query; what is read of it is a KeyQuery"
 )]
 pub(crate) struct ListKeysQuery {
     /// Account to list the keys of. An operator has to say it; a tenant may leave it out and means its own.
     account_id: Option<Uuid>,
     /// Only keys of this status.
     status: Option<WireStatus>,
+    /// Only keys whose name contains this, whatever the case of ASCII letters.
+    #[param(min_length = 1, max_length = 255)]
+    name_contains: Option<String>,
+    /// Only keys that begin like this: at most the 14 characters that are shown of a key. Never send a key here.
+    #[param(min_length = 1, max_length = 14, pattern = "^[A-Za-z0-9_-]{1,14}$")]
+    prefix: Option<String>,
+    /// Only keys that were made at this time or later.
+    #[param(value_type = Option<String>, format = DateTime)]
+    created_after: Option<Timestamp>,
+    /// Only keys that were made before this time.
+    #[param(value_type = Option<String>, format = DateTime)]
+    created_before: Option<Timestamp>,
+    /// Only keys that were last used at this time or later.
+    #[param(value_type = Option<String>, format = DateTime)]
+    last_used_after: Option<Timestamp>,
+    /// Only keys that were used, and not since this time.
+    #[param(value_type = Option<String>, format = DateTime)]
+    last_used_before: Option<Timestamp>,
+    /// Only keys that expire at this time or later.
+    #[param(value_type = Option<String>, format = DateTime)]
+    expires_after: Option<Timestamp>,
+    /// Only keys that expire before this time.
+    #[param(value_type = Option<String>, format = DateTime)]
+    expires_before: Option<Timestamp>,
+    /// `true`: only keys that were never used.
+    never_used: Option<bool>,
+    /// The order; the newest first, if this is left out.
+    #[param(inline)]
+    sort: Option<WireSort>,
+    /// The most keys, 1 to 100; up to 1,000 are answered if this is left out.
+    #[param(minimum = 1, maximum = 100)]
+    limit: Option<u32>,
+    /// Where the page before this one ended: from its `Link`.
+    cursor: Option<String>,
+}
+
+/// The parameters of a list, but for the cursor.
+const LIST_PARAMETERS: &[&str] = &[
+    "account_id",
+    "status",
+    "name_contains",
+    "prefix",
+    "created_after",
+    "created_before",
+    "last_used_after",
+    "last_used_before",
+    "expires_after",
+    "expires_before",
+    "never_used",
+    "sort",
+    "limit",
+];
+
+/// The beginning of a key, as far as keys are shown. More of one than that is a secret, and is not repeated.
+fn beginning(value: &Value) -> Result<String, Wrong> {
+    let text = string(value)?;
+    let is_of_key = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    if (1..=KeyPrefix::LEN).contains(&text.len()) && text.bytes().all(is_of_key) {
+        return Ok(text.to_owned());
+    }
+    let msg = format!(
+        "Input should be 1 to {} of A-Z, a-z, 0-9, '_' and '-'",
+        KeyPrefix::LEN
+    );
+    Err(Wrong::new("string_pattern_mismatch", msg))
 }
 
 fn key_id(request: &HttpRequest) -> (Fields, Option<KeyId>) {
@@ -263,10 +329,16 @@ pub(crate) async fn create_api_key(
     Ok(HttpResponse::Created().json(CreateKeyResponse::of(&issued)))
 }
 
-/// List the live API keys of an account, newest first.
+/// List the live API keys of an account, newest first unless another order is asked for.
+///
+/// Where there are more, a header `Link` has the address of the next page. A page may be shorter than was asked for, or empty,
+/// and not be the last: only where there is no such header is the list over.
 #[utoipa::path(
     get, path = "/v1/api-keys", tag = "API Keys", params(ListKeysQuery),
-    responses((status = 200, description = "The keys", body = [KeyResponse])),
+    responses((
+        status = 200, description = "The keys", body = [KeyResponse],
+        headers(("Link" = String, description = "Where there are more: `<…>; rel=\"next\"`")),
+    )),
 )]
 pub(crate) async fn list_api_keys(
     caller: RequireKey,
@@ -275,14 +347,40 @@ pub(crate) async fn list_api_keys(
 ) -> Result<HttpResponse, ApiError> {
     let mut query = Fields::query(request.query_string());
     let account = account(&mut query, caller.access());
+    let owner = account.and_then(Result::ok);
+    let list = ListName::of(
+        &request,
+        "/v1/api-keys",
+        LIST_PARAMETERS,
+        owner.map(AccountId::as_uuid),
+    );
+    let (sort, limit) = paging(&mut query, &list, &state.service);
     let status = query.optional("status", status);
+    let name_contains = query.optional("name_contains", part_of_name);
+    let prefix = query.optional("prefix", beginning);
+    let created = period(&mut query, "created_after", "created_before");
+    let last_used = period(&mut query, "last_used_after", "last_used_before");
+    let expires = period(&mut query, "expires_after", "expires_before");
+    let never_used = query.optional("never_used", flag).unwrap_or_default();
     let account_id = finish([query], account)??;
     let filter = KeyFilter {
+        account_id,
         status,
-        ..KeyFilter::of(account_id)
+        active_only: false,
+        name_contains,
+        prefix,
+        created,
+        last_used,
+        expires,
+        never_used,
     };
-    let keys = state.service.list_keys(caller.access(), filter).await?;
-    Ok(HttpResponse::Ok().json(keys.iter().map(KeyResponse::of).collect::<Vec<_>>()))
+    let query = KeyQuery {
+        filter,
+        sort,
+        limit,
+    };
+    let page = state.service.page_of_keys(caller.access(), &query).await?;
+    list.answer(&state.service, &page, KeyResponse::of)
 }
 
 /// Get a single API key by its id.

@@ -1,7 +1,6 @@
 //! `/v1/audit`: what was changed, by whom, and when.
 
-use std::fmt;
-
+use actix_web::http::header::LINK;
 use actix_web::{HttpRequest, HttpResponse, web};
 use leadr_auth_domain::{
     AccountId, Actor, AuditAction, AuditEntry, ChainId, Facts, KeyId, Timestamp,
@@ -16,9 +15,7 @@ use crate::State;
 use crate::credential::RequireKey;
 use crate::error::ApiError;
 use crate::fields::{Fields, Wrong, finish, number, string, timestamp, uuid};
-
-/// The most entries in an answer, and how many there are where nobody says.
-const MAX_LIMIT: u32 = 100;
+use crate::listing::{ListName, MAX_LIMIT};
 
 /// What did it.
 #[derive(Serialize, ToSchema)]
@@ -151,31 +148,32 @@ pub(crate) struct AuditQuery {
     limit: Option<u32>,
 }
 
-/// A place in the list, as text that only this service understands.
-struct Cursor(AuditPlace);
-
-impl fmt::Display for Cursor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let AuditPlace { at, chain, seq } = self.0;
-        write!(f, "{}.{}.{seq}", at.unix_micros(), chain.as_uuid().simple())
-    }
+/// A place in the list, as text.
+fn place_text(AuditPlace { at, chain, seq }: AuditPlace) -> String {
+    format!("{}.{}.{seq}", at.unix_micros(), chain.as_uuid().simple())
 }
 
-impl Cursor {
-    /// The place that a cursor stands for, if it is one of a list of `chain`, or of all.
-    fn parse(text: &str, chain: Option<ChainId>) -> Option<AuditPlace> {
-        let mut parts = text.split('.');
-        let (at, place, seq) = (parts.next()?, parts.next()?, parts.next()?);
-        let place = AuditPlace {
-            at: Timestamp::from_unix_micros(at.parse().ok()?)?,
-            chain: ChainId::from_uuid(Uuid::try_parse(place).ok()?),
-            // Stores keep the number as a signed one.
-            seq: seq.parse::<i64>().ok()?.try_into().ok()?,
-        };
-        let is_of_list = chain.is_none_or(|chain| chain == place.chain);
-        (is_of_list && Self(place).to_string() == text).then_some(place)
-    }
+/// The place that a text stands for.
+fn place(text: &str) -> Option<AuditPlace> {
+    let mut parts = text.split('.');
+    let (at, chain, seq) = (parts.next()?, parts.next()?, parts.next()?);
+    Some(AuditPlace {
+        at: Timestamp::from_unix_micros(at.parse().ok()?)?,
+        chain: ChainId::from_uuid(Uuid::try_parse(chain).ok()?),
+        seq: seq.parse().ok()?,
+    })
 }
+
+/// The parameters of the list, but for the cursor.
+const LIST_PARAMETERS: &[&str] = &[
+    "account_id",
+    "key_id",
+    "actor",
+    "action",
+    "since",
+    "until",
+    "limit",
+];
 
 fn actor(value: &Value) -> Result<ActorFilter, Wrong> {
     match string(value)? {
@@ -215,14 +213,9 @@ pub(crate) async fn list_audit(
     let limit = query.optional("limit", number(1, MAX_LIMIT));
     let limit = limit.unwrap_or(MAX_LIMIT);
     let chain = access.resolve_chain(account).ok().flatten();
-    let after = query.optional("cursor", |value| {
-        Cursor::parse(string(value)?, chain).ok_or_else(|| {
-            Wrong::new(
-                "cursor",
-                "Input should be the next_cursor of this very list",
-            )
-        })
-    });
+    let owner = chain.map(ChainId::as_uuid);
+    let list = ListName::of(&request, "/v1/audit", LIST_PARAMETERS, owner);
+    let after = list.cursor(&mut query, &state.service, place);
     finish([query], Some(()))?;
     // One more than is shown: whether there is more.
     let listed = state
@@ -232,9 +225,14 @@ pub(crate) async fn list_audit(
     let shown = usize::try_from(limit).unwrap_or(usize::MAX);
     let is_more = entries.len() > shown;
     entries.truncate(shown);
-    let last = entries.last().filter(|_| is_more);
-    Ok(HttpResponse::Ok().json(AuditResponse {
-        next_cursor: last.map(|last| Cursor(AuditPlace::of(last)).to_string()),
+    let end = entries.last().filter(|_| is_more).map(AuditPlace::of);
+    let next = end.map(|end| list.seal(&state.service, &place_text(end)));
+    let mut answer = HttpResponse::Ok();
+    if let Some(cursor) = &next {
+        answer.insert_header((LINK, list.link(cursor)?));
+    }
+    Ok(answer.json(AuditResponse {
+        next_cursor: next,
         entries: entries.iter().map(AuditEntryResponse::of).collect(),
     }))
 }

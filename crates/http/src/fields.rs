@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 
 use actix_web::{HttpRequest, web};
+use leadr_auth_domain::text::is_control;
 use leadr_auth_domain::{
     Scope, ScopeFault, ScopeSet, TextFault, Timestamp, TimestampFault, redact_keys,
 };
@@ -354,6 +355,17 @@ pub(crate) fn string(value: &Value) -> Result<&str, Wrong> {
         .ok_or_else(|| Wrong::new("string_type", "Input should be a valid string"))
 }
 
+/// A text without control characters, also of the direction of text.
+pub(crate) fn control_free(value: &Value) -> Result<&str, Wrong> {
+    let text = string(value)?;
+    if text.chars().any(is_control) {
+        return Err(Wrong::new("control_character", NO_CONTROLS));
+    }
+    Ok(text)
+}
+
+const NO_CONTROLS: &str = "String should have no control characters";
+
 /// A scope.
 fn scope(value: &Value) -> Result<Scope, Wrong> {
     Scope::parse(string(value)?).map_err(|fault| {
@@ -411,10 +423,7 @@ pub(crate) fn text<T>(
                 "string_too_long",
                 format!("String should have at most {max} character{}", plural(max)),
             ),
-            TextFault::ControlCharacter => Wrong::new(
-                "control_character",
-                "String should have no control characters",
-            ),
+            TextFault::ControlCharacter => Wrong::new("control_character", NO_CONTROLS),
             TextFault::HoldsKey => Wrong::new("api_key", format!("String {fault}")),
             TextFault::NotASlug => Wrong::new(
                 "string_pattern_mismatch",
@@ -438,6 +447,18 @@ pub(crate) fn number(min: u32, max: u32) -> impl Fn(&Value) -> Result<u32, Wrong
                 let msg = format!("Input should be a whole number from {min} to {max}");
                 Wrong::new("int_out_of_range", msg)
             })
+    }
+}
+
+/// `true` or `false` of a query.
+pub(crate) fn flag(value: &Value) -> Result<bool, Wrong> {
+    match string(value)? {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(Wrong::new(
+            "bool_parsing",
+            "Input should be 'true' or 'false'",
+        )),
     }
 }
 

@@ -12,12 +12,13 @@ use leadr_auth_domain::{
     Timestamp,
 };
 use leadr_auth_ports::{
-    AccountChangeFn, AccountRepository, ActorFilter, AuditQuery, AuditStore, Audited, Change,
+    AccountChangeFn, AccountQuery, AccountRepository, ActorFilter, AuditQuery, AuditStore, Audited, Change,
     ChangeFeed, CreateAccountError, CreateKeyError, CreateOperatorError, DropPepperError, Heard,
-    ImportConflict, ImportMode, ImportOutcome, KeyChangeFn, KeyFilter, KeyLookup, KeyRepository,
+    ImportConflict, ImportMode, ImportOutcome, KeyChangeFn, KeyLookup, KeyQuery, KeyRepository,
     KeyUse, LocalFeed, NodeReport, NodeReports, PepperUse, Pruned, Rehash, Rows, SecretRegistry,
     Signal, Snapshot, StoreError, StoreHealth, StoreLoad, StoredPepper, Stores, Subscription,
     Totals, TransferStore, UpdateAccountError, UpdateKeyError, UsageStore,
+    listing::Page,
 };
 
 /// A store in this process. Its clones share their contents.
@@ -257,6 +258,11 @@ impl State {
     }
 }
 
+/// Where a key stands in every order.
+fn place(key: &ApiKey) -> (Timestamp, &str, KeyId) {
+    (key.created_at, key.name.as_str(), key.id)
+}
+
 /// Is a record, deleted or not, among the rows that are asked for?
 fn among(rows: Rows, deleted: bool) -> bool {
     match rows {
@@ -361,17 +367,23 @@ impl KeyRepository for Memory {
         Ok(stored)
     }
 
-    async fn list(&self, filter: KeyFilter) -> Result<Vec<ApiKey>, StoreError> {
-        let wanted = |key: &&ApiKey| {
-            filter.status.is_none_or(|status| key.status == status)
-                && (!filter.active_only || key.status == ApiKeyStatus::Active)
-        };
-        Ok(self
-            .read()
+    /// Looks at them all: there is no order but that of their creation.
+    async fn page(&self, query: &KeyQuery) -> Result<Page<ApiKey, KeyId>, StoreError> {
+        let KeyQuery {
+            filter,
+            sort,
+            limit,
+        } = query;
+        let state = self.read();
+        let mut keys: Vec<_> = state
             .live_keys(filter.account_id)
-            .filter(wanted)
-            .cloned()
-            .collect())
+            .filter(|key| filter.matches(key) && sort.is_reached_by(place(key)))
+            .collect();
+        keys.sort_by(|key, other| sort.compare(place(key), place(other)));
+        let page = Page::cut(keys, *limit, None, |last| {
+            sort.after(last.created_at, last.name.as_str(), last.id)
+        });
+        page.try_map(|key| Ok(key.clone()))
     }
 
     async fn count_active(&self, account_id: AccountId) -> Result<u64, StoreError> {
@@ -484,10 +496,25 @@ impl AccountRepository for Memory {
         }
     }
 
-    async fn list(&self) -> Result<Vec<Account>, StoreError> {
-        let mut accounts: Vec<_> = self.read().live_accounts().cloned().collect();
-        accounts.sort_by_key(|account| (Reverse(account.created_at), Reverse(account.id)));
-        Ok(accounts)
+    async fn page(&self, query: &AccountQuery) -> Result<Page<Account, AccountId>, StoreError> {
+        fn place(account: &Account) -> (Timestamp, &str, AccountId) {
+            (account.created_at, account.name.as_str(), account.id)
+        }
+        let AccountQuery {
+            filter,
+            sort,
+            limit,
+        } = query;
+        let state = self.read();
+        let mut accounts: Vec<_> = state
+            .live_accounts()
+            .filter(|account| filter.matches(account) && sort.is_reached_by(place(account)))
+            .collect();
+        accounts.sort_by(|account, other| sort.compare(place(account), place(other)));
+        let page = Page::cut(accounts, *limit, None, |last| {
+            sort.after(last.created_at, last.name.as_str(), last.id)
+        });
+        page.try_map(|account| Ok(account.clone()))
     }
 
     async fn find_operator(&self) -> Result<Option<Account>, StoreError> {

@@ -3,14 +3,67 @@
 use std::fmt;
 
 use async_trait::async_trait;
-use leadr_auth_domain::{Account, AccountId, AccountRefusal, ApiKey, AuditDraft, Slug};
+use leadr_auth_domain::{
+    Account, AccountId, AccountRefusal, AccountStatus, ApiKey, AuditDraft, Slug,
+};
 
+use crate::listing::{LOOKED_AT, Page, Period, Sort, contains};
 use crate::{Audited, Rows, StoreError};
 
 /// A change to an account, run by the adapter on the account as it is; nothing is written if that has changed meanwhile. It
 /// may be called again where the adapter has to start over.
 pub type AccountChangeFn<'a> =
     dyn FnMut(Account) -> Result<Audited<Account>, AccountRefusal> + Send + 'a;
+
+/// Which of the live accounts are wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccountFilter {
+    /// Those of this status only; `None` for all.
+    pub status: Option<AccountStatus>,
+    /// Those whose name contains this, by [`contains`].
+    pub name_contains: Option<String>,
+    /// Those that were made in this time.
+    pub created: Period,
+}
+
+impl AccountFilter {
+    /// All live accounts.
+    pub const ALL: Self = Self {
+        status: None,
+        name_contains: None,
+        created: Period::ALWAYS,
+    };
+
+    /// Does a live account pass?
+    pub fn matches(&self, account: &Account) -> bool {
+        let part = self.name_contains.as_deref();
+        self.status.is_none_or(|status| account.status == status)
+            && part.is_none_or(|part| contains(account.name.as_str(), part))
+            && self.created.contains(account.created_at)
+    }
+}
+
+/// A page of the live accounts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccountQuery {
+    /// Which accounts.
+    pub filter: AccountFilter,
+    /// In which order, and from where on.
+    pub sort: Sort<AccountId>,
+    /// The most accounts; at least 1.
+    pub limit: u32,
+}
+
+impl AccountQuery {
+    /// As [`KeyQuery::is_narrow`](crate::KeyQuery::is_narrow).
+    pub fn is_narrow(&self) -> bool {
+        let mut wide = AccountFilter::ALL;
+        if let Sort::CreatedAt { .. } = self.sort {
+            wide.created = self.filter.created;
+        }
+        self.filter != wide
+    }
+}
 
 /// Stores accounts.
 #[cfg_attr(feature = "mock", mockall::automock)]
@@ -47,9 +100,28 @@ pub trait AccountRepository: Send + Sync {
         change: &'a mut AccountChangeFn<'a>,
     ) -> Result<Account, UpdateAccountError>;
 
-    /// All live accounts, newest first; of two made in the same microsecond the one with the greater id first. One
-    /// consistent view.
-    async fn list(&self) -> Result<Vec<Account>, StoreError>;
+    /// A page of the live accounts that pass the filter, in the query's order; see [`listing`](crate::listing) for what it
+    /// costs. One consistent view.
+    async fn page(&self, query: &AccountQuery) -> Result<Page<Account, AccountId>, StoreError>;
+
+    /// All live accounts, newest first; of two made in the same microsecond the one with the greater id first. Each of the
+    /// pages that they come in is one consistent view.
+    async fn list(&self) -> Result<Vec<Account>, StoreError> {
+        let mut query = AccountQuery {
+            filter: AccountFilter::ALL,
+            sort: Sort::NEWEST_FIRST,
+            limit: LOOKED_AT,
+        };
+        let mut listed = Vec::new();
+        loop {
+            let Page { rows, next } = self.page(&query).await?;
+            listed.extend(rows);
+            match next {
+                Some(next) => query.sort = next,
+                None => return Ok(listed),
+            }
+        }
+    }
 
     /// The oldest live operator's account, if there is one.
     async fn find_operator(&self) -> Result<Option<Account>, StoreError>;

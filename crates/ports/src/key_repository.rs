@@ -5,6 +5,7 @@ use std::fmt;
 use async_trait::async_trait;
 use leadr_auth_domain::{AccountId, ApiKey, ApiKeyStatus, AuditDraft, KeyId, KeyRefusal};
 
+use crate::listing::{LOOKED_AT, Page, Period, Sort, contains};
 use crate::{Audited, StoreError};
 
 /// A change to a key, run by the adapter on the key as it is; nothing is written if that has changed meanwhile. It may be
@@ -21,7 +22,7 @@ pub enum Rows {
 }
 
 /// Which of an account's live keys are wanted. The account is no option: no list goes across accounts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyFilter {
     /// Whose keys.
     pub account_id: AccountId,
@@ -29,6 +30,18 @@ pub struct KeyFilter {
     pub status: Option<ApiKeyStatus>,
     /// Only those that are not revoked. With `status: Revoked` that leaves none.
     pub active_only: bool,
+    /// Those whose name contains this, by [`contains`].
+    pub name_contains: Option<String>,
+    /// Those that begin like this.
+    pub prefix: Option<String>,
+    /// Those that were made in this time.
+    pub created: Period,
+    /// Those whose last use lies in this time, as far as it is stored.
+    pub last_used: Period,
+    /// Those that expire in this time. One that never expires does so in no time that begins or ends.
+    pub expires: Period,
+    /// Only those of which no use is stored.
+    pub never_used: bool,
 }
 
 impl KeyFilter {
@@ -38,7 +51,62 @@ impl KeyFilter {
             account_id,
             status: None,
             active_only: false,
+            name_contains: None,
+            prefix: None,
+            created: Period::ALWAYS,
+            last_used: Period::ALWAYS,
+            expires: Period::ALWAYS,
+            never_used: false,
         }
+    }
+
+    /// The whole of a prefix, where that is what is wanted: at most one key has it, and its index finds that.
+    pub fn whole_prefix(&self) -> Option<&str> {
+        let is_whole = |prefix: &&str| prefix.len() == KeyPrefix::LEN;
+        self.prefix.as_deref().filter(is_whole)
+    }
+
+    /// Does a live key pass?
+    pub fn matches(&self, key: &ApiKey) -> bool {
+        let wanted = |part: &Option<String>, is: fn(&str, &str) -> bool, text: &str| {
+            part.as_deref().is_none_or(|part| is(text, part))
+        };
+        key.account_id == self.account_id
+            && self.status.is_none_or(|status| key.status == status)
+            && (!self.active_only || key.status == ApiKeyStatus::Active)
+            && wanted(&self.name_contains, contains, key.name.as_str())
+            && wanted(
+                &self.prefix,
+                |text, part| text.starts_with(part),
+                key.key_prefix.as_str(),
+            )
+            && self.created.contains(key.created_at)
+            && self.last_used.contains_any(key.last_used_at)
+            && self.expires.contains_any(key.expires_at)
+            && (!self.never_used || key.last_used_at.is_none())
+    }
+}
+
+/// A page of an account's keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyQuery {
+    /// Which keys.
+    pub filter: KeyFilter,
+    /// In which order, and from where on.
+    pub sort: Sort<KeyId>,
+    /// The most keys; at least 1.
+    pub limit: u32,
+}
+
+impl KeyQuery {
+    /// Are there keys between its first and its last that do not pass? A time in which keys were made is a part of the list by
+    /// that.
+    pub fn is_narrow(&self) -> bool {
+        let mut wide = KeyFilter::of(self.filter.account_id);
+        if let Sort::CreatedAt { .. } = self.sort {
+            wide.created = self.filter.created;
+        }
+        self.filter != wide && self.filter.whole_prefix().is_none()
     }
 }
 
@@ -77,9 +145,28 @@ pub trait KeyRepository: Send + Sync {
         change: &'a mut KeyChangeFn<'a>,
     ) -> Result<ApiKey, UpdateKeyError>;
 
-    /// The live keys that pass the filter, newest first; of two made in the same microsecond the one with the greater id
-    /// first. One consistent view. An account that does not exist has none.
-    async fn list(&self, filter: KeyFilter) -> Result<Vec<ApiKey>, StoreError>;
+    /// A page of the live keys that pass the filter, in the query's order; see [`listing`](crate::listing) for what it costs.
+    /// One consistent view. An account that does not exist has none.
+    async fn page(&self, query: &KeyQuery) -> Result<Page<ApiKey, KeyId>, StoreError>;
+
+    /// All live keys that pass the filter, newest first; of two made in the same microsecond the one with the greater id
+    /// first. Each of the pages that they come in is one consistent view.
+    async fn list(&self, filter: KeyFilter) -> Result<Vec<ApiKey>, StoreError> {
+        let mut query = KeyQuery {
+            filter,
+            sort: Sort::NEWEST_FIRST,
+            limit: LOOKED_AT,
+        };
+        let mut listed = Vec::new();
+        loop {
+            let Page { rows, next } = self.page(&query).await?;
+            listed.extend(rows);
+            match next {
+                Some(next) => query.sort = next,
+                None => return Ok(listed),
+            }
+        }
+    }
 
     /// How many live keys of the account are not revoked.
     async fn count_active(&self, account_id: AccountId) -> Result<u64, StoreError>;

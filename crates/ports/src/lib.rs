@@ -29,6 +29,7 @@ mod error;
 mod health;
 mod key_lookup;
 mod key_repository;
+pub mod listing;
 mod local_feed;
 mod secret_registry;
 mod system;
@@ -41,7 +42,8 @@ pub mod contract;
 use std::sync::Arc;
 
 pub use account_repository::{
-    AccountChangeFn, AccountRepository, CreateAccountError, CreateOperatorError, UpdateAccountError,
+    AccountChangeFn, AccountFilter, AccountQuery, AccountRepository, CreateAccountError,
+    CreateOperatorError, UpdateAccountError,
 };
 pub use audit_store::{ActorFilter, AuditPlace, AuditQuery, AuditStore, Audited, Pruned};
 pub use change_feed::{
@@ -52,7 +54,7 @@ pub use error::{BoxError, StoreError};
 pub use health::{StoreHealth, StoreLoad};
 pub use key_lookup::KeyLookup;
 pub use key_repository::{
-    CreateKeyError, KeyChangeFn, KeyFilter, KeyRepository, Rows, UpdateKeyError,
+    CreateKeyError, KeyChangeFn, KeyFilter, KeyQuery, KeyRepository, Rows, UpdateKeyError,
 };
 pub use local_feed::LocalFeed;
 pub use secret_registry::{DropPepperError, PepperUse, Rehash, SecretRegistry, StoredPepper};

@@ -3,18 +3,26 @@
 use std::convert::Infallible;
 
 use async_trait::async_trait;
-use diesel::{IntoSql as _, dsl::exists, prelude::*};
+use diesel::{
+    IntoSql as _,
+    dsl::{AsSelect, SqlTypeOf, exists},
+    pg::{Pg, data_types::PgTimestamp},
+    prelude::*,
+};
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl};
 use leadr_auth_domain::{Account, AccountId, AccountRefusal, ApiKey, AuditDraft, ChainHead, Slug};
 use leadr_auth_ports::{
-    AccountChangeFn, AccountRepository, Audited, CreateAccountError, CreateOperatorError, Rows,
-    StoreError, UpdateAccountError,
+    AccountChangeFn, AccountQuery, AccountRepository, Audited, CreateAccountError,
+    CreateOperatorError, Rows, StoreError, UpdateAccountError,
+    listing::{LOOKED_AT, Page, Sort},
 };
+use uuid::Uuid;
 
 use crate::{
     audit::{self, Heads, NewHead},
     error::{self, PepperDropped, Stop},
     keys::{self, Inserted},
+    listing::{self, coalesce},
     pool::Pool,
     rows::{self, AccountRow},
     schema::accounts,
@@ -74,6 +82,102 @@ async fn change_locked(
         None => None,
     };
     Ok((rows::account(stored)?, head))
+}
+
+type Listed<'a, Columns> = accounts::BoxedQuery<'a, Pg, Columns>;
+
+/// Where an account stands in every order.
+type Place = (accounts::created_at, accounts::name, accounts::id);
+
+const TABLE: &str = "accounts";
+
+/// The values of a [`Place`].
+type PlaceRow = (PgTimestamp, String, Uuid);
+
+/// The live accounts from where the page begins: what may be looked at. In a list by the time that they were made, a span of it is
+/// where the list begins and ends.
+fn candidates<'a, Columns>(
+    mut query: Listed<'a, Columns>,
+    AccountQuery { filter, sort, .. }: &'a AccountQuery,
+) -> Listed<'a, Columns> {
+    query = query.filter(accounts::deleted_at.is_null());
+    if let Sort::CreatedAt { .. } = sort {
+        for made in listing::made_in(TABLE, filter.created) {
+            query = query.filter(made);
+        }
+    }
+    if let Some(after) = listing::after(TABLE, sort) {
+        query = query.filter(after);
+    }
+    query.order(listing::order(TABLE, sort))
+}
+
+/// The last account that is looked at, if there are so many.
+fn horizon_query(query: &AccountQuery) -> Listed<'_, SqlTypeOf<Place>> {
+    let all = accounts::table
+        .select(Place::default())
+        .offset(i64::from(LOOKED_AT - 1))
+        .limit(1)
+        .into_boxed();
+    candidates(all, query)
+}
+
+/// The accounts of a page and one more, up to the last one that is looked at.
+pub(crate) fn page_query<'a>(
+    query: &'a AccountQuery,
+    horizon: Option<&'a Sort<AccountId>>,
+) -> Listed<'a, SqlTypeOf<AsSelect<AccountRow, Pg>>> {
+    let AccountQuery { filter, limit, .. } = query;
+    let all = accounts::table
+        .select(AccountRow::as_select())
+        .limit(i64::from(*limit) + 1)
+        .into_boxed();
+    let mut page = candidates(all, query);
+    if let Sort::Name { .. } = query.sort {
+        for made in listing::made_in(TABLE, filter.created) {
+            page = page.filter(coalesce(made.nullable(), false));
+        }
+    }
+    if let Some(within) = horizon.and_then(|horizon| listing::up_to(TABLE, horizon)) {
+        page = page.filter(within);
+    }
+    if let Some(status) = filter.status {
+        page = page.filter(coalesce(
+            accounts::status.eq(rows::account_label(status)).nullable(),
+            false,
+        ));
+    }
+    if let Some(part) = &filter.name_contains {
+        page = page.filter(coalesce(
+            listing::name_contains(TABLE, part).nullable(),
+            false,
+        ));
+    }
+    page
+}
+
+/// A page, and where the next one begins.
+async fn page(
+    connection: &mut AsyncPgConnection,
+    query: &AccountQuery,
+) -> diesel::QueryResult<Page<AccountRow, AccountId>> {
+    // A list that is not narrowed finds all that it looks at.
+    let horizon = if query.is_narrow() {
+        let last = horizon_query(query).get_result::<PlaceRow>(connection);
+        let last = last.await.optional()?;
+        last.map(|(at, name, id)| {
+            query
+                .sort
+                .after(rows::nearest(at), &name, AccountId::new(id))
+        })
+    } else {
+        None
+    };
+    let accounts = page_query(query, horizon.as_ref()).load(connection).await?;
+    Ok(Page::cut(accounts, query.limit, horizon, |last| {
+        let made = rows::nearest(last.created_at);
+        query.sort.after(made, &last.name, AccountId::new(last.id))
+    }))
 }
 
 #[async_trait]
@@ -165,17 +269,13 @@ impl AccountRepository for Accounts {
         Ok(changed)
     }
 
-    async fn list(&self) -> Result<Vec<Account>, StoreError> {
-        let query = accounts::table
-            .filter(accounts::deleted_at.is_null())
-            .order((accounts::created_at.desc(), accounts::id.desc()))
-            .select(AccountRow::as_select());
-        let listed = self
+    async fn page(&self, query: &AccountQuery) -> Result<Page<Account, AccountId>, StoreError> {
+        let page = self
             .0
-            .statement(async |connection| query.load(connection).await)
+            .statement(async |connection| page(connection, query).await)
             .await?
             .map_err(error::of_query)?;
-        listed.into_iter().map(rows::account).collect()
+        page.try_map(rows::account)
     }
 
     async fn find_operator(&self) -> Result<Option<Account>, StoreError> {

@@ -3,23 +3,27 @@
 use async_trait::async_trait;
 use diesel::{
     IntoSql as _,
-    dsl::{exists, not},
+    dsl::{AsSelect, SqlTypeOf, exists, not, sql},
+    pg::{Pg, data_types::PgTimestamp},
     prelude::*,
-    sql_types::{Bool, Nullable, Timestamptz, Uuid as SqlUuid, Varchar},
+    sql_types::{Bool, Nullable, Text, Timestamptz, Uuid as SqlUuid, Varchar},
 };
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl};
 use leadr_auth_domain::{
     AccountId, ApiKey, ApiKeyStatus, AuditDraft, ChainHead, KeyId, KeyPrefix, KeyRecord,
 };
 use leadr_auth_ports::{
-    Audited, CreateKeyError, KeyChangeFn, KeyFilter, KeyLookup, KeyRepository, Rows, StoreError,
+    Audited, CreateKeyError, KeyChangeFn, KeyLookup, KeyQuery, KeyRepository, Rows, StoreError,
     UpdateKeyError,
+    listing::{LOOKED_AT, Page, Sort},
 };
+use uuid::Uuid;
 
 use crate::{
     audit::{self, Heads, NewHead},
     creation::Creations,
     error::{self, KeyStays, PepperDropped, Stop},
+    listing,
     pool::Pool,
     rows::{self, AccountRow, KeyRow},
     schema::{accounts, api_keys, peppers, sql_types},
@@ -43,27 +47,143 @@ pub(crate) fn find_query<'a>(prefix: &'a str) -> _ {
         .select(columns)
 }
 
-type ListQuery = api_keys::BoxedQuery<
-    'static,
-    diesel::pg::Pg,
-    diesel::dsl::SqlTypeOf<diesel::dsl::AsSelect<KeyRow, diesel::pg::Pg>>,
->;
+type Listed<'a, Columns> = api_keys::BoxedQuery<'a, Pg, Columns>;
 
-/// The live keys that pass the filter, in their order.
-pub(crate) fn list_query(filter: KeyFilter) -> ListQuery {
-    let mut query = api_keys::table
-        .select(KeyRow::as_select())
+/// Where a key stands in every order.
+type Place = (api_keys::created_at, api_keys::name, api_keys::id);
+
+const TABLE: &str = "api_keys";
+
+/// The values of a [`Place`].
+type PlaceRow = (PgTimestamp, String, Uuid);
+
+/// The live keys of the account from where the page begins: what may be looked at. In a list by the time that they were made, a span of it is
+/// where the list begins and ends.
+fn candidates<'a, Columns>(
+    mut query: Listed<'a, Columns>,
+    KeyQuery { filter, sort, .. }: &'a KeyQuery,
+) -> Listed<'a, Columns> {
+    query = query
         .filter(api_keys::account_id.eq(filter.account_id.as_uuid()))
-        .filter(api_keys::deleted_at.is_null())
-        .order((api_keys::created_at.desc(), api_keys::id.desc()))
+        .filter(api_keys::deleted_at.is_null());
+    if let Sort::CreatedAt { .. } = sort {
+        for made in listing::made_in(TABLE, filter.created) {
+            query = query.filter(made);
+        }
+    }
+    if let Some(after) = listing::after(TABLE, sort) {
+        query = query.filter(after);
+    }
+    query.order(listing::order(TABLE, sort))
+}
+
+/// The last key that is looked at, if there are so many.
+pub(crate) fn horizon_query(query: &KeyQuery) -> Listed<'_, SqlTypeOf<Place>> {
+    let all = api_keys::table
+        .select(Place::default())
+        .offset(i64::from(LOOKED_AT - 1))
+        .limit(1)
         .into_boxed();
+    candidates(all, query)
+}
+
+/// The keys of a page and one more, up to the last one that is looked at.
+pub(crate) fn page_query<'a>(
+    query: &'a KeyQuery,
+    horizon: Option<&'a Sort<KeyId>>,
+) -> Listed<'a, SqlTypeOf<AsSelect<KeyRow, Pg>>> {
+    let KeyQuery { filter, limit, .. } = query;
+    let all = api_keys::table
+        .select(KeyRow::as_select())
+        .limit(i64::from(*limit) + 1)
+        .into_boxed();
+    let mut page = candidates(all, query);
+    if let Sort::Name { .. } = query.sort {
+        for made in listing::made_in(TABLE, filter.created) {
+            page = page.filter(coalesce(made.nullable(), false));
+        }
+    }
+    if let Some(within) = horizon.and_then(|horizon| listing::up_to(TABLE, horizon)) {
+        page = page.filter(within);
+    }
     if let Some(status) = filter.status {
-        query = query.filter(api_keys::status.eq(rows::key_label(status)));
+        page = page.filter(coalesce(
+            api_keys::status.eq(rows::key_label(status)).nullable(),
+            false,
+        ));
     }
     if filter.active_only {
-        query = query.filter(api_keys::status.ne(rows::key_label(ApiKeyStatus::Revoked)));
+        let is_active = api_keys::status.ne(rows::key_label(ApiKeyStatus::Revoked));
+        page = page.filter(coalesce(is_active.nullable(), false));
     }
-    query
+    if let Some(part) = &filter.name_contains {
+        page = page.filter(coalesce(
+            listing::name_contains(TABLE, part).nullable(),
+            false,
+        ));
+    }
+    if let Some(prefix) = filter.whole_prefix() {
+        page = page.filter(api_keys::key_prefix.eq(prefix));
+    } else if let Some(prefix) = &filter.prefix {
+        let begins = sql::<Bool>("starts_with(api_keys.key_prefix, ")
+            .bind::<Text, _>(prefix.as_str())
+            .sql(")");
+        page = page.filter(coalesce(begins.nullable(), false));
+    }
+    if let Some(since) = filter.last_used.since {
+        page = page.filter(coalesce(
+            api_keys::last_used_at.ge(rows::instant(since)),
+            false,
+        ));
+    }
+    if let Some(until) = filter.last_used.until {
+        page = page.filter(coalesce(
+            api_keys::last_used_at.lt(rows::instant(until)),
+            false,
+        ));
+    }
+    if let Some(since) = filter.expires.since {
+        page = page.filter(coalesce(
+            api_keys::expires_at.ge(rows::instant(since)),
+            false,
+        ));
+    }
+    if let Some(until) = filter.expires.until {
+        page = page.filter(coalesce(
+            api_keys::expires_at.lt(rows::instant(until)),
+            false,
+        ));
+    }
+    if filter.never_used {
+        page = page.filter(coalesce(api_keys::last_used_at.is_null().nullable(), false));
+    }
+    page
+}
+
+/// Up to where a page looks; `None` where that is to the end. A list that is not narrowed finds all that it looks at.
+pub(crate) async fn horizon(
+    connection: &mut AsyncPgConnection,
+    query: &KeyQuery,
+) -> diesel::QueryResult<Option<Sort<KeyId>>> {
+    if !query.is_narrow() {
+        return Ok(None);
+    }
+    let last = horizon_query(query).get_result::<PlaceRow>(connection);
+    let last = last.await.optional()?;
+    Ok(last.map(|(at, name, id)| query.sort.after(rows::nearest(at), &name, KeyId::new(id))))
+}
+
+/// A page, and where the next one begins.
+async fn page(
+    connection: &mut AsyncPgConnection,
+    query: &KeyQuery,
+) -> diesel::QueryResult<Page<KeyRow, KeyId>> {
+    let horizon = horizon(connection, query).await?;
+    let keys = page_query(query, horizon.as_ref()).load(connection).await?;
+    Ok(Page::cut(keys, query.limit, horizon, |last| {
+        let made = rows::nearest(last.created_at);
+        query.sort.after(made, &last.name, KeyId::new(last.id))
+    }))
 }
 
 /// What came of inserting a key.
@@ -296,14 +416,13 @@ impl KeyRepository for Keys {
         Ok(changed)
     }
 
-    async fn list(&self, filter: KeyFilter) -> Result<Vec<ApiKey>, StoreError> {
-        let query = list_query(filter);
-        let listed = self
+    async fn page(&self, query: &KeyQuery) -> Result<Page<ApiKey, KeyId>, StoreError> {
+        let page = self
             .pool
-            .statement(async |connection| query.load::<KeyRow>(connection).await)
+            .statement(async |connection| page(connection, query).await)
             .await?
             .map_err(error::of_query)?;
-        listed.into_iter().map(rows::key).collect()
+        page.try_map(rows::key)
     }
 
     async fn count_active(&self, account_id: AccountId) -> Result<u64, StoreError> {

@@ -54,6 +54,7 @@ mod diagnosis;
 mod error;
 mod health;
 mod keys;
+mod listing;
 pub mod migrate;
 mod pool;
 mod rows;

@@ -71,7 +71,7 @@ pub(crate) fn key_label(status: ApiKeyStatus) -> Label {
     Label(Cow::Borrowed(status.as_str()))
 }
 
-fn account_label(status: AccountStatus) -> Label {
+pub(crate) fn account_label(status: AccountStatus) -> Label {
     Label(Cow::Borrowed(match status {
         AccountStatus::Active => "active",
         AccountStatus::Suspended => "suspended",
@@ -89,8 +89,18 @@ pub(crate) fn timestamp(PgTimestamp(micros): PgTimestamp) -> Option<Timestamp> {
 }
 
 /// The timestamp that is nearest to an instant which may be outside of all years.
-fn nearest(PgTimestamp(micros): PgTimestamp) -> Timestamp {
+pub(crate) fn nearest(PgTimestamp(micros): PgTimestamp) -> Timestamp {
     Timestamp::saturating_from_unix_micros(micros.saturating_add(PG_EPOCH_MICROS))
+}
+
+/// The instant of a row after which a list goes on. What is read as the first or the last of all times may lie beyond it: whoever
+/// goes on from there has passed all of that.
+pub(crate) fn edge(at: Timestamp, direction: Direction) -> PgTimestamp {
+    match direction {
+        Direction::Descending if at == Timestamp::MIN => PgTimestamp(i64::MIN),
+        Direction::Ascending if at == Timestamp::MAX => PgTimestamp(i64::MAX),
+        Direction::Descending | Direction::Ascending => instant(at),
+    }
 }
 
 /// When a key expires. What expires at `infinity` never does.

@@ -6,7 +6,10 @@ use leadr_auth_domain::{
     Access, Account, AccountChange, AccountId, AccountName, AccountRefusal, AccountRole,
     AccountStatus, AuditAction, OperatorAccess, Slug,
 };
-use leadr_auth_ports::{CreateAccountError, EntropyError, Rows, UpdateAccountError};
+use leadr_auth_ports::listing::Page;
+use leadr_auth_ports::{
+    AccountQuery, CreateAccountError, EntropyError, Rows, UpdateAccountError,
+};
 
 use crate::{Service, StoreError};
 
@@ -129,6 +132,25 @@ impl Service {
             .find_by_slug(slug)
             .await?
             .ok_or(AccountError::NotFound)
+    }
+
+    /// A page of the live accounts within reach: all for an operator, its own for a tenant.
+    pub async fn page_of_accounts(
+        &self,
+        access: Access,
+        query: &AccountQuery,
+    ) -> Result<Page<Account, AccountId>, StoreError> {
+        match access {
+            Access::All => self.stores.accounts.page(query).await,
+            Access::Account(own) => {
+                let own = self.stores.accounts.get(own, Rows::Live).await?;
+                let own = own.filter(|own| query.filter.matches(own));
+                Ok(Page {
+                    rows: own.into_iter().collect(),
+                    next: None,
+                })
+            }
+        }
     }
 
     /// The live accounts within reach, newest first: all for an operator, its own for a tenant.

@@ -40,8 +40,8 @@ pub use authenticate::{Authentication, Caller};
 pub use chain::Chain;
 pub use issue::{IssueKeyError, IssuedKey, NewKey};
 pub use leadr_auth_ports::{
-    ActorFilter, AuditPlace, DropPepperError, ImportMode, KeyFilter, NodeReport, PepperUse, Pruned,
-    StoreError, StoreLoad, StoredPepper,
+    AccountFilter, AccountQuery, ActorFilter, AuditPlace, DropPepperError, ImportMode, KeyFilter,
+    KeyQuery, NodeReport, PepperUse, Pruned, StoreError, StoreLoad, StoredPepper, listing,
 };
 pub use manage::KeyError;
 pub use operator::{EnsureOperatorError, NewOperatorKey, OperatorState};
@@ -145,6 +145,16 @@ impl Service {
     /// The server's secrets, as they are now.
     fn keyring(&self) -> Arc<Keyring> {
         Arc::clone(&self.keyring.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The cursor for a place in a list, see [`leadr_auth_domain::cursor`].
+    pub fn seal_cursor(&self, list: &str, place: &str) -> String {
+        self.keyring().seal_cursor(list, place)
+    }
+
+    /// The place that a cursor stands for, if it is one of this list.
+    pub fn open_cursor(&self, list: &str, cursor: &str) -> Option<String> {
+        self.keyring().open_cursor(list, cursor)
     }
 
     /// The recorder of uses, which works while [`Service::run`] runs.

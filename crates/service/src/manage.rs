@@ -8,7 +8,8 @@ use leadr_auth_domain::{
     Access, AccountId, ApiKey, ApiKeyStatus, ForeignAccount, KeyChange, KeyId, KeyName, KeyPrefix,
     KeyRefusal, Principal, ScopeNotHeld, Timestamp,
 };
-use leadr_auth_ports::{KeyFilter, KeyUse, Rows, UpdateKeyError};
+use leadr_auth_ports::listing::Page;
+use leadr_auth_ports::{KeyFilter, KeyQuery, KeyUse, Rows, UpdateKeyError};
 
 use crate::{Service, StoreError};
 
@@ -113,6 +114,24 @@ impl Service {
     /// The live key with this id, or [`KeyError::NotFound`].
     pub async fn key(&self, access: Access, id: KeyId) -> Result<ApiKey, KeyError> {
         self.find_key(access, id).await?.ok_or(KeyError::NotFound)
+    }
+
+    /// A page of an account's keys. It may be shorter than was asked for and not be the last: that one says so. An account that
+    /// does not exist has no keys.
+    ///
+    /// What is asked of a key's last use goes by what is stored; of these keys, none is on the page of which this node knows better.
+    pub async fn page_of_keys(
+        &self,
+        access: Access,
+        query: &KeyQuery,
+    ) -> Result<Page<ApiKey, KeyId>, KeyError> {
+        access.resolve(Some(query.filter.account_id))?;
+        let Page { rows, next } = self.stores.keys.page(query).await?;
+        let rows = rows.into_iter().map(|key| self.usage.overlay(key));
+        Ok(Page {
+            rows: rows.filter(|key| query.filter.matches(key)).collect(),
+            next,
+        })
     }
 
     /// The live keys that pass the filter, newest first. An account that does not exist has none.

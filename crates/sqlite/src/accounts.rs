@@ -1,17 +1,25 @@
 //! Accounts: their management.
 
 use async_trait::async_trait;
-use diesel::{IntoSql as _, dsl::exists, prelude::*, sql_types::Bool, sqlite::SqliteConnection};
+use diesel::{
+    IntoSql as _,
+    dsl::{AsSelect, SqlTypeOf, exists},
+    prelude::*,
+    sql_types::Bool,
+    sqlite::{Sqlite, SqliteConnection},
+};
 use leadr_auth_domain::{Account, AccountId, ApiKey, AuditDraft, Slug};
 use leadr_auth_ports::{
-    AccountChangeFn, AccountRepository, Audited, Change, CreateAccountError, CreateOperatorError,
-    Rows, StoreError, UpdateAccountError,
+    AccountChangeFn, AccountQuery, AccountRepository, Audited, Change, CreateAccountError,
+    CreateOperatorError, Rows, StoreError, UpdateAccountError,
+    listing::{LOOKED_AT, Page, Sort},
 };
 
 use crate::{
     audit,
     error::{Stop, Violation},
     keys::{self, Swap},
+    listing,
     pool::{Done, Pool},
     rows::{self, AccountChanges, AccountRow, Id},
     schema::accounts,
@@ -30,6 +38,95 @@ pub(crate) fn find(
         .select(AccountRow::as_select())
         .get_result(connection)
         .optional()
+}
+
+type Listed<Columns> = accounts::BoxedQuery<'static, Sqlite, Columns>;
+
+/// Where an account stands in every order.
+type Place = (accounts::created_at, accounts::name, accounts::id);
+
+const TABLE: &str = "accounts";
+
+/// The values of a [`Place`].
+type PlaceRow = (i64, String, Id);
+
+/// The live accounts from where the page begins: what may be looked at. In a list by the time that they were made, a span of it is
+/// where the list begins and ends.
+fn candidates<Columns>(
+    mut query: Listed<Columns>,
+    AccountQuery { filter, sort, .. }: &AccountQuery,
+) -> Listed<Columns> {
+    query = query.filter(accounts::deleted_at.is_null());
+    if let Sort::CreatedAt { .. } = sort {
+        for made in listing::made_in(TABLE, filter.created, sort) {
+            query = query.filter(made);
+        }
+    }
+    if let Some(after) = listing::after(TABLE, sort) {
+        query = query.filter(after);
+    }
+    query.order(listing::order(TABLE, sort))
+}
+
+/// The last account that is looked at, if there are so many.
+fn horizon_query(query: &AccountQuery) -> Listed<SqlTypeOf<Place>> {
+    let all = accounts::table
+        .select(Place::default())
+        .offset(i64::from(LOOKED_AT - 1))
+        .limit(1)
+        .into_boxed();
+    candidates(all, query)
+}
+
+/// The accounts of a page and one more, up to the last one that is looked at.
+fn page_query(
+    query: &AccountQuery,
+    horizon: Option<&Sort<AccountId>>,
+) -> Listed<SqlTypeOf<AsSelect<AccountRow, Sqlite>>> {
+    let AccountQuery { filter, limit, .. } = query;
+    let all = accounts::table
+        .select(AccountRow::as_select())
+        .limit(i64::from(*limit) + 1)
+        .into_boxed();
+    let mut page = candidates(all, query);
+    if let Sort::Name { .. } = query.sort {
+        for made in listing::made_in(TABLE, filter.created, &query.sort) {
+            page = page.filter(made);
+        }
+    }
+    if let Some(within) = horizon.and_then(|horizon| listing::up_to(TABLE, horizon)) {
+        page = page.filter(within);
+    }
+    if let Some(status) = filter.status {
+        page = page.filter(accounts::status.eq(rows::account_label(status)));
+    }
+    if let Some(part) = &filter.name_contains {
+        page = page.filter(listing::name_contains(TABLE, part));
+    }
+    page
+}
+
+/// A page, and where the next one begins.
+fn page(
+    connection: &mut SqliteConnection,
+    query: &AccountQuery,
+) -> QueryResult<Page<AccountRow, AccountId>> {
+    // A list that is not narrowed finds all that it looks at.
+    let horizon = if query.is_narrow() {
+        let last = horizon_query(query).get_result::<PlaceRow>(connection);
+        let place = |(made, name, Id(id)): PlaceRow| {
+            query
+                .sort
+                .after(rows::nearest(made), &name, AccountId::new(id))
+        };
+        last.optional()?.map(place)
+    } else {
+        None
+    };
+    let accounts = page_query(query, horizon.as_ref()).load(connection)?;
+    Ok(Page::cut(accounts, query.limit, horizon, |last| {
+        last.place(&query.sort)
+    }))
 }
 
 /// What of this name and this slug a live account other than `id` has; the name where both are taken.
@@ -198,16 +295,10 @@ impl AccountRepository for Accounts {
         self.0.in_steps(steps).await
     }
 
-    async fn list(&self) -> Result<Vec<Account>, StoreError> {
-        let query = accounts::table
-            .filter(accounts::deleted_at.is_null())
-            .order((accounts::created_at.desc(), accounts::id.desc()))
-            .select(AccountRow::as_select());
-        let listed = self
-            .0
-            .read(move |connection| query.load(connection))
-            .await?;
-        listed.into_iter().map(rows::account).collect()
+    async fn page(&self, query: &AccountQuery) -> Result<Page<Account, AccountId>, StoreError> {
+        let query = query.clone();
+        let page = self.0.read(move |connection| page(connection, &query));
+        page.await?.try_map(rows::account)
     }
 
     async fn find_operator(&self) -> Result<Option<Account>, StoreError> {

@@ -3,20 +3,22 @@
 use async_trait::async_trait;
 use diesel::{
     IntoSql as _,
-    dsl::exists,
+    dsl::{AsSelect, SqlTypeOf, exists, sql},
     prelude::*,
-    sql_types::Bool,
+    sql_types::{Bool, Text},
     sqlite::{Sqlite, SqliteConnection},
 };
 use leadr_auth_domain::{AccountId, ApiKey, ApiKeyStatus, AuditDraft, KeyId, KeyPrefix, KeyRecord};
 use leadr_auth_ports::{
-    Audited, Change, CreateKeyError, KeyChangeFn, KeyFilter, KeyLookup, KeyRepository, Rows,
+    Audited, Change, CreateKeyError, KeyChangeFn, KeyLookup, KeyQuery, KeyRepository, Rows,
     StoreError, UpdateKeyError,
+    listing::{LOOKED_AT, Page, Sort},
 };
 
 use crate::{
     audit,
     error::{Stop, Violation},
+    listing,
     pool::{Done, Pool},
     rows::{self, AccountRow, Id, KeyChanges, KeyRow},
     schema::{accounts, api_keys},
@@ -37,27 +39,118 @@ pub(crate) fn find_query<'a>(prefix: &'a str) -> _ {
         .select(columns)
 }
 
-type ListQuery = api_keys::BoxedQuery<
-    'static,
-    Sqlite,
-    diesel::dsl::SqlTypeOf<diesel::dsl::AsSelect<KeyRow, Sqlite>>,
->;
+type Listed<Columns> = api_keys::BoxedQuery<'static, Sqlite, Columns>;
 
-/// The live keys that pass the filter, in their order.
-fn list_query(filter: KeyFilter) -> ListQuery {
-    let mut query = api_keys::table
-        .select(KeyRow::as_select())
+/// Where a key stands in every order.
+type Place = (api_keys::created_at, api_keys::name, api_keys::id);
+
+const TABLE: &str = "api_keys";
+
+/// The values of a [`Place`].
+type PlaceRow = (i64, String, Id);
+
+/// The live keys of the account from where the page begins: what may be looked at. In a list by the time that they were made, a span of it is
+/// where the list begins and ends.
+fn candidates<Columns>(
+    mut query: Listed<Columns>,
+    KeyQuery { filter, sort, .. }: &KeyQuery,
+) -> Listed<Columns> {
+    query = query
         .filter(api_keys::account_id.eq(Id::from(filter.account_id)))
-        .filter(api_keys::deleted_at.is_null())
-        .order((api_keys::created_at.desc(), api_keys::id.desc()))
+        .filter(api_keys::deleted_at.is_null());
+    if let Sort::CreatedAt { .. } = sort {
+        for made in listing::made_in(TABLE, filter.created, sort) {
+            query = query.filter(made);
+        }
+    }
+    if let Some(after) = listing::after(TABLE, sort) {
+        query = query.filter(after);
+    }
+    query.order(listing::order(TABLE, sort))
+}
+
+/// The last key that is looked at, if there are so many.
+fn horizon_query(query: &KeyQuery) -> Listed<SqlTypeOf<Place>> {
+    let all = api_keys::table
+        .select(Place::default())
+        .offset(i64::from(LOOKED_AT - 1))
+        .limit(1)
         .into_boxed();
-    if let Some(status) = filter.status {
-        query = query.filter(api_keys::status.eq(status.as_str()));
+    candidates(all, query)
+}
+
+/// The keys of a page and one more, up to the last one that is looked at.
+fn page_query(
+    query: &KeyQuery,
+    horizon: Option<&Sort<KeyId>>,
+) -> Listed<SqlTypeOf<AsSelect<KeyRow, Sqlite>>> {
+    use api_keys::{expires_at, last_used_at, status};
+    let KeyQuery { filter, limit, .. } = query;
+    let all = api_keys::table
+        .select(KeyRow::as_select())
+        .limit(i64::from(*limit) + 1)
+        .into_boxed();
+    let mut page = candidates(all, query);
+    if let Sort::Name { .. } = query.sort {
+        for made in listing::made_in(TABLE, filter.created, &query.sort) {
+            page = page.filter(made);
+        }
+    }
+    if let Some(within) = horizon.and_then(|horizon| listing::up_to(TABLE, horizon)) {
+        page = page.filter(within);
+    }
+    if let Some(wanted) = filter.status {
+        page = page.filter(status.eq(wanted.as_str()));
     }
     if filter.active_only {
-        query = query.filter(api_keys::status.ne(ApiKeyStatus::Revoked.as_str()));
+        page = page.filter(status.ne(ApiKeyStatus::Revoked.as_str()));
     }
-    query
+    if let Some(part) = &filter.name_contains {
+        page = page.filter(listing::name_contains(TABLE, part));
+    }
+    if let Some(prefix) = filter.whole_prefix() {
+        page = page.filter(api_keys::key_prefix.eq(prefix.to_owned()));
+    } else if let Some(prefix) = &filter.prefix {
+        page = page.filter(
+            sql::<Bool>("instr(api_keys.key_prefix, ")
+                .bind::<Text, _>(prefix.clone())
+                .sql(") = 1"),
+        );
+    }
+    if let Some(since) = filter.last_used.since {
+        page = page.filter(last_used_at.ge(since.unix_micros()));
+    }
+    if let Some(until) = filter.last_used.until {
+        page = page.filter(last_used_at.lt(until.unix_micros()));
+    }
+    if let Some(since) = filter.expires.since {
+        page = page.filter(expires_at.ge(since.unix_micros()));
+    }
+    if let Some(until) = filter.expires.until {
+        page = page.filter(expires_at.lt(until.unix_micros()));
+    }
+    if filter.never_used {
+        page = page.filter(last_used_at.is_null());
+    }
+    page
+}
+
+/// A page, and where the next one begins.
+fn page(connection: &mut SqliteConnection, query: &KeyQuery) -> QueryResult<Page<KeyRow, KeyId>> {
+    // A list that is not narrowed finds all that it looks at.
+    let horizon = if query.is_narrow() {
+        let last = horizon_query(query).get_result::<PlaceRow>(connection);
+        let place = |(made, name, Id(id)): PlaceRow| {
+            query.sort.after(rows::nearest(made), &name, KeyId::new(id))
+        };
+        last.optional()?.map(place)
+    } else {
+        None
+    };
+    let keys = page_query(query, horizon.as_ref()).load(connection)?;
+    Ok(Page::cut(keys, query.limit, horizon, |last| {
+        last.place(&query.sort)
+    }))
 }
 
 /// The key with this id, deleted or not.
@@ -215,12 +308,10 @@ impl KeyRepository for Keys {
         self.0.in_steps(steps).await
     }
 
-    async fn list(&self, filter: KeyFilter) -> Result<Vec<ApiKey>, StoreError> {
-        let listed = self
-            .0
-            .read(move |connection| list_query(filter).load::<KeyRow>(connection))
-            .await?;
-        listed.into_iter().map(rows::key).collect()
+    async fn page(&self, query: &KeyQuery) -> Result<Page<ApiKey, KeyId>, StoreError> {
+        let query = query.clone();
+        let page = self.0.read(move |connection| page(connection, &query));
+        page.await?.try_map(rows::key)
     }
 
     async fn count_active(&self, account_id: AccountId) -> Result<u64, StoreError> {
@@ -239,7 +330,7 @@ impl KeyRepository for Keys {
 
 #[cfg(test)]
 mod tests {
-    use leadr_auth_ports::contract::fixtures::account;
+    use leadr_auth_ports::contract::fixtures::{account, at, key_filters, key_sorts};
 
     use super::*;
     use crate::plans::plan;
@@ -256,28 +347,39 @@ mod tests {
 
     #[test]
     fn a_list_comes_sorted_from_its_index() {
-        let all = KeyFilter::of(account(1).id);
-        let filters = [
-            all,
-            KeyFilter {
-                status: Some(ApiKeyStatus::Active),
-                ..all
-            },
-            KeyFilter {
-                active_only: true,
-                ..all
-            },
-        ];
-        for filter in filters {
-            let plan = plan(&list_query(filter));
-            assert!(
-                plan.contains("SEARCH api_keys USING INDEX api_keys_live_by_account"),
-                "{plan}"
-            );
-            assert!(
-                !plan.contains("SCAN") && !plan.contains("TEMP B-TREE"),
-                "{plan}"
-            );
+        for filter in key_filters(account(1).id) {
+            for first in key_sorts() {
+                let later = first.after(at(1), "Key", KeyId::from_random_bytes([1; 16]));
+                for sort in [first, later] {
+                    let index = match sort {
+                        Sort::CreatedAt { .. } => "api_keys_live_by_account",
+                        Sort::Name { .. } => "api_keys_live_by_name",
+                    };
+                    let query = KeyQuery {
+                        filter: filter.clone(),
+                        sort: sort.clone(),
+                        limit: 100,
+                    };
+                    let plans = [
+                        plan(&page_query(&query, None)),
+                        plan(&page_query(&query, Some(&sort))),
+                        plan(&horizon_query(&query)),
+                    ];
+                    for plan in plans {
+                        // At most one key has a whole prefix.
+                        if plan.contains("ix_api_keys_key_prefix (key_prefix=?)") {
+                            continue;
+                        }
+                        let search = format!("SEARCH api_keys USING INDEX {index}");
+                        let covered = format!("SEARCH api_keys USING COVERING INDEX {index}");
+                        assert!(plan.contains(&search) || plan.contains(&covered), "{plan}");
+                        assert!(
+                            !plan.contains("SCAN") && !plan.contains("TEMP B-TREE"),
+                            "{plan}"
+                        );
+                    }
+                }
+            }
         }
     }
 }

@@ -60,6 +60,7 @@ mod error;
 mod file;
 mod health;
 mod keys;
+mod listing;
 pub mod migrate;
 #[cfg(test)]
 mod plans;

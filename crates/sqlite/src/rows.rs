@@ -20,7 +20,10 @@ use leadr_auth_domain::{
     Account, AccountId, AccountName, AccountRole, AccountStatus, ApiKey, ApiKeyStatus, KeyHash,
     KeyId, KeyName, KeyPrefix, PepperCheck, PepperId, Scopes, SealedAuditKey, Slug, Timestamp,
 };
-use leadr_auth_ports::{Change, StoreError, StoredPepper};
+use leadr_auth_ports::{
+    Change, StoreError, StoredPepper,
+    listing::{Direction, Sort},
+};
 use uuid::Uuid;
 
 use crate::{
@@ -57,7 +60,7 @@ impl From<KeyId> for Id {
     }
 }
 
-fn account_label(status: AccountStatus) -> &'static str {
+pub(crate) fn account_label(status: AccountStatus) -> &'static str {
     match status {
         AccountStatus::Active => "active",
         AccountStatus::Suspended => "suspended",
@@ -65,8 +68,18 @@ fn account_label(status: AccountStatus) -> &'static str {
 }
 
 /// The timestamp that is nearest to so many microseconds after 1970, which may be outside of all years.
-fn nearest(micros: i64) -> Timestamp {
+pub(crate) fn nearest(micros: i64) -> Timestamp {
     Timestamp::saturating_from_unix_micros(micros)
+}
+
+/// The instant of a row after which a list goes on. What is read as the first or the last of all times may lie beyond it: whoever
+/// goes on from there has passed all of that.
+pub(crate) fn edge(at: Timestamp, direction: Direction) -> i64 {
+    match direction {
+        Direction::Descending if at == Timestamp::MIN => i64::MIN,
+        Direction::Ascending if at == Timestamp::MAX => i64::MAX,
+        Direction::Descending | Direction::Ascending => at.unix_micros(),
+    }
 }
 
 /// A row of `accounts`.
@@ -100,6 +113,24 @@ pub(crate) struct KeyRow {
     created_at: i64,
     updated_at: i64,
     deleted_at: Option<i64>,
+}
+
+impl AccountRow {
+    /// The list's order, from this account on.
+    pub(crate) fn place(&self, sort: &Sort<AccountId>) -> Sort<AccountId> {
+        sort.after(
+            nearest(self.created_at),
+            &self.name,
+            AccountId::new(self.id.0),
+        )
+    }
+}
+
+impl KeyRow {
+    /// The list's order, from this key on.
+    pub(crate) fn place(&self, sort: &Sort<KeyId>) -> Sort<KeyId> {
+        sort.after(nearest(self.created_at), &self.name, KeyId::new(self.id.0))
+    }
 }
 
 /// A row of `peppers`.

@@ -7,8 +7,8 @@ use actix_web::rt::time::{sleep, timeout};
 use async_trait::async_trait;
 use leadr_auth_domain::{AccountId, ApiKey, AuditDraft, KeyId, NodeId, Timestamp};
 use leadr_auth_ports::{
-    CreateKeyError, KeyChangeFn, KeyFilter, KeyRepository, NodeReport, Rows, StoreError,
-    UpdateKeyError,
+    CreateKeyError, KeyChangeFn, KeyQuery, KeyRepository, NodeReport, Once, Rows, StoreError,
+    UpdateKeyError, listing::Page,
 };
 use serde_json::json;
 use tokio::sync::Notify;
@@ -135,8 +135,8 @@ impl KeyRepository for Slow {
         self.0.update(id, change).await
     }
 
-    async fn list(&self, filter: KeyFilter) -> Result<Vec<ApiKey>, StoreError> {
-        self.0.list(filter).await
+    async fn page(&self, query: &KeyQuery) -> Result<Page<ApiKey, KeyId>, StoreError> {
+        self.0.page(query).await
     }
 
     async fn count_active(&self, account_id: AccountId) -> Result<u64, StoreError> {

@@ -6,19 +6,22 @@ use std::time::Duration;
 use leadr_auth_domain::{
     Account, AccountId, AccountName, AccountRefusal, AccountRole, AccountStatus, Actor, ApiKey,
     ApiKeyStatus, AuditAction, AuditEntry, ChainCheck, ChainHead, ChainId, Checkpoint, Facts,
-    HashedKey, KeyHash, KeyName, KeyPrefix, KeyRefusal, Keyring, Origin, Pepper, PepperId, Scope,
-    ScopeSet, Scopes, SealedAuditKey, Slug, Timestamp,
+    Fingerprint, HashedKey, IdempotencyKey, IdempotentRequest, KeyHash, KeyId, KeyLimit, KeyName,
+    KeyPrefix, KeyRefusal, Keyring, Origin, Pepper, PepperId, Scope, ScopeSet, Scopes,
+    SealedAuditKey, Slug, Timestamp,
 };
 
 use super::fixtures::{
     SECRET, account, account_of, all_noted, at, audit_key, entry, entry_in, fields, heard,
-    heard_until_tick, key, noted, plain_key, record, report, upto,
+    heard_until_tick, key, key_filters, key_sorts, listed_keys, noted, numbered_key, plain_key,
+    record, report, upto,
 };
+use crate::listing::{LOOKED_AT, Page, Sort};
 use crate::{
     ActorFilter, AuditPlace, AuditQuery, Audited, Change, CreateAccountError, CreateKeyError,
     CreateOperatorError, DropPepperError, Heard, ImportConflict, ImportMode, ImportOutcome,
-    KeyFilter, KeyUse, NodeReports, Probe, Pruned, Rehash, Rows, Signal, StoredPepper, Stores,
-    Totals, UpdateAccountError, UpdateKeyError,
+    KeyFilter, KeyQuery, KeyUse, NodeReports, Once, Probe, Pruned, Rehash, Rows, Signal,
+    StoredPepper, Stores, Totals, UpdateAccountError, UpdateKeyError,
 };
 
 /// How many change the same record at once in the races.
@@ -46,6 +49,48 @@ macro_rules! cases {
             };
         }
     };
+}
+
+/// The pages of a list one after the other, and how many they were.
+async fn paged(
+    stores: &Stores,
+    filter: &KeyFilter,
+    sort: &Sort<KeyId>,
+    limit: u32,
+) -> (Vec<ApiKey>, usize) {
+    let mut query = KeyQuery {
+        filter: filter.clone(),
+        sort: sort.clone(),
+        limit,
+    };
+    let (mut listed, mut pages) = (Vec::new(), 0);
+    loop {
+        let Page { rows, next } = stores.keys.page(&query).await.unwrap();
+        assert!(rows.len() <= usize::try_from(limit).unwrap());
+        listed.extend(rows);
+        pages += 1;
+        match next {
+            Some(next) => query.sort = next,
+            None => return (listed, pages),
+        }
+    }
+}
+
+/// The `n`th tenant, which may have so many live keys.
+fn limited(n: u8, keys: u32) -> Account {
+    let mut account = account(n);
+    account.key_limit = KeyLimit::new(keys).unwrap();
+    account
+}
+
+/// A request of the `n`th caller's, called so, for this, at [`at`]`(micros)`.
+fn request(n: u8, name: &str, body: &str, micros: u32) -> IdempotentRequest {
+    IdempotentRequest {
+        caller: KeyId::from_random_bytes([n; 16]),
+        key: IdempotencyKey::parse(&name.replace(' ', "-")).unwrap(),
+        fingerprint: Fingerprint::of("POST", body.as_bytes()),
+        at: at(micros),
+    }
 }
 
 /// A set of scopes.
@@ -478,21 +523,92 @@ cases! { $
         stores.keys.create(&expired, &entry()).await.unwrap();
 
         let all = KeyFilter::of(owner.id);
-        let active = KeyFilter { status: Some(ApiKeyStatus::Active), ..all };
-        let stopped = KeyFilter { status: Some(ApiKeyStatus::Revoked), ..all };
+        let active = KeyFilter { status: Some(ApiKeyStatus::Active), ..all.clone() };
+        let stopped = KeyFilter { status: Some(ApiKeyStatus::Revoked), ..all.clone() };
         for (filter, expected) in [
-            (all, 5),
-            (active, 4),
-            (stopped, 1),
+            (all.clone(), 5),
+            (active.clone(), 4),
+            (stopped.clone(), 1),
             (KeyFilter { active_only: true, ..all }, 4),
             (KeyFilter { active_only: true, ..active }, 4),
             (KeyFilter { active_only: true, ..stopped }, 0),
         ] {
-            let found = stores.keys.list(filter).await.unwrap().len();
+            let found = stores.keys.list(filter.clone()).await.unwrap().len();
             assert_eq!(found, expected, "{filter:?}");
         }
         // An expired key is not revoked, as in the reference.
         assert_eq!(stores.keys.count_active(owner.id).await.unwrap(), 4);
+    }
+
+    /// Every order, every filter, every length of page: together the pages are what passes the filter, in its order, once each.
+    async fn pages_are_the_list_in_parts(stores) {
+        let owner = account(1);
+        let keys = listed_keys(&owner);
+        stores.accounts.create(&owner, &entry()).await.unwrap();
+        for key in &keys {
+            stores.keys.create(key, &entry()).await.unwrap();
+        }
+        let stranger = account(2);
+        stores.accounts.create(&stranger, &entry()).await.unwrap();
+        stores.keys.create(&key(200, &stranger), &entry()).await.unwrap();
+        for filter in key_filters(owner.id) {
+            for sort in key_sorts() {
+                for limit in [1, 3, 100] {
+                    let place = |key: &ApiKey| (key.created_at, key.name.to_string(), key.id);
+                    let (listed, pages) = paged(&stores, &filter, &sort, limit).await;
+                    let mut expected: Vec<_> = keys
+                        .iter()
+                        .filter(|key| !key.is_deleted() && filter.matches(key))
+                        .map(place)
+                        .collect();
+                    expected.sort_by(|(at, name, id), (other_at, other_name, other_id)| {
+                        sort.compare((*at, name, *id), (*other_at, other_name, *other_id))
+                    });
+                    let listed: Vec<_> = listed.iter().map(place).collect();
+                    assert_eq!(listed, expected, "{filter:?} {sort:?} {limit}");
+                    let full = expected.len().div_ceil(usize::try_from(limit).unwrap()).max(1);
+                    assert_eq!(pages, full, "{filter:?} {sort:?} {limit}");
+                }
+            }
+        }
+    }
+
+    /// Where next to nothing passes, a page ends after so many that were looked at, and the next one goes on there.
+    async fn a_page_looks_at_so_many_and_no_more(stores) {
+        let owner = account(1);
+        stores.accounts.create(&owner, &entry()).await.unwrap();
+        let many = 2 * LOOKED_AT + 10;
+        let keys: Vec<_> = (0..many).map(|n| numbered_key(n, &owner)).collect();
+        for batch in keys.chunks(1_000) {
+            let noted = all_noted(batch);
+            let imported = stores.transfer.import_keys(&noted, ImportMode::Commit);
+            assert!(imported.await.unwrap().iter().all(|came| *came == ImportOutcome::Stored));
+        }
+        // The oldest and the newest.
+        let wanted = [0, many - 1].map(|n| numbered_key(n, &owner).id);
+        for (n, id) in [0, many - 1].into_iter().zip(wanted) {
+            let name = KeyName::parse(&format!("The one {n}")).unwrap();
+            let mut rename = |mut key: ApiKey| {
+                key.name = name.clone();
+                Ok(noted(key))
+            };
+            stores.keys.update(id, &mut rename).await.unwrap();
+        }
+        let filter = KeyFilter {
+            name_contains: Some("THE ONE".to_owned()),
+            ..KeyFilter::of(owner.id)
+        };
+        for sort in key_sorts() {
+            let (listed, pages) = paged(&stores, &filter, &sort, 100).await;
+            let mut found: Vec<_> = listed.iter().map(|key| key.id).collect();
+            found.sort();
+            let mut expected = wanted.to_vec();
+            expected.sort();
+            assert_eq!(found, expected, "{sort:?}");
+            assert!((1..=4).contains(&pages), "{sort:?}: {pages}");
+        }
+        let all = stores.keys.list(KeyFilter::of(owner.id)).await.unwrap();
+        assert_eq!(all.len(), usize::try_from(many).unwrap());
     }
 
     /// The hot path gets key and account, whatever their state.

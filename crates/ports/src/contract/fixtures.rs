@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use leadr_auth_domain::{
-    Account, AccountId, AccountName, AccountRole, ApiKey, AuditAction, AuditDraft, AuditEntry,
-    AuditKey, ChainId, Checkpoint, KeyId, KeyName, Keyring, NodeId, Origin, Pepper, PlainKey, Slug,
-    Timestamp, generate_api_key,
+    Account, AccountId, AccountName, AccountRole, ApiKey, ApiKeyStatus, AuditAction, AuditDraft,
+    AuditEntry, AuditKey, ChainId, Checkpoint, KeyId, KeyName, Keyring, NodeId, Origin, Pepper,
+    PlainKey, Slug, Timestamp, generate_api_key,
 };
 
+use crate::listing::{Direction, Period, Sort};
 use crate::{
-    ActorFilter, AuditPlace, AuditQuery, Audited, Heard, KeyUse, NodeReport, Signal, Stores,
-    Subscription, UsageStore,
+    ActorFilter, AuditPlace, AuditQuery, Audited, Heard, KeyFilter, KeyUse, NodeReport, Signal,
+    Stores, Subscription, UsageStore,
 };
 
 /// The secret under which [`key`] hashes.
@@ -133,6 +134,123 @@ pub fn key(n: u8, account: &Account) -> ApiKey {
         None,
         at(u32::from(n)),
     )
+}
+
+/// The `n`th of any number of keys of an account, made at [`at`]`(n)`.
+pub fn numbered_key(n: u32, account: &Account) -> ApiKey {
+    let mut bytes = [7; 32];
+    bytes[..4].copy_from_slice(&n.to_be_bytes());
+    let plain = generate_api_key(bytes);
+    let mut key = key(1, account);
+    key.id = KeyId::from_random_bytes(bytes[..16].try_into().expect("sixteen bytes"));
+    key.name = KeyName::parse(&format!("Key {n}")).expect("a valid name");
+    key.key_prefix = plain.prefix();
+    key.created_at = at(n);
+    key.updated_at = at(n);
+    key
+}
+
+/// Keys of an account that differ in all that lists go by, and some that are the same in much of it.
+pub fn listed_keys(owner: &Account) -> Vec<ApiKey> {
+    let names = [
+        "Zebra", "alpha", "Alpha", "Same", "Same", "Same", "ä", "z_%", "A b",
+    ];
+    let mut keys: Vec<_> = (1..)
+        .zip(names)
+        .map(|(n, name)| {
+            let mut key = key(n, owner);
+            key.name = KeyName::parse(name).expect("a valid name");
+            key
+        })
+        .collect();
+    for (n, key) in keys.iter_mut().enumerate() {
+        // Not in the order of ids, and three of them at once.
+        key.created_at = at([40, 10, 20, 30, 30, 30, 5, 50, 60][n]);
+        key.last_used_at = [None, Some(at(70)), Some(at(80))][n % 3];
+        key.expires_at = [None, Some(at(100)), Some(at(90)), Some(at(110))][n % 4];
+    }
+    keys[0].revoke(at(61));
+    keys[4].revoke(at(61));
+    keys[8].soft_delete(at(62));
+    keys
+}
+
+/// What a filter is narrowed by.
+type Narrowing = Box<dyn Fn(&mut KeyFilter)>;
+
+/// Every filter by itself, several together, and such as nothing passes.
+pub fn key_filters(owner: AccountId) -> Vec<KeyFilter> {
+    let since = |micros| Period {
+        since: Some(at(micros)),
+        until: None,
+    };
+    let until = |micros| Period {
+        since: None,
+        until: Some(at(micros)),
+    };
+    let within = Period {
+        since: Some(at(20)),
+        until: Some(at(40)),
+    };
+    let some = |text: &str| Some(text.to_owned());
+    let prefix = plain_key(3).prefix();
+    let filters: Vec<Narrowing> = vec![
+        Box::new(|_| {}),
+        Box::new(|filter| filter.status = Some(ApiKeyStatus::Revoked)),
+        Box::new(|filter| filter.active_only = true),
+        Box::new(move |filter| filter.name_contains = some("ALPHA")),
+        Box::new(move |filter| filter.name_contains = some("_%")),
+        Box::new(move |filter| filter.name_contains = some("Ä")),
+        Box::new(move |filter| filter.name_contains = some("")),
+        Box::new(move |filter| filter.prefix = some(prefix.as_str())),
+        Box::new(move |filter| filter.prefix = some("ldr_")),
+        Box::new(move |filter| filter.prefix = some("LDR_")),
+        Box::new(move |filter| filter.created = within),
+        Box::new(move |filter| filter.created = since(30)),
+        Box::new(move |filter| filter.created = until(30)),
+        Box::new(move |filter| filter.last_used = since(80)),
+        Box::new(move |filter| filter.last_used = until(80)),
+        Box::new(move |filter| filter.expires = since(100)),
+        Box::new(move |filter| filter.expires = until(100)),
+        Box::new(|filter| filter.never_used = true),
+        Box::new(move |filter| {
+            filter.status = Some(ApiKeyStatus::Active);
+            filter.created = within;
+            filter.name_contains = some("s");
+        }),
+        Box::new(move |filter| {
+            filter.never_used = true;
+            filter.last_used = since(1);
+        }),
+    ];
+    filters
+        .into_iter()
+        .map(|narrow| {
+            let mut filter = KeyFilter::of(owner);
+            narrow(&mut filter);
+            filter
+        })
+        .collect()
+}
+
+/// Every order.
+pub fn key_sorts() -> [Sort<KeyId>; 4] {
+    let (up, down) = (Direction::Ascending, Direction::Descending);
+    [
+        Sort::NEWEST_FIRST,
+        Sort::CreatedAt {
+            direction: up,
+            after: None,
+        },
+        Sort::Name {
+            direction: up,
+            after: None,
+        },
+        Sort::Name {
+            direction: down,
+            after: None,
+        },
+    ]
 }
 
 /// Everything that is stored of a key, to be compared. Keys themselves have no `==`, because their hash has none.

@@ -6,9 +6,9 @@ use diesel::{
     sql_types::Text,
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use leadr_auth_ports::{AuditQuery, KeyFilter, KeyUse, Rehash};
+use leadr_auth_ports::{AccountQuery, AuditQuery, KeyQuery, KeyUse, Rehash};
 
-use crate::{Postgres, audit, keys, secrets, usage};
+use crate::{Postgres, accounts, audit, keys, secrets, usage};
 
 /// `EXPLAIN`, and then a query just as the adapter sends it.
 #[derive(Clone, Copy)]
@@ -39,9 +39,24 @@ impl Postgres {
         self.explain(keys::find_query(prefix)).await
     }
 
-    /// The plan of a list.
-    pub async fn explain_list(&self, filter: KeyFilter) -> String {
-        self.explain(keys::list_query(filter)).await
+    /// The plans of a page of an account's keys: of looking for its end, and of what is looked at up to there.
+    pub async fn explain_keys(&self, query: &KeyQuery) -> [String; 2] {
+        let horizon = self
+            .pool
+            .statement(async |connection| keys::horizon(connection, query).await)
+            .await
+            .expect("a connection")
+            .expect("the end can be looked for");
+        [
+            self.explain(keys::horizon_query(query)).await,
+            self.explain(keys::page_query(query, horizon.as_ref()))
+                .await,
+        ]
+    }
+
+    /// The plan of a page of the accounts.
+    pub async fn explain_accounts(&self, query: &AccountQuery) -> String {
+        self.explain(accounts::page_query(query, None)).await
     }
 
     /// The plan of a list of the audit trail.

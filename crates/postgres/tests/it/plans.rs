@@ -1,9 +1,10 @@
 //! How PostgreSQL runs the queries that have to stay quick when a store grows.
 
-use leadr_auth_domain::{ApiKeyStatus, ChainId, HashedKey, KeyHash, KeyId, PepperId};
+use leadr_auth_domain::{ChainId, HashedKey, KeyHash, KeyId, PepperId};
 use leadr_auth_ports::{
-    KeyFilter, KeyUse, Rehash,
-    contract::fixtures::{account, at, audit_lists, entry},
+    KeyFilter, KeyQuery, KeyUse, Rehash,
+    contract::fixtures::{account, at, audit_lists, entry, key_filters, key_sorts},
+    listing::Sort,
 };
 use leadr_auth_postgres::testing::TestDatabase;
 use uuid::Uuid;
@@ -41,18 +42,32 @@ async fn queries_of_a_crowded_store_use_their_indexes() {
     let database = crowded().await;
     let postgres = database.postgres();
 
-    let all = KeyFilter::of(account(1).id);
-    let filters = [
-        all,
-        KeyFilter {
-            status: Some(ApiKeyStatus::Active),
-            ..all
-        },
-        KeyFilter {
-            active_only: true,
-            ..all
-        },
-    ];
+    let later = KeyId::from_random_bytes([1; 16]);
+    for filter in key_filters(account(1).id) {
+        for first in key_sorts() {
+            for sort in [first.after(at(7), "Key", later), first] {
+                let query = KeyQuery {
+                    filter: filter.clone(),
+                    sort,
+                    limit: 100,
+                };
+                let index = match query.sort {
+                    Sort::CreatedAt { .. } => "api_keys_live_by_account",
+                    Sort::Name { .. } => "api_keys_live_by_name",
+                };
+                let is_narrow = query.is_narrow();
+                for plan in postgres.explain_keys(&query).await {
+                    // What is looked for by a whole prefix may be found by that.
+                    let by_prefix = plan.contains("ix_api_keys_key_prefix");
+                    assert!(by_prefix || plan.contains(index), "{query:?}: {plan}");
+                    assert!(!plan.contains("Seq Scan"), "{query:?}: {plan}");
+                    // Of the so many that are looked at, few that pass may as well be sorted.
+                    let is_sorted = is_narrow || by_prefix || !plan.contains("Sort");
+                    assert!(is_sorted, "{query:?}: {plan}");
+                }
+            }
+        }
+    }
     let other = database
         .client()
         .await
@@ -60,19 +75,14 @@ async fn queries_of_a_crowded_store_use_their_indexes() {
         .await
         .unwrap();
     let other: Uuid = other.get::<_, String>(0).parse().unwrap();
-    let small = KeyFilter::of(leadr_auth_domain::AccountId::new(other));
-    for filter in filters.into_iter().chain([small]) {
-        let plan = postgres.explain_list(filter).await;
-        if filter == small {
-            // A hundred rows may as well be fetched and sorted, but never found by reading the table.
-            assert!(!plan.contains("Seq Scan"), "{plan}");
-        } else {
-            assert!(
-                plan.contains("Index Scan using api_keys_live_by_account"),
-                "{plan}"
-            );
-            assert!(!plan.contains("Sort"), "{plan}");
-        }
+    let small = KeyQuery {
+        filter: KeyFilter::of(leadr_auth_domain::AccountId::new(other)),
+        sort: Sort::NEWEST_FIRST,
+        limit: 100,
+    };
+    for plan in postgres.explain_keys(&small).await {
+        // A hundred rows may as well be fetched and sorted, but never found by reading the table.
+        assert!(!plan.contains("Seq Scan"), "{plan}");
     }
 
     let plan = postgres.explain_find("ldr_a77").await;

@@ -12,9 +12,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use leadr_auth_domain::{Account, AccountId, ApiKey, AuditDraft, KeyId, KeyPrefix, Slug};
 use leadr_auth_ports::{
-    AccountChangeFn, AccountRepository, Audited, Change, CreateAccountError, CreateKeyError,
-    CreateOperatorError, ImportMode, ImportOutcome, KeyChangeFn, KeyFilter, KeyRepository, Rows,
-    Snapshot, StoreError, StoredPepper, Stores, TransferStore, UpdateAccountError, UpdateKeyError,
+    AccountChangeFn, AccountQuery, AccountRepository, Audited, Change, CreateAccountError,
+    CreateKeyError, CreateOperatorError, ImportMode, ImportOutcome, KeyChangeFn, KeyQuery,
+    KeyRepository, Rows, Snapshot, StoreError, StoredPepper, Stores, TransferStore,
+    UpdateAccountError, UpdateKeyError, listing::Page,
 };
 
 use super::Sabotage;
@@ -124,8 +125,8 @@ impl KeyRepository for Watched<dyn KeyRepository> {
             .await
     }
 
-    async fn list(&self, filter: KeyFilter) -> Result<Vec<ApiKey>, StoreError> {
-        self.port.list(filter).await
+    async fn page(&self, query: &KeyQuery) -> Result<Page<ApiKey, KeyId>, StoreError> {
+        self.port.page(query).await
     }
 
     async fn count_active(&self, account_id: AccountId) -> Result<u64, StoreError> {
@@ -170,8 +171,8 @@ impl AccountRepository for Watched<dyn AccountRepository> {
         self.port.update(id, change).await
     }
 
-    async fn list(&self) -> Result<Vec<Account>, StoreError> {
-        self.port.list().await
+    async fn page(&self, query: &AccountQuery) -> Result<Page<Account, AccountId>, StoreError> {
+        self.port.page(query).await
     }
 
     async fn find_operator(&self) -> Result<Option<Account>, StoreError> {

@@ -12,9 +12,9 @@ use leadr_auth_domain::{
     KeyRecord, NodeId, PlainKey, Scope, ScopeSet, Scopes, Timestamp, Verdict, generate_api_key,
 };
 use leadr_auth_ports::{
-    ChangeFeed, Clock as _, CreateKeyError, Heard, KeyChangeFn, KeyFilter, KeyLookup,
-    KeyRepository, NodeReport, NodeReports, Rows, Signal, StoreError, Stores, Subscription,
-    UpdateKeyError,
+    ChangeFeed, Clock as _, CreateKeyError, Heard, KeyChangeFn, KeyLookup, KeyQuery, KeyRepository,
+    NodeReport, NodeReports, Once, Rows, Signal, StoreError, Stores, Subscription, UpdateKeyError,
+    listing::Page,
 };
 use tokio::sync::Notify;
 
@@ -111,8 +111,8 @@ impl KeyRepository for Watched {
         self.keys.update(id, change).await
     }
 
-    async fn list(&self, filter: KeyFilter) -> Result<Vec<ApiKey>, StoreError> {
-        self.keys.list(filter).await
+    async fn page(&self, query: &KeyQuery) -> Result<Page<ApiKey, KeyId>, StoreError> {
+        self.keys.page(query).await
     }
 
     async fn count_active(&self, account_id: AccountId) -> Result<u64, StoreError> {
