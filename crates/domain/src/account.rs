@@ -1,6 +1,6 @@
 //! The account: who owns keys.
 
-use crate::{AccountId, AccountName, Slug, Timestamp};
+use crate::{AccountId, AccountName, Revision, Slug, Timestamp};
 
 /// Whether an account's keys work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -9,6 +9,16 @@ pub enum AccountStatus {
     Active,
     /// None of them does, until the account is active again.
     Suspended,
+}
+
+impl AccountStatus {
+    /// The word for it, on the wire and in the database.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Suspended => "suspended",
+        }
+    }
 }
 
 /// What an account is to the deployment.
@@ -52,6 +62,8 @@ pub struct AccountChange {
     pub status: Option<AccountStatus>,
     /// `true` soft-deletes, `false` restores.
     pub deleted: Option<bool>,
+    /// Only in one of these states.
+    pub only_if: Option<Vec<Revision>>,
 }
 
 /// Why a change to an account was refused.
@@ -59,6 +71,8 @@ pub struct AccountChange {
 pub enum AccountRefusal {
     /// The account is deleted, and the change does not restore it.
     Deleted,
+    /// It is in another state than the change is for.
+    Changed,
     /// Suspending or deleting an operator's account would leave nobody to undo it.
     OperatorProtected,
 }
@@ -126,6 +140,10 @@ impl Account {
     pub fn apply(mut self, change: &AccountChange, now: Timestamp) -> Result<Self, AccountRefusal> {
         if self.is_deleted() && change.deleted != Some(false) {
             return Err(AccountRefusal::Deleted);
+        }
+        let is_as_seen = |seen: &Vec<Revision>| seen.contains(&self.revision());
+        if !change.only_if.as_ref().is_none_or(is_as_seen) {
+            return Err(AccountRefusal::Changed);
         }
         let stops = change.deleted == Some(true) || change.status == Some(AccountStatus::Suspended);
         if stops && self.role == AccountRole::Operator {

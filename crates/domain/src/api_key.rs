@@ -3,8 +3,8 @@
 use std::fmt;
 
 use crate::{
-    Account, AccountId, HashedKey, KeyHash, KeyId, KeyName, KeyPrefix, PepperId, ScopeNotHeld,
-    Scopes, Timestamp,
+    Account, AccountId, HashedKey, KeyHash, KeyId, KeyName, KeyPrefix, PepperId, Revision,
+    ScopeNotHeld, Scopes, Timestamp,
 };
 
 /// Whether a key is meant to work.
@@ -83,6 +83,8 @@ pub struct KeyChange {
     pub scopes: Option<Scopes>,
     /// `true` soft-deletes, `false` restores.
     pub deleted: Option<bool>,
+    /// Only in one of these states.
+    pub only_if: Option<Vec<Revision>>,
 }
 
 /// Why a change to a key was refused.
@@ -90,6 +92,8 @@ pub struct KeyChange {
 pub enum KeyRefusal {
     /// The key is deleted, and the change does not restore it.
     Deleted,
+    /// It is in another state than the change is for.
+    Changed,
     /// The key belongs to an account that the caller does not reach.
     OutOfReach,
     /// The change brings the key back, and the key has a scope that the caller does not hold.
@@ -225,6 +229,10 @@ impl ApiKey {
     ) -> Result<Self, KeyRefusal> {
         if self.is_deleted() && change.deleted != Some(false) {
             return Err(KeyRefusal::Deleted);
+        }
+        let is_as_seen = |seen: &Vec<Revision>| seen.contains(&self.revision());
+        if !change.only_if.as_ref().is_none_or(is_as_seen) {
+            return Err(KeyRefusal::Changed);
         }
         if change.deleted == Some(false) {
             self.restore(now);

@@ -13,6 +13,7 @@
 //! - [`keyring`]: the server's secrets, where there are several
 //! - [`scope`]: what a key may be used for
 //! - [`account`] and [`api_key`]: the two entities and everything that may happen to them
+//! - [`revision`]: which state of an entity somebody has seen
 //! - [`access`]: who asks, whose records they may reach and what they may do
 //! - [`verdict`]: the whole verification policy, in one function
 //! - [`cursor`]: where a long list goes on
@@ -29,6 +30,7 @@ pub mod audit_key;
 pub mod cursor;
 pub mod id;
 pub mod keyring;
+pub mod revision;
 pub mod scope;
 pub mod secret;
 pub mod text;
@@ -44,6 +46,7 @@ pub use audit::{
 };
 pub use audit_key::{AuditKey, SealedAuditKey};
 pub use id::{AccountId, KeyId, NodeId};
+pub use revision::Revision;
 pub use keyring::{HashedKey, Keyring, KeyringFault, PepperId};
 pub use scope::{Right, Scope, ScopeFault, ScopeSet, Scopes};
 pub use secret::{

@@ -15,6 +15,7 @@ use crate::credential::{RequireKey, RequireOperator};
 use crate::error::ApiError;
 use crate::fields::{Fields, Wrong, boolean, finish, text, uuid};
 use crate::listing::{ListName, WireSort, paging, part_of_name, period};
+use crate::precondition::{etag, if_match};
 use crate::propagation::{WaitQuery, answer_when, wait};
 use crate::{State, run_to_end};
 
@@ -248,7 +249,10 @@ pub(crate) async fn get_account(
     let (path, id) = account_id(&request);
     let id = finish([path], id)?;
     let account = state.service.account(caller.access(), id).await?;
-    Ok(HttpResponse::Ok().json(AccountResponse::of(&account)))
+    let tag = etag(account.revision());
+    Ok(HttpResponse::Ok()
+        .insert_header(tag)
+        .json(AccountResponse::of(&account)))
 }
 
 /// Update an account: rename, suspend or activate, delete or restore it. Operators only.
@@ -278,16 +282,19 @@ pub(crate) async fn update_account(
 ) -> Result<HttpResponse, ApiError> {
     let (path, id) = account_id(&request);
     let (query, wait) = wait(&request);
+    let (header, only_if) = if_match(&request);
     let mut body = Fields::changes(&body.read().await?);
     let change = AccountChange {
         name: body.optional("name", text(AccountName::parse)),
         slug: body.optional("slug", text(Slug::parse)),
         status: body.optional("status", status),
         deleted: body.optional("deleted", boolean),
+        only_if,
     };
-    let id = finish([path, query, body], id)?;
+    let id = finish([path, query, header, body], id)?;
     let service = state.service.clone();
     let changed = async move { service.update_account(&operator.0, id, &change).await };
     let (account, mut answer) = answer_when(changed, wait, &state.service).await?;
+    answer.insert_header(etag(account.revision()));
     Ok(answer.json(AccountResponse::of(&account)))
 }

@@ -16,6 +16,7 @@ use crate::credential::RequireKey;
 use crate::error::ApiError;
 use crate::fields::{Fields, Wrong, boolean, finish, flag, string, text, timestamp, uuid};
 use crate::listing::{ListName, WireSort, paging, part_of_name, period};
+use crate::precondition::{etag, if_match};
 use crate::propagation::{WaitQuery, answer_when, wait};
 use crate::{State, run_to_end};
 
@@ -400,7 +401,10 @@ pub(crate) async fn get_api_key(
     let (path, id) = key_id(&request);
     let id = finish([path], id)?;
     let key = state.service.key(caller.access(), id).await?;
-    Ok(HttpResponse::Ok().json(KeyResponse::of(&key)))
+    let tag = etag(key.revision());
+    Ok(HttpResponse::Ok()
+        .insert_header(tag)
+        .json(KeyResponse::of(&key)))
 }
 
 /// Update an API key: revoke or reactivate it, delete or restore it, rename it, change its scopes.
@@ -431,17 +435,20 @@ pub(crate) async fn update_api_key(
 ) -> Result<HttpResponse, ApiError> {
     let (path, id) = key_id(&request);
     let (query, wait) = wait(&request);
+    let (header, only_if) = if_match(&request);
     let mut body = Fields::changes(&body.read().await?);
     let change = KeyChange {
         status: body.optional("status", status),
         deleted: body.optional("deleted", boolean),
         name: body.optional("name", text(KeyName::parse)),
         scopes: body.optional_scopes("scopes").map(Scopes::Only),
+        only_if,
     };
-    let id = finish([path, query, body], id)?;
+    let id = finish([path, query, header, body], id)?;
     let by = caller.principal();
     let service = state.service.clone();
     let changed = async move { service.update_key(&by, id, &change).await };
     let (key, mut answer) = answer_when(changed, wait, &state.service).await?;
+    answer.insert_header(etag(key.revision()));
     Ok(answer.json(KeyResponse::of(&key)))
 }

@@ -51,6 +51,8 @@ pub(crate) enum ApiError {
         /// For people.
         detail: &'static str,
     },
+    /// The record is in another state than the change is for.
+    PreconditionFailed,
     /// The body is larger than is read.
     BodyTooLarge {
         /// What is read at most, in bytes.
@@ -168,6 +170,7 @@ impl ApiError {
             Self::NotFound(_) => "not_found",
             Self::MethodNotAllowed { .. } => "method_not_allowed",
             Self::Conflict { code, .. } => code,
+            Self::PreconditionFailed => "precondition_failed",
             Self::BodyTooLarge { .. } => "body_too_large",
             Self::NotJson => "unsupported_media_type",
             Self::MalformedBody => "malformed_body",
@@ -198,6 +201,7 @@ impl ApiError {
             }
             Self::Validation(_) => "The request is not well-formed",
             Self::MethodNotAllowed { .. } => "Method Not Allowed",
+            Self::PreconditionFailed => "It has changed since it was read",
             Self::NotJson => "The body must be JSON (Content-Type: application/json)",
             Self::MalformedBody => "The body broke off, or its chunks are malformed",
             Self::BodyTimeout => "The body did not arrive in time",
@@ -222,6 +226,7 @@ impl ApiError {
             | Self::NotFound(_)
             | Self::MethodNotAllowed { .. }
             | Self::Conflict { .. }
+            | Self::PreconditionFailed
             | Self::BodyTooLarge { .. }
             | Self::NotJson
             | Self::MalformedBody
@@ -263,6 +268,7 @@ impl ResponseError for ApiError {
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Conflict { .. } => StatusCode::CONFLICT,
+            Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::MalformedBody => StatusCode::BAD_REQUEST,
@@ -354,6 +360,7 @@ impl From<KeyError> for ApiError {
             KeyError::NotFound => NO_KEY,
             KeyError::ForeignAccount(foreign) => foreign.into(),
             KeyError::ScopeNotHeld(missing) => Self::ScopeNotHeld(missing),
+            KeyError::Changed => Self::PreconditionFailed,
             KeyError::PepperDropped => Self::Conflict {
                 code: "secret_dropped",
                 detail: "This key cannot be restored: the server secret that it is hashed under was dropped",
@@ -387,6 +394,7 @@ impl From<AccountError> for ApiError {
                 code: "account_slug_taken",
                 detail: "Another account has this slug",
             },
+            AccountError::Changed => Self::PreconditionFailed,
             AccountError::OperatorProtected => Self::Conflict {
                 code: "operator_protected",
                 detail: "The operator's account can be neither suspended nor deleted",

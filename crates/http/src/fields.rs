@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 
+use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::{HttpRequest, web};
 use leadr_auth_domain::text::is_control;
 use leadr_auth_domain::{
@@ -53,6 +54,22 @@ impl Fields {
             .collect();
         Self {
             place: "path",
+            given,
+            strict: false,
+            faults: Vec::new(),
+        }
+    }
+
+    /// The values of one header, which faults call `shown`.
+    pub(crate) fn header(request: &HttpRequest, name: &HeaderName, shown: &str) -> Self {
+        let values = request.headers().get_all(name);
+        // What is no text is nothing that is expected of a header, whatever that is.
+        let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let given = values
+            .map(|value| (shown.to_owned(), Json::Plain(text(value).into())))
+            .collect();
+        Self {
+            place: "header",
             given,
             strict: false,
             faults: Vec::new(),

@@ -32,6 +32,7 @@ mod hex;
 mod me;
 mod metrics;
 pub mod openapi;
+mod precondition;
 mod propagation;
 pub mod routes;
 mod trace_context;

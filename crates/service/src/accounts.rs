@@ -31,6 +31,8 @@ pub enum AccountError {
     NameTaken,
     /// Another live account has the slug.
     SlugTaken,
+    /// The account is in another state than the change was for.
+    Changed,
     /// An operator's account can be neither suspended nor deleted.
     OperatorProtected,
     /// There were no random bytes.
@@ -45,6 +47,7 @@ impl fmt::Display for AccountError {
             Self::NotFound => "there is no such account",
             Self::NameTaken => "the account's name is taken",
             Self::SlugTaken => "the account's slug is taken",
+            Self::Changed => "the account has changed since it was seen",
             Self::OperatorProtected => "an operator's account cannot be suspended or deleted",
             Self::Entropy(_) | Self::Store(_) => "the account could not be read or changed",
         })
@@ -54,7 +57,11 @@ impl fmt::Display for AccountError {
 impl std::error::Error for AccountError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::NotFound | Self::NameTaken | Self::SlugTaken | Self::OperatorProtected => None,
+            Self::NotFound
+            | Self::NameTaken
+            | Self::SlugTaken
+            | Self::Changed
+            | Self::OperatorProtected => None,
             Self::Entropy(source) => Some(source),
             Self::Store(source) => Some(source),
         }
@@ -86,6 +93,7 @@ impl From<UpdateAccountError> for AccountError {
             UpdateAccountError::Refused(AccountRefusal::OperatorProtected) => {
                 Self::OperatorProtected
             }
+            UpdateAccountError::Refused(AccountRefusal::Changed) => Self::Changed,
             UpdateAccountError::NameTaken => Self::NameTaken,
             UpdateAccountError::SlugTaken => Self::SlugTaken,
             UpdateAccountError::Store(error) => Self::Store(error),

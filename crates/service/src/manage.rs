@@ -22,6 +22,8 @@ pub enum KeyError {
     ForeignAccount(ForeignAccount),
     /// The key was to have a scope that the caller does not hold, or was to be brought back with one.
     ScopeNotHeld(ScopeNotHeld),
+    /// The key is in another state than the change was for.
+    Changed,
     /// The key was to be restored, and the server secret that it is hashed under was dropped: it could never be used.
     PepperDropped,
     /// The store did not do it.
@@ -34,6 +36,7 @@ impl fmt::Display for KeyError {
             Self::NotFound => "there is no such key",
             Self::ForeignAccount(_) => "the account is not the caller's",
             Self::ScopeNotHeld(_) => "a scope is not the caller's to give",
+            Self::Changed => "the key has changed since it was seen",
             Self::PepperDropped => {
                 "the server secret that the key is hashed under was dropped: the key could never be used, and is not restored"
             }
@@ -48,6 +51,7 @@ impl std::error::Error for KeyError {
             Self::NotFound
             | Self::ForeignAccount(_)
             | Self::ScopeNotHeld(_)
+            | Self::Changed
             | Self::PepperDropped => None,
             Self::Store(source) => Some(source),
         }
@@ -82,6 +86,7 @@ impl From<UpdateKeyError> for KeyError {
             UpdateKeyError::Refused(KeyRefusal::ScopeNotHeld(missing)) => {
                 Self::ScopeNotHeld(missing)
             }
+            UpdateKeyError::Refused(KeyRefusal::Changed) => Self::Changed,
             UpdateKeyError::PepperDropped => Self::PepperDropped,
             UpdateKeyError::Store(error) => Self::Store(error),
         }
