@@ -23,7 +23,7 @@ use leadr_auth_domain::{
     Access, Account, AccountId, AccountName, AccountRole, ApiKey, KeyId, KeyName, KeyRecord,
     Keyring, Pepper, PlainKey, Slug, Timestamp, decide, generate_api_key,
 };
-use leadr_auth_http::{HttpConfig, State, app};
+use leadr_auth_http::{HttpConfig, State, TrustedProxies, app};
 use leadr_auth_memory::Memory;
 use leadr_auth_service::{Authentication, NewAccount, NewKey, OperatorState, Service};
 use tokio::runtime::Runtime;
@@ -145,6 +145,8 @@ fn answers(c: &mut Criterion) {
         warm(&service, &keys).await;
         let config = HttpConfig {
             body_timeout: Duration::from_secs(5),
+            trusted_proxies: TrustedProxies::default(),
+            invalid_keys: None,
             instance: 1,
         };
         let app = app(State::new(service, config)).new_service(AppConfig::default());

@@ -11,7 +11,7 @@ use actix_web::HttpServer;
 use actix_web::dev::Server;
 use anyhow::{Context as _, bail};
 use leadr_auth_domain::{PepperId, PlainKey};
-use leadr_auth_http::{HttpConfig, State};
+use leadr_auth_http::{HttpConfig, State, TrustedProxies};
 use leadr_auth_ports::Entropy as _;
 use leadr_auth_service::readiness::Phase;
 use leadr_auth_service::{Chain, OperatorState, Service, ServiceConfig};
@@ -101,6 +101,8 @@ impl Application {
 
         let http = HttpConfig {
             body_timeout: config.body_timeout,
+            trusted_proxies: TrustedProxies::new(config.trusted_proxies),
+            invalid_keys: config.invalid_keys,
             instance: u64::from_le_bytes(instance),
         };
         let service_config = ServiceConfig {

@@ -4,15 +4,17 @@ use std::collections::HashMap;
 use std::env::VarError;
 use std::fmt;
 use std::io::IsTerminal as _;
-use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::net::{IpAddr, SocketAddr};
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use actix_web::http::Uri;
 use actix_web::http::header::{HeaderName, HeaderValue};
+use ipnet::IpNet;
 use leadr_auth_domain::text::is_control;
 use leadr_auth_domain::{Keyring, KeyringFault, Pepper, PepperId, PlainKey};
+use leadr_auth_http::InvalidKeyLimit;
 use leadr_auth_ports::Entropy;
 use leadr_auth_postgres::PostgresConfig;
 use leadr_auth_service::{Sabotage, VerificationConfig};
@@ -164,6 +166,20 @@ pub const SETTINGS: &[Setting] = &[
         value: "MS",
         default: "5000",
         help: "How long a request's body may take to arrive, in milliseconds, 100 to 600000",
+    },
+    Setting {
+        name: "TRUSTED_PROXIES",
+        flag: Some("trusted-proxies"),
+        value: "NETWORK,…",
+        default: "none",
+        help: "The proxies in front, whose X-Forwarded-For is believed: addresses and networks such as 10.0.0.0/8, with commas between them",
+    },
+    Setting {
+        name: "INVALID_KEYS_PER_MINUTE",
+        flag: Some("invalid-keys-per-minute"),
+        value: "N",
+        default: "120",
+        help: "How many invalid keys may be presented from one address in a minute before the answer is 429, 1 to 1000000, or 0 for any number; valid keys are never held up",
     },
     Setting {
         name: "SHUTDOWN_GRACE_SECONDS",
@@ -397,6 +413,10 @@ pub struct Config {
     pub workers: usize,
     /// How long a request's body may take to arrive.
     pub body_timeout: Duration,
+    /// The proxies whose word is taken for whose request it is.
+    pub trusted_proxies: Vec<IpNet>,
+    /// How many invalid keys an address may present; `None` for any number.
+    pub invalid_keys: Option<InvalidKeyLimit>,
     /// How long requests are still accepted after the process was asked to end.
     pub shutdown_grace: Duration,
     /// How long requests that are underway may take to end.
@@ -750,6 +770,28 @@ impl<'a> Reader<'a> {
             return None;
         }
         Some(Some(said.to_owned()))
+    }
+
+    /// None where nothing is said. Each that is wrong is told by its place.
+    fn trusted_proxies(&mut self) -> Option<Vec<IpNet>> {
+        let name = "TRUSTED_PROXIES";
+        let said = self.sources.said(name).unwrap_or_default();
+        let mut networks = Vec::new();
+        let mut is_good = true;
+        for (place, text) in (1..).zip(said.split(',')) {
+            let text = text.trim();
+            let address = || text.parse::<IpAddr>().ok().map(IpNet::from);
+            match text.parse().ok().or_else(address) {
+                Some(network) => networks.push(network),
+                None if said.is_empty() => {}
+                None => {
+                    let what = "is no address and no network such as 10.0.0.0/8";
+                    self.fault(name, format!("number {place} {what}"));
+                    is_good = false;
+                }
+            }
+        }
+        is_good.then_some(networks)
     }
 
     fn data_dir(&self) -> PathBuf {
@@ -1108,6 +1150,15 @@ impl Config {
             reader.fault("METRICS_LISTEN", "is the address of LISTEN");
         }
         let body_timeout = reader.millis("BODY_TIMEOUT_MS", 100, 600_000);
+        let trusted_proxies = reader.trusted_proxies();
+        let invalid_keys = reader.parsed(
+            "INVALID_KEYS_PER_MINUTE",
+            |text| {
+                let number = text.parse().ok().filter(|number| *number <= 1_000_000)?;
+                Some(NonZeroU32::new(number).map(|per_minute| InvalidKeyLimit { per_minute }))
+            },
+            "a whole number from 0 to 1000000",
+        );
         let shutdown_grace = reader.number("SHUTDOWN_GRACE_SECONDS", 0, 3600);
         let shutdown_timeout = reader.number("SHUTDOWN_TIMEOUT_SECONDS", 0, 3600);
         let migrate = reader.parsed(
@@ -1135,6 +1186,8 @@ impl Config {
                 superadmin_key,
                 workers: workers?,
                 body_timeout: body_timeout?,
+                trusted_proxies: trusted_proxies?,
+                invalid_keys: invalid_keys?,
                 shutdown_grace: Duration::from_secs(shutdown_grace?),
                 shutdown_timeout: Duration::from_secs(shutdown_timeout?),
                 verification: verification?,
@@ -1583,6 +1636,8 @@ mod tests {
             ("DATABASE_TIMEOUT_MS", "-1"),
             ("STATEMENT_TIMEOUT_MS", "1"),
             ("BODY_TIMEOUT_MS", "1e9"),
+            ("TRUSTED_PROXIES", "10.0.0.0/8, hunter11"),
+            ("INVALID_KEYS_PER_MINUTE", "1000001"),
             ("SHUTDOWN_GRACE_SECONDS", "soon"),
             ("SHUTDOWN_TIMEOUT_SECONDS", "99999"),
             ("CACHE_MB", "0"),

@@ -11,7 +11,7 @@ use actix_web::body::{BoxBody, to_bytes};
 use actix_web::dev::{AppConfig, Response, Service as _, ServiceFactory as _};
 use actix_web::http::header;
 use actix_web::test::{TestRequest, init_service};
-use leadr_auth_http::{HttpConfig, State, app};
+use leadr_auth_http::{HttpConfig, State, TrustedProxies, app};
 use tokio::sync::oneshot;
 
 #[path = "protect_a_route.rs"]
@@ -32,6 +32,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }));
     let config = HttpConfig {
         body_timeout: Duration::from_secs(5),
+        trusted_proxies: TrustedProxies::default(),
+        invalid_keys: None,
         instance: 1,
     };
     let state = State::new(service.clone(), config);

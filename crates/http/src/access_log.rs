@@ -179,7 +179,7 @@ impl Exchange {
         let Some((mut principal, account_id)) = principal.and_then(account) else {
             return Err(ApiError::internal("a request was refused without a key"));
         };
-        principal.origin.client = request.peer_addr.map(|peer| peer.ip());
+        principal.origin.client = state.config.trusted_proxies.client_of(request);
         principal.origin.request_id = Some(Arc::clone(&self.ids.request));
         let refusal = Refusal {
             request: format!("{} {}", method(&request.method), pattern(*resource)),
@@ -223,10 +223,10 @@ impl Exchange {
         let counted = resource.map(|resource| &resource.counted);
         requests.count(counted, method, route, end.status, duration);
         end_span(&self.span, method, route, end.status);
-        self.log(end, method, route, duration);
+        self.log(state, end, method, route, duration);
     }
 
-    fn log(&self, end: &End<'_>, method: &str, route: &str, duration: Duration) {
+    fn log(&self, state: &State, end: &End<'_>, method: &str, route: &str, duration: Duration) {
         let status = end.status.as_u16();
         let request_id = &*self.ids.request;
         let TraceContext {
@@ -247,6 +247,7 @@ impl Exchange {
         let user_agent = end.request.headers.get(USER_AGENT);
         let user_agent = user_agent.and_then(|value| value.to_str().ok());
         let user_agent = redact_keys(cut(user_agent.unwrap_or_default()));
+        let client = state.config.trusted_proxies.client_of(end.request);
         let (key_id, account_id) = end.caller.unzip();
         tracing::info!(
             target: "leadr_auth::access",
@@ -257,7 +258,7 @@ impl Exchange {
             route,
             status,
             duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
-            client = end.request.peer_addr.map(|peer| peer.ip().to_string()),
+            client = client.map(|client| client.to_string()),
             user_agent = &*user_agent,
             key_id = key_id.map(|id| id.to_string()),
             account_id = account_id.map(|id| id.to_string()),

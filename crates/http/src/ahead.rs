@@ -25,7 +25,7 @@ use tracing::{Instrument as _, Span};
 use crate::State;
 use crate::access_log::{Denied, End, Exchange};
 use crate::body::JsonBody;
-use crate::credential::{presented_to, verify};
+use crate::credential::{presented_to, told, verify};
 use crate::error::ApiError;
 use crate::routes::{Resource, Route, answer_ahead, resources_ahead};
 
@@ -61,8 +61,9 @@ impl<'a> Asked<'a> {
     /// Needs a valid key with the scopes that the route's row asks for, and says whose keys its holder may learn about. The
     /// word of verification is taken for it, instead of asking the store: nothing that manages keys or accounts does that.
     pub(crate) async fn verifier(&mut self) -> Result<Access, ApiError> {
-        let route = self.route;
-        let caller = self.caller().await?;
+        let (route, state, head) = (self.route, self.state, self.head);
+        let caller = self.caller().await;
+        let caller = caller.map_err(|error| told(state, head, error))?;
         route.check_scopes(caller.scopes())?;
         Ok(caller.access())
     }
@@ -271,7 +272,7 @@ mod tests {
     use leadr_auth_service::Service;
 
     use super::*;
-    use crate::HttpConfig;
+    use crate::{HttpConfig, TrustedProxies};
 
     /// Allocators hand out pieces of up to a kilobyte at once, and search for larger ones.
     #[test]
@@ -284,6 +285,8 @@ mod tests {
         );
         let config = HttpConfig {
             body_timeout: Duration::from_secs(1),
+            trusted_proxies: TrustedProxies::default(),
+            invalid_keys: None,
             instance: 1,
         };
         let worker = Worker {

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use actix_web::dev::Payload;
+use actix_web::dev::{Payload, RequestHead};
 use actix_web::http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use actix_web::{FromRequest, HttpMessage as _, HttpRequest, web};
 use leadr_auth_domain::{
@@ -109,10 +109,20 @@ pub(crate) fn presented_to(state: &State, headers: &HeaderMap) -> Result<PlainKe
     })
 }
 
-async fn authenticate(request: &HttpRequest) -> Result<Box<Caller>, ApiError> {
-    let Some(state) = request.app_data::<web::Data<State>>() else {
-        return Err(ApiError::internal("the application has no state"));
-    };
+/// What somebody is told who did not present a good key: who has presented too many that are none is told to wait.
+pub(crate) fn told(state: &State, request: &RequestHead, error: ApiError) -> ApiError {
+    if !matches!(error, ApiError::InvalidKey) {
+        return error;
+    }
+    let client = state.config.trusted_proxies.client_of(request);
+    let noted = state.throttle.as_ref().zip(client);
+    match noted.map(|(throttle, client)| throttle.note(client)) {
+        Some(Err(wait)) => ApiError::TooManyInvalidKeys { wait },
+        Some(Ok(())) | None => error,
+    }
+}
+
+async fn authenticate(state: &State, request: &HttpRequest) -> Result<Box<Caller>, ApiError> {
     let key = presented_to(state, request.headers())?;
     match state.service.authenticate(&key).await? {
         Authentication::Accepted(caller) => Ok(caller),
@@ -147,11 +157,12 @@ fn asking_route(request: &HttpRequest) -> Result<&'static Route, ApiError> {
 
 /// Notes who the caller is, for the log and the trail, and authorizes it.
 fn enter(
+    state: &State,
     request: &HttpRequest,
     route: &Route,
     mut principal: Principal,
 ) -> Result<Principal, ApiError> {
-    principal.origin.client = request.peer_addr().map(|peer| peer.ip());
+    principal.origin.client = state.config.trusted_proxies.client_of(request.head());
     principal.origin.request_id = request
         .extensions()
         .get()
@@ -164,8 +175,13 @@ fn enter(
 /// Authenticates and authorizes.
 async fn admit(request: HttpRequest) -> Result<RequireKey, ApiError> {
     let route = asking_route(&request)?;
-    let caller = authenticate(&request).await?;
-    let principal = enter(&request, route, caller.principal())?;
+    let Some(state) = request.app_data::<web::Data<State>>() else {
+        return Err(ApiError::internal("the application has no state"));
+    };
+    let caller = authenticate(state, &request)
+        .await
+        .map_err(|error| told(state, request.head(), error))?;
+    let principal = enter(state, &request, route, caller.principal())?;
     Ok(RequireKey { caller, principal })
 }
 

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -24,6 +25,11 @@ pub(crate) enum ApiError {
     KeyRequired,
     /// A key was presented, and it is not a valid one; or more than one was.
     InvalidKey,
+    /// The same, of somebody who has presented too many such.
+    TooManyInvalidKeys {
+        /// How long to wait.
+        wait: Duration,
+    },
     /// The key is valid and does not allow this.
     Forbidden(&'static str),
     /// The key is valid, and not of the account that the request names. Which one that is goes into the trail only.
@@ -163,6 +169,7 @@ impl ApiError {
         match self {
             Self::KeyRequired => "api_key_required",
             Self::InvalidKey => "invalid_api_key",
+            Self::TooManyInvalidKeys { .. } => "too_many_invalid_keys",
             Self::Forbidden(_) | Self::ForeignAccount(_) => "forbidden",
             Self::InsufficientScope(_) | Self::ScopeLacking(_) => "insufficient_scope",
             Self::ScopeNotHeld(_) => "scope_not_held",
@@ -196,6 +203,7 @@ impl ApiError {
             Self::ForeignAccount(_) => "This key is not of that account",
             Self::KeyRequired => "API key required",
             Self::InvalidKey => "Invalid or expired API key",
+            Self::TooManyInvalidKeys { .. } => "Too many invalid API keys from this address",
             Self::Forbidden(detail) | Self::NotFound(detail) | Self::Conflict { detail, .. } => {
                 detail
             }
@@ -217,6 +225,7 @@ impl ApiError {
             Self::Unavailable(source) | Self::Internal(source) => Some(source.as_ref()),
             Self::KeyRequired
             | Self::InvalidKey
+            | Self::TooManyInvalidKeys { .. }
             | Self::Forbidden(_)
             | Self::ForeignAccount(_)
             | Self::InsufficientScope(_)
@@ -264,6 +273,7 @@ impl ResponseError for ApiError {
             | Self::InsufficientScope(_)
             | Self::ScopeLacking(_)
             | Self::ScopeNotHeld(_) => StatusCode::FORBIDDEN,
+            Self::TooManyInvalidKeys { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Validation(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
@@ -300,6 +310,10 @@ impl ResponseError for ApiError {
             Self::NotReady | Self::Unavailable(_) => {
                 response.insert_header((RETRY_AFTER, "1"));
             }
+            Self::TooManyInvalidKeys { wait } => {
+                // In whole seconds, and then it is over.
+                response.insert_header((RETRY_AFTER, wait.as_secs() + 1));
+            }
             // What is left of such a body must not be read as the next request.
             Self::BodyTooLarge { .. } | Self::MalformedBody | Self::BodyTimeout => {
                 response.force_close();
@@ -310,6 +324,7 @@ impl ResponseError for ApiError {
             | Self::Validation(_)
             | Self::NotFound(_)
             | Self::Conflict { .. }
+            | Self::PreconditionFailed
             | Self::NotJson
             | Self::Internal(_) => {}
         }

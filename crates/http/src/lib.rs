@@ -21,6 +21,7 @@ mod ahead;
 mod api_keys;
 mod audit;
 mod body;
+mod client;
 mod credential;
 mod docs;
 mod embed;
@@ -35,6 +36,7 @@ pub mod openapi;
 mod precondition;
 mod propagation;
 pub mod routes;
+mod throttle;
 mod trace_context;
 mod verify;
 
@@ -53,14 +55,21 @@ use leadr_auth_service::Service;
 
 pub use access_log::REQUEST_SPAN;
 use ahead::Ahead;
+pub use client::TrustedProxies;
 pub use embed::{Protect, Refused, RequireApiKey};
 use metrics::Metrics;
+pub use throttle::InvalidKeyLimit;
+use throttle::Throttle;
 
 /// How the HTTP face behaves where it has a choice.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct HttpConfig {
     /// How long a request's body may take to arrive, all of it.
     pub body_timeout: Duration,
+    /// Whose word is taken for whose request it is that they pass on.
+    pub trusted_proxies: TrustedProxies,
+    /// How many wrong keys a client may present before it is told to wait; `None` for any number.
+    pub invalid_keys: Option<InvalidKeyLimit>,
     /// Tells this process's ids of requests, traces and spans from another's: 64 random bits.
     pub instance: u64,
 }
@@ -71,6 +80,7 @@ pub struct State {
     service: Service,
     config: HttpConfig,
     requests: Arc<AtomicU64>,
+    throttle: Option<Arc<Throttle>>,
     metrics: Arc<Metrics>,
 }
 
@@ -80,6 +90,9 @@ impl State {
         Self {
             metrics: Arc::new(Metrics::new(service.clone())),
             service,
+            throttle: config
+                .invalid_keys
+                .map(|limit| Arc::new(Throttle::new(limit))),
             config,
             requests: Arc::default(),
         }

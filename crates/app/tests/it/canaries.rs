@@ -248,6 +248,8 @@ async fn live_and_search(place: &Place, url: &str, database: Option<&TestDatabas
         ANYWHERE,
         PATIENT,
         ("METRICS_LISTEN", "127.0.0.1:0"),
+        // All of them are sent from here.
+        ("INVALID_KEYS_PER_MINUTE", "0"),
         ("RUST_LOG", "trace"),
         ("DATABASE_URL", url),
         ("API_KEY_KEYRING_FILE", "ring"),
