@@ -89,6 +89,7 @@ async fn service(keys: u32) -> (Service, Vec<PlainKey>) {
     let account = NewAccount {
         name: AccountName::parse("Account").unwrap(),
         slug: Slug::parse("account").unwrap(),
+        key_limit: None,
     };
     let access = operator.operator().unwrap();
     let account = service.create_account(&access, account).await.unwrap();

@@ -8,8 +8,8 @@ use std::fmt;
 
 use leadr_auth_domain::{
     Account, AccountId, AccountName, AccountRole, AccountStatus, ApiKey, ApiKeyStatus, KeyHash,
-    KeyId, KeyName, KeyPrefix, PepperCheck, PepperId, Scope, ScopeFault, ScopeSet, Scopes, Slug,
-    Timestamp, redact_keys,
+    KeyId, KeyLimit, KeyName, KeyPrefix, PepperCheck, PepperId, Scope, ScopeFault, ScopeSet,
+    Scopes, Slug, Timestamp, redact_keys,
 };
 use leadr_auth_ports::{StoredPepper, Totals};
 use leadr_auth_service::Record;
@@ -129,6 +129,9 @@ struct AccountLine {
     id: Uuid,
     name: String,
     slug: String,
+    /// Where it is not said it is the usual one: so that programs which know of none can read what they may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key_limit: Option<u32>,
     status: String,
     role: String,
     created_at: String,
@@ -202,11 +205,9 @@ pub fn write_record(record: &Record) -> serde_json::Result<String> {
             id: account.id.as_uuid(),
             name: account.name.as_str().to_owned(),
             slug: account.slug.as_str().to_owned(),
-            status: match account.status {
-                AccountStatus::Active => "active",
-                AccountStatus::Suspended => "suspended",
-            }
-            .to_owned(),
+            status: account.status.as_str().to_owned(),
+            key_limit: (account.key_limit != KeyLimit::default())
+                .then_some(account.key_limit.keys()),
             role: match account.role {
                 AccountRole::Tenant => "tenant",
                 AccountRole::Operator => "operator",
@@ -323,6 +324,9 @@ pub fn read_record(line: &str, version: Version) -> Result<Record, MalformedLine
                 "operator" => AccountRole::Operator,
                 _ => return Err(MalformedLine::new("role: is neither tenant nor operator")),
             },
+            key_limit: line.key_limit.map_or(Ok(KeyLimit::default()), |keys| {
+                KeyLimit::new(keys).ok_or_else(|| MalformedLine::new("key_limit: is too large"))
+            })?,
             created_at: instant("created_at", &line.created_at)?,
             updated_at: instant("updated_at", &line.updated_at)?,
             deleted_at: optional_instant("deleted_at", line.deleted_at.as_deref())?,

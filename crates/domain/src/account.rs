@@ -43,12 +43,54 @@ pub struct Account {
     pub status: AccountStatus,
     /// What it is to the deployment.
     pub role: AccountRole,
+    /// How many live keys it may have, revoked and expired ones included.
+    pub key_limit: KeyLimit,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it was last changed.
     pub updated_at: Timestamp,
     /// When it was soft-deleted; `None` while it is live.
     pub deleted_at: Option<Timestamp>,
+}
+
+/// How many live keys an account may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KeyLimit(u32);
+
+impl KeyLimit {
+    /// The greatest.
+    pub const MAX: u32 = 1_000_000_000;
+
+    /// Checks a number that came from outside.
+    pub const fn new(keys: u32) -> Option<Self> {
+        if keys <= Self::MAX {
+            Some(Self(keys))
+        } else {
+            None
+        }
+    }
+
+    /// Takes what a store holds: what is out of bounds is the nearest that is not.
+    pub fn from_store(keys: i64) -> Self {
+        Self(u32::try_from(keys.clamp(0, Self::MAX.into())).unwrap_or(Self::MAX))
+    }
+
+    /// How many keys.
+    pub const fn keys(self) -> u32 {
+        self.0
+    }
+
+    /// Are so many keys no more than it allows?
+    pub fn allows(self, live: u64) -> bool {
+        live <= self.0.into()
+    }
+}
+
+impl Default for KeyLimit {
+    /// A thousand: more than people manage, and few enough that a loop which issues keys does no harm.
+    fn default() -> Self {
+        Self(1_000)
+    }
 }
 
 /// What a request wants changed; what is `None` stays as it is.
@@ -60,6 +102,8 @@ pub struct AccountChange {
     pub slug: Option<Slug>,
     /// A new status.
     pub status: Option<AccountStatus>,
+    /// How many live keys it may have from now on. Where it has more, they stay.
+    pub key_limit: Option<KeyLimit>,
     /// `true` soft-deletes, `false` restores.
     pub deleted: Option<bool>,
     /// Only in one of these states.
@@ -79,7 +123,7 @@ pub enum AccountRefusal {
 
 impl Account {
     /// A new, active account.
-    pub const fn new(
+    pub fn new(
         id: AccountId,
         name: AccountName,
         slug: Slug,
@@ -92,6 +136,7 @@ impl Account {
             slug,
             status: AccountStatus::Active,
             role,
+            key_limit: KeyLimit::default(),
             created_at: now,
             updated_at: now,
             deleted_at: None,
@@ -162,6 +207,12 @@ impl Account {
             && *slug != self.slug
         {
             self.slug = slug.clone();
+            self.touch(now);
+        }
+        if let Some(limit) = change.key_limit
+            && limit != self.key_limit
+        {
+            self.key_limit = limit;
             self.touch(now);
         }
         match change.status {
@@ -247,6 +298,7 @@ mod tests {
                     slug: Some(Slug::parse("new").unwrap()),
                     status: Some(AccountStatus::Suspended),
                     deleted: Some(true),
+                    ..AccountChange::default()
                 },
                 at(1),
             )

@@ -18,8 +18,7 @@ use ring::hmac;
 use serde_json::{Map, Value};
 
 use crate::{
-    Account, AccountId, AccountRole, AccountStatus, Actor, ApiKey, AuditKey, KeyId, Origin,
-    PepperId, Timestamp,
+    Account, AccountId, AccountRole, Actor, ApiKey, AuditKey, KeyId, Origin, PepperId, Timestamp,
 };
 
 /// Which chain an entry belongs to.
@@ -117,6 +116,8 @@ actions! {
     AccountDeleted "account.deleted",
     /// A deleted account was brought back.
     AccountRestored "account.restored",
+    /// An account was given another limit of keys.
+    AccountLimited "account.limited",
     /// An account was given another name or slug.
     AccountRenamed "account.renamed",
     /// An account came with an import.
@@ -183,6 +184,7 @@ impl AuditAction {
             _ if before.role != after.role => Some(Self::OperatorPromoted),
             (Active, Suspended) => Some(Self::AccountSuspended),
             (Suspended, Active) => Some(Self::AccountActivated),
+            _ if before.key_limit != after.key_limit => Some(Self::AccountLimited),
             _ if (&before.name, &before.slug) != (&after.name, &after.slug) => {
                 Some(Self::AccountRenamed)
             }
@@ -236,14 +238,11 @@ impl Facts {
 
     /// What an audit entry says of an account.
     pub fn of_account(account: &Account) -> Map<String, Value> {
-        let status = match account.status {
-            AccountStatus::Active => "active",
-            AccountStatus::Suspended => "suspended",
-        };
         facts([
             ("name", account.name.as_str().into()),
             ("slug", account.slug.as_str().into()),
-            ("status", status.into()),
+            ("status", account.status.as_str().into()),
+            ("key_limit", account.key_limit.keys().into()),
             ("operator", (account.role == AccountRole::Operator).into()),
             ("deleted", account.is_deleted().into()),
         ])

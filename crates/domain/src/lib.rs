@@ -38,7 +38,7 @@ pub mod timestamp;
 pub mod verdict;
 
 pub use access::{Access, Actor, ForeignAccount, OperatorAccess, Origin, Principal, ScopeNotHeld};
-pub use account::{Account, AccountChange, AccountRefusal, AccountRole, AccountStatus};
+pub use account::{Account, AccountChange, AccountRefusal, AccountRole, AccountStatus, KeyLimit};
 pub use api_key::{ApiKey, ApiKeyStatus, KeyChange, KeyRecord, KeyRefusal};
 pub use audit::{
     AuditAction, AuditDraft, AuditEntry, AuditFault, AuditHash, ChainCheck, ChainHead, ChainId,

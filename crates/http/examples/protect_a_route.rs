@@ -98,6 +98,7 @@ pub(crate) async fn first_key(
     let account = NewAccount {
         name: AccountName::parse("Readers")?,
         slug: Slug::parse("readers")?,
+        key_limit: None,
     };
     let account = service.create_account(&access, account).await?;
     let scopes: Result<Vec<_>, _> = scopes.iter().map(|scope| Scope::parse(scope)).collect();

@@ -2,7 +2,8 @@
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use leadr_auth_domain::{
-    Access, Account, AccountChange, AccountId, AccountName, AccountStatus, Slug, Timestamp,
+    Access, Account, AccountChange, AccountId, AccountName, AccountStatus, KeyLimit, Slug,
+    Timestamp,
 };
 use leadr_auth_service::{AccountFilter, AccountQuery, NewAccount};
 use serde::Serialize;
@@ -50,6 +51,14 @@ fn status(value: &Value) -> Result<AccountStatus, Wrong> {
     }
 }
 
+fn key_limit(value: &Value) -> Result<KeyLimit, Wrong> {
+    let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
+    number.and_then(KeyLimit::new).ok_or_else(|| {
+        let msg = format!("Input should be a whole number from 0 to {}", KeyLimit::MAX);
+        Wrong::new("int_out_of_range", msg)
+    })
+}
+
 /// An account.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct AccountResponse {
@@ -61,6 +70,8 @@ pub(crate) struct AccountResponse {
     slug: String,
     /// Whether its keys work.
     status: WireStatus,
+    /// How many live keys it may have, revoked and expired ones included.
+    key_limit: u32,
     /// When it was made (UTC).
     #[schema(format = DateTime)]
     created_at: String,
@@ -76,6 +87,7 @@ impl AccountResponse {
             name: account.name.to_string(),
             slug: account.slug.to_string(),
             status: account.status.into(),
+            key_limit: account.key_limit.keys(),
             created_at: account.created_at.to_string(),
             updated_at: account.updated_at.to_string(),
         }
@@ -100,6 +112,9 @@ pub(crate) struct CreateAccountRequest {
         pattern = "^[a-z0-9]+(?:-[a-z0-9]+)*$"
     )]
     slug: String,
+    /// How many live keys it may have; 1,000 if this is left out.
+    #[schema(minimum = 0, maximum = 1_000_000_000)]
+    key_limit: Option<u32>,
 }
 
 /// What is to change. What is left out, or null, stays as it is.
@@ -122,6 +137,9 @@ pub(crate) struct UpdateAccountRequest {
     slug: Option<String>,
     /// `suspended` stops all keys of the account, `active` lets those work again that are valid themselves.
     status: Option<WireStatus>,
+    /// How many live keys it may have from now on. Where it has more, they stay.
+    #[schema(minimum = 0, maximum = 1_000_000_000)]
+    key_limit: Option<u32>,
     /// `true` soft-deletes the account, `false` restores it.
     deleted: Option<bool>,
 }
@@ -187,7 +205,12 @@ pub(crate) async fn create_account(
     let mut body = Fields::body(&body.read().await?);
     let name = body.required("name", text(AccountName::parse));
     let slug = body.required("slug", text(Slug::parse));
-    let new = name.zip(slug).map(|(name, slug)| NewAccount { name, slug });
+    let key_limit = body.optional("key_limit", key_limit);
+    let new = name.zip(slug).map(|(name, slug)| NewAccount {
+        name,
+        slug,
+        key_limit,
+    });
     let new = finish([body], new)?;
     let account =
         run_to_end(async move { state.service.create_account(&operator.0, new).await }).await??;
@@ -288,6 +311,7 @@ pub(crate) async fn update_account(
         name: body.optional("name", text(AccountName::parse)),
         slug: body.optional("slug", text(Slug::parse)),
         status: body.optional("status", status),
+        key_limit: body.optional("key_limit", key_limit),
         deleted: body.optional("deleted", boolean),
         only_if,
     };

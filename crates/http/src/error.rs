@@ -341,6 +341,10 @@ impl ResponseError for ApiError {
     }
 }
 
+const LIMIT_REACHED: ApiError = ApiError::Conflict {
+    code: "key_limit_reached",
+    detail: "This account has as many keys as it may have: delete some, or have the operator raise its limit",
+};
 const NO_KEY: ApiError = ApiError::NotFound("APIKey not found");
 const NO_ACCOUNT: ApiError = ApiError::NotFound("Account not found");
 
@@ -376,6 +380,7 @@ impl From<KeyError> for ApiError {
             KeyError::ForeignAccount(foreign) => foreign.into(),
             KeyError::ScopeNotHeld(missing) => Self::ScopeNotHeld(missing),
             KeyError::Changed => Self::PreconditionFailed,
+            KeyError::LimitReached => LIMIT_REACHED,
             KeyError::PepperDropped => Self::Conflict {
                 code: "secret_dropped",
                 detail: "This key cannot be restored: the server secret that it is hashed under was dropped",
@@ -391,6 +396,7 @@ impl From<IssueKeyError> for ApiError {
             IssueKeyError::ForeignAccount(foreign) => foreign.into(),
             IssueKeyError::ScopeNotHeld(missing) => Self::ScopeNotHeld(missing),
             IssueKeyError::AccountNotFound => NO_ACCOUNT,
+            IssueKeyError::LimitReached => LIMIT_REACHED,
             IssueKeyError::Entropy(error) => Self::Internal(error.into()),
             IssueKeyError::Store(error) => error.into(),
         }

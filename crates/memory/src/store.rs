@@ -42,6 +42,8 @@ struct State {
     keys: HashMap<KeyId, ApiKey>,
     keys_by_prefix: HashMap<KeyPrefix, KeyId>,
     keys_by_account: HashMap<AccountId, BTreeSet<Place>>,
+    /// How many live keys each account has.
+    live_counts: HashMap<AccountId, u64>,
     secrets: BTreeMap<PepperId, StoredPepper>,
     trails: BTreeMap<ChainId, Trail>,
 }
@@ -156,6 +158,9 @@ impl State {
             .entry(key.account_id)
             .or_default()
             .insert(place);
+        if !key.is_deleted() {
+            *self.live_counts.entry(key.account_id).or_default() += 1;
+        }
         self.keys_by_prefix.insert(key.key_prefix.clone(), key.id);
         self.keys.insert(key.id, key.clone());
     }
@@ -168,6 +173,12 @@ impl State {
             .flatten()
             .filter_map(|(_, Reverse(id))| self.keys.get(id))
             .filter(|key| !key.is_deleted())
+    }
+
+    /// May an account have one more live key?
+    fn has_room(&self, account: &Account) -> bool {
+        let live = self.live_counts.get(&account.id).copied();
+        account.key_limit.allows(live.unwrap_or_default() + 1)
     }
 
     /// Was the secret that the key is hashed under dropped?
@@ -192,7 +203,40 @@ impl State {
     }
 }
 
+/// Whether an account's limit counts for a key that comes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Limit {
+    Counts,
+    CountsNot,
+}
+
 impl Memory {
+    /// Everything that is made is told of here.
+    fn insert(&self, key: &ApiKey, entry: &AuditDraft, limit: Limit) -> Result<(), CreateKeyError> {
+        let mut state = self.write();
+        let mut accounts = state.live_accounts();
+        let Some(owner) = accounts.find(|account| account.id == key.account_id) else {
+            return Err(CreateKeyError::AccountNotFound);
+        };
+        if limit == Limit::Counts && !state.has_room(owner) {
+            return Err(CreateKeyError::LimitReached);
+        }
+        drop(accounts);
+        if state.is_dropped(&key.pepper_id) {
+            return Err(CreateKeyError::PepperDropped);
+        }
+        if state.keys.contains_key(&key.id) {
+            return Err(StoreError::internal(format!("key {} exists", key.id)).into());
+        }
+        if state.keys_by_prefix.contains_key(&key.key_prefix) {
+            return Err(CreateKeyError::PrefixTaken);
+        }
+        state.insert_key(key);
+        state.append(entry);
+        self.tell(Change::Key(key.key_prefix.clone()));
+        Ok(())
+    }
+
     /// Runs an import on the contents, or for a dry run on a copy.
     fn import<T>(&self, mode: ImportMode, work: impl FnOnce(&mut State) -> T) -> T {
         match mode {
@@ -298,31 +342,11 @@ impl KeyLookup for Memory {
 #[async_trait]
 impl KeyRepository for Memory {
     async fn create(&self, key: &ApiKey, entry: &AuditDraft) -> Result<(), CreateKeyError> {
-        let mut state = self.write();
-        if !state
-            .live_accounts()
-            .any(|account| account.id == key.account_id)
-        {
-            return Err(CreateKeyError::AccountNotFound);
-        }
-        if state.is_dropped(&key.pepper_id) {
-            return Err(CreateKeyError::PepperDropped);
-        }
-        if state.keys.contains_key(&key.id) {
-            return Err(StoreError::internal(format!("key {} exists", key.id)).into());
-        }
-        if state.keys_by_prefix.contains_key(&key.key_prefix) {
-            return Err(CreateKeyError::PrefixTaken);
-        }
-        state.insert_key(key);
-        state.append(entry);
-        self.tell(Change::Key(key.key_prefix.clone()));
-        Ok(())
+        self.insert(key, entry, Limit::Counts)
     }
 
-    /// Everything that is made is told of here.
     async fn adopt(&self, key: &ApiKey, entry: &AuditDraft) -> Result<(), CreateKeyError> {
-        KeyRepository::create(self, key, entry).await
+        self.insert(key, entry, Limit::CountsNot)
     }
 
     async fn get(&self, id: KeyId, rows: Rows) -> Result<Option<ApiKey>, StoreError> {
@@ -347,9 +371,14 @@ impl KeyRepository for Memory {
             record: changed,
             entry,
         } = change(stored.clone()).map_err(UpdateKeyError::Refused)?;
-        let is_restored = stored.is_deleted() && !changed.is_deleted();
+        let was_deleted = stored.is_deleted();
+        let is_restored = was_deleted && !changed.is_deleted();
         if is_restored && state.is_dropped(&stored.pepper_id) {
             return Err(UpdateKeyError::PepperDropped);
+        }
+        let owner = state.accounts.get(&stored.account_id);
+        if is_restored && !owner.is_some_and(|owner| state.has_room(owner)) {
+            return Err(UpdateKeyError::LimitReached);
         }
         let Some(stored) = state.keys.get_mut(&id) else {
             return Err(UpdateKeyError::NotFound);
@@ -360,6 +389,12 @@ impl KeyRepository for Memory {
         stored.updated_at = changed.updated_at;
         stored.deleted_at = changed.deleted_at;
         let stored = stored.clone();
+        let live = state.live_counts.entry(stored.account_id).or_default();
+        match (was_deleted, stored.is_deleted()) {
+            (true, false) => *live += 1,
+            (false, true) => *live -= 1,
+            (true, true) | (false, false) => {}
+        }
         if let Some(entry) = &entry {
             state.append(entry);
         }

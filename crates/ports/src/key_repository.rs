@@ -114,8 +114,9 @@ impl KeyQuery {
 #[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
 pub trait KeyRepository: Send + Sync {
-    /// Stores a new key. Atomic: the prefix is free (also of deleted keys), the account is live, the secret that the key is
-    /// hashed under was not dropped, and the key is there, with its audit entry; or nothing. An id that another key has,
+    /// Stores a new key. Atomic: the prefix is free (also of deleted keys), the account is live and has no more live keys with
+    /// this one than its limit, the secret that the key is hashed under was not dropped, and the key is there, with its audit
+    /// entry; or nothing. However many come at once, no more are stored than the limit. An id that another key has,
     /// deleted or not, is [`StoreError::Internal`]: ids are random.
     ///
     /// The key is one that was made of random bytes just now, so that nobody can have presented it before: whoever listens for
@@ -125,7 +126,7 @@ pub trait KeyRepository: Send + Sync {
     async fn create(&self, key: &ApiKey, entry: &AuditDraft) -> Result<(), CreateKeyError>;
 
     /// As [`KeyRepository::create`], of a key that somebody chose and that may have been presented before: whoever listens for
-    /// changes hears of it.
+    /// changes hears of it. It is stored whatever the account's limit: it is how an operator gets in again.
     async fn adopt(&self, key: &ApiKey, entry: &AuditDraft) -> Result<(), CreateKeyError>;
 
     /// The key with this id, if there is one among `rows`.
@@ -135,7 +136,7 @@ pub trait KeyRepository: Send + Sync {
     /// between the read and the write, and the audit entry is written with it; a refusal leaves the key as it was.
     ///
     /// A deleted key is not made live again where the secret that it is hashed under was dropped, also while that is being
-    /// done. Every other change of such a key is.
+    /// done; nor where the account would have more live keys than its limit. Every other change of such a key is made.
     ///
     /// Written are `name`, `status`, `scopes`, `updated_at` and `deleted_at`; the other fields of the result are ignored, so that a
     /// change, the recording of a use and a new hash never undo one another.
@@ -179,6 +180,8 @@ pub enum CreateKeyError {
     PrefixTaken,
     /// There is no live account with the key's account id.
     AccountNotFound,
+    /// The account has as many live keys as it may have.
+    LimitReached,
     /// The secret that the key is hashed under was dropped.
     PepperDropped,
     /// The store did not do it.
@@ -192,6 +195,8 @@ pub enum UpdateKeyError {
     NotFound,
     /// The change refused the key as it is.
     Refused(KeyRefusal),
+    /// The key is deleted, the change restores it, and the account has as many live keys as it may have.
+    LimitReached,
     /// The key is deleted, the change restores it, and the secret that it is hashed under was dropped.
     PepperDropped,
     /// The store did not do it.
@@ -203,6 +208,7 @@ impl fmt::Display for CreateKeyError {
         f.write_str(match self {
             Self::PrefixTaken => "the key's prefix is taken",
             Self::AccountNotFound => "the key's account does not exist",
+            Self::LimitReached => "the key's account has as many keys as it may have",
             Self::PepperDropped => "the secret that the key is hashed under was dropped",
             Self::Store(_) => "the key could not be stored",
         })
@@ -212,7 +218,10 @@ impl fmt::Display for CreateKeyError {
 impl std::error::Error for CreateKeyError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::PrefixTaken | Self::AccountNotFound | Self::PepperDropped => None,
+            Self::PrefixTaken
+            | Self::AccountNotFound
+            | Self::LimitReached
+            | Self::PepperDropped => None,
             Self::Store(source) => Some(source),
         }
     }
@@ -223,6 +232,7 @@ impl fmt::Display for UpdateKeyError {
         f.write_str(match self {
             Self::NotFound => "there is no such key",
             Self::Refused(_) => "the key does not allow the change",
+            Self::LimitReached => "the key's account has as many keys as it may have",
             Self::PepperDropped => "the secret that the key is hashed under was dropped",
             Self::Store(_) => "the key could not be changed",
         })
@@ -232,7 +242,7 @@ impl fmt::Display for UpdateKeyError {
 impl std::error::Error for UpdateKeyError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::NotFound | Self::Refused(_) | Self::PepperDropped => None,
+            Self::NotFound | Self::Refused(_) | Self::LimitReached | Self::PepperDropped => None,
             Self::Store(source) => Some(source),
         }
     }

@@ -16,11 +16,11 @@
 //!
 //! Of each chain a batch has a [`Group`]: keys of one account under one secret, with their entries, each sealed on the one
 //! before it. A group is written whole or not at all, by conditions of its own: the chain's head is the one that is known, no
-//! entry is beyond it, the account is live, and the secret was not given up. So what is wrong with one group does no harm to
+//! entry is beyond it, the account is live and has room for so many, and the secret was not given up. So what is wrong with one group does no harm to
 //! the others of its batch.
 //!
 //! A batch waits for nobody else's head. It passes over one that somebody has locked, and so over an account's row that
-//! somebody is about to take away: otherwise all accounts would wait for one. For the same reason two that write batches
+//! somebody is about to take away, or the count of its keys: otherwise all accounts would wait for one. For the same reason two that write batches
 //! cannot wait for each other, on one node or on several.
 //!
 //! A group that was passed over, or that found things otherwise than it expected them, goes the slow way in a transaction of
@@ -323,7 +323,9 @@ impl Shared {
         let written = pool
             .transaction(async |connection| {
                 connection
-                    .transaction(async |connection| keys::create(connection, &all).await)
+                    .transaction(async |connection| {
+                        keys::create(connection, &all, keys::Limit::Counts).await
+                    })
                     .await
             })
             .await;
@@ -640,11 +642,16 @@ WITH held AS (
         FOR UPDATE SKIP LOCKED
     ) AS head
     CROSS JOIN LATERAL (
-        SELECT FROM accounts WHERE id = known.account_id AND deleted_at IS NULL
+        SELECT key_limit FROM accounts WHERE id = known.account_id AND deleted_at IS NULL
         FOR KEY SHARE SKIP LOCKED
     ) AS owner
+    CROSS JOIN LATERAL (
+        SELECT live FROM key_counts WHERE account_id = known.account_id
+        FOR UPDATE SKIP LOCKED
+    ) AS counted
     WHERE (SELECT true FROM audit_entries WHERE chain = known.chain AND seq > known.seq LIMIT 1) IS NULL
         AND NOT EXISTS (SELECT FROM peppers WHERE peppers.id = known.pepper_id AND peppers.dropped_at IS NOT NULL)
+        AND counted.live + known.to_seq - known.seq <= owner.key_limit
 ), moved AS (
     UPDATE audit_heads AS head SET seq = held.to_seq, hash = held.to_hash, code = held.to_code
     FROM held WHERE head.chain = held.chain

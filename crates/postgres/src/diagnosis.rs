@@ -54,7 +54,7 @@ type Needed = &'static [(&'static str, &'static [&'static str])];
 /// For the table in which a server says how it is.
 const TO_BE_HEARD: Needed = &[("server_nodes", &["SELECT", "INSERT", "UPDATE", "DELETE"])];
 
-/// For the others, of which nothing is ever deleted by a server.
+/// For the others.
 const TO_WRITE: Needed = &[
     ("accounts", &["SELECT", "INSERT", "UPDATE"]),
     ("api_keys", &["SELECT", "INSERT", "UPDATE"]),
@@ -62,6 +62,8 @@ const TO_WRITE: Needed = &[
     ("audit_heads", &["SELECT", "INSERT", "UPDATE"]),
     ("audit_entries", &["SELECT", "INSERT"]),
     ("audit_checkpoints", &["SELECT"]),
+    ("key_counts", &["SELECT", "UPDATE"]),
+    ("idempotent_requests", &["SELECT", "INSERT", "DELETE"]),
 ];
 
 /// What this session's role lacks of what is needed.

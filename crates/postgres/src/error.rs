@@ -121,13 +121,22 @@ impl From<Stop<Infallible>> for StoreError {
 /// The secret that a key is hashed under was given up.
 pub(crate) struct PepperDropped;
 
-impl From<Stop<PepperDropped>> for CreateKeyError {
-    fn from(stop: Stop<PepperDropped>) -> Self {
+/// Why a key was not issued.
+pub(crate) enum NotIssued {
+    /// The account has as many as it may have.
+    LimitReached,
+    /// The secret that it is hashed under was given up.
+    PepperDropped,
+}
+
+impl From<Stop<NotIssued>> for CreateKeyError {
+    fn from(stop: Stop<NotIssued>) -> Self {
         match stop {
             Stop::Query(error) => of_create_key(error),
             Stop::Store(error) => Self::Store(error),
             Stop::NotFound => Self::AccountNotFound,
-            Stop::Refused(PepperDropped) => Self::PepperDropped,
+            Stop::Refused(NotIssued::LimitReached) => Self::LimitReached,
+            Stop::Refused(NotIssued::PepperDropped) => Self::PepperDropped,
         }
     }
 }
@@ -180,6 +189,8 @@ impl From<Stop<PepperDropped>> for CreateOperatorError {
 pub(crate) enum KeyStays {
     /// The change refused.
     Refused(leadr_auth_domain::KeyRefusal),
+    /// It would come back to an account that has as many as it may have.
+    LimitReached,
     /// It would come back under a secret that was given up.
     PepperDropped,
 }
@@ -191,6 +202,7 @@ impl From<Stop<KeyStays>> for UpdateKeyError {
             Stop::Store(error) => Self::Store(error),
             Stop::NotFound => Self::NotFound,
             Stop::Refused(KeyStays::Refused(refusal)) => Self::Refused(refusal),
+            Stop::Refused(KeyStays::LimitReached) => Self::LimitReached,
             Stop::Refused(KeyStays::PepperDropped) => Self::PepperDropped,
         }
     }

@@ -22,11 +22,11 @@ use uuid::Uuid;
 use crate::{
     audit::{self, Heads, NewHead},
     creation::Creations,
-    error::{self, KeyStays, PepperDropped, Stop},
-    listing,
+    error::{self, KeyStays, NotIssued, Stop},
+    listing::{self, coalesce},
     pool::Pool,
     rows::{self, AccountRow, KeyRow},
-    schema::{accounts, api_keys, peppers, sql_types},
+    schema::{accounts, api_keys, key_counts, peppers, sql_types},
 };
 
 #[derive(Clone)]
@@ -274,17 +274,44 @@ pub(crate) async fn insert(
     })
 }
 
-/// Inserts keys and their entries, in a transaction, where it could not be done by one statement.
+/// Whether an account's limit counts for a key that comes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Limit {
+    Counts,
+    CountsNot,
+}
+
+/// Has an account more live keys than it may have? To be asked when one has come, whose coming has locked the count: so whoever
+/// else writes one for this account has either been counted, or waits.
+async fn has_too_many(
+    connection: &mut AsyncPgConnection,
+    owner: Uuid,
+) -> diesel::QueryResult<bool> {
+    let counted = accounts::table
+        .inner_join(key_counts::table.on(key_counts::account_id.eq(accounts::id)))
+        .filter(accounts::id.eq(owner))
+        .filter(key_counts::live.gt(accounts::key_limit));
+    diesel::select(exists(counted)).get_result(connection).await
+}
+
+/// Inserts keys of one account and their entries, in a transaction, where it could not be done by one statement.
 pub(crate) async fn create(
     connection: &mut AsyncPgConnection,
     all: &[(&ApiKey, &AuditDraft)],
-) -> Result<Vec<ChainHead>, Stop<PepperDropped>> {
+    limit: Limit,
+) -> Result<Vec<ChainHead>, Stop<NotIssued>> {
     for (key, _) in all {
         match insert(connection, key).await? {
             Inserted::Stored => {}
             Inserted::AccountNotFound => return Err(Stop::NotFound),
-            Inserted::PepperDropped => return Err(Stop::Refused(PepperDropped)),
+            Inserted::PepperDropped => return Err(Stop::Refused(NotIssued::PepperDropped)),
         }
+    }
+    if let [(key, _), ..] = all
+        && limit == Limit::Counts
+        && has_too_many(connection, key.account_id.as_uuid()).await?
+    {
+        return Err(Stop::Refused(NotIssued::LimitReached));
     }
     let entries: Vec<_> = all.iter().map(|(_, entry)| *entry).collect();
     audit::append_all(connection, &entries).await
@@ -327,11 +354,35 @@ async fn change_locked(
         .await
         .optional()?
         .ok_or(Stop::Refused(KeyStays::PepperDropped))?;
+    if !is_no_restoration && has_too_many(connection, stored.account_id).await? {
+        return Err(Stop::Refused(KeyStays::LimitReached));
+    }
     let head = match &entry {
         Some(entry) => Some(audit::append(connection, heads, entry).await?),
         None => None,
     };
     Ok((rows::key(stored)?, head))
+}
+
+impl Keys {
+    async fn create_alone(
+        &self,
+        key: &ApiKey,
+        entry: &AuditDraft,
+        limit: Limit,
+    ) -> Result<(), CreateKeyError> {
+        let Self { pool, heads, .. } = self;
+        let ends = pool
+            .transaction(async |connection| {
+                let work = async |connection: &mut AsyncPgConnection| {
+                    create(connection, &[(key, entry)], limit).await
+                };
+                connection.transaction(work).await
+            })
+            .await?;
+        heads.keep(ends?);
+        Ok(())
+    }
 }
 
 #[async_trait]
@@ -366,20 +417,11 @@ impl KeyRepository for Keys {
         if self.creations.create(key, entry).await? {
             return Ok(());
         }
-        self.adopt(key, entry).await
+        self.create_alone(key, entry, Limit::Counts).await
     }
 
     async fn adopt(&self, key: &ApiKey, entry: &AuditDraft) -> Result<(), CreateKeyError> {
-        let Self { pool, heads, .. } = self;
-        let ends = pool
-            .transaction(async |connection| {
-                connection
-                    .transaction(async |connection| create(connection, &[(key, entry)]).await)
-                    .await
-            })
-            .await?;
-        heads.keep(ends?);
-        Ok(())
+        self.create_alone(key, entry, Limit::CountsNot).await
     }
 
     async fn get(&self, id: KeyId, rows: Rows) -> Result<Option<ApiKey>, StoreError> {

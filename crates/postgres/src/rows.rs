@@ -19,10 +19,13 @@ use diesel::{
 };
 use leadr_auth_domain::{
     Account, AccountId, AccountName, AccountRole, AccountStatus, Actor, ApiKey, ApiKeyStatus,
-    AuditEntry, AuditHash, ChainHead, ChainId, Checkpoint, Facts, KeyHash, KeyId, KeyName,
-    KeyPrefix, NodeId, Origin, PepperCheck, PepperId, Scopes, SealedAuditKey, Slug, Timestamp,
+    AuditEntry, AuditHash, ChainHead, ChainId, Checkpoint, Facts, KeyHash, KeyId, KeyLimit,
+    KeyName, KeyPrefix, NodeId, Origin, PepperCheck, PepperId, Scopes, SealedAuditKey, Slug,
+    Timestamp,
 };
-use leadr_auth_ports::{NodeReport, StoreError, StoredPepper, UnreadableReport};
+use leadr_auth_ports::{
+    NodeReport, StoreError, StoredPepper, UnreadableReport, listing::Direction,
+};
 use uuid::Uuid;
 
 use crate::{
@@ -72,10 +75,7 @@ pub(crate) fn key_label(status: ApiKeyStatus) -> Label {
 }
 
 pub(crate) fn account_label(status: AccountStatus) -> Label {
-    Label(Cow::Borrowed(match status {
-        AccountStatus::Active => "active",
-        AccountStatus::Suspended => "suspended",
-    }))
+    Label(Cow::Borrowed(status.as_str()))
 }
 
 pub(crate) fn instant(timestamp: Timestamp) -> PgTimestamp {
@@ -120,6 +120,7 @@ pub(crate) struct AccountRow {
     pub(crate) created_at: PgTimestamp,
     pub(crate) updated_at: PgTimestamp,
     pub(crate) deleted_at: Option<PgTimestamp>,
+    pub(crate) key_limit: i64,
 }
 
 /// A row of `api_keys`. It has no `Debug`, because it holds a hash.
@@ -202,6 +203,7 @@ pub(crate) struct AccountChanges {
     is_operator: bool,
     updated_at: PgTimestamp,
     deleted_at: Option<PgTimestamp>,
+    key_limit: i64,
 }
 
 /// What a change of a key writes. `None` is written as null.
@@ -225,6 +227,7 @@ pub(crate) fn account_row(account: &Account) -> AccountRow {
         created_at: instant(account.created_at),
         updated_at: instant(account.updated_at),
         deleted_at: account.deleted_at.map(instant),
+        key_limit: account.key_limit.keys().into(),
     }
 }
 
@@ -297,6 +300,7 @@ pub(crate) fn account_changes(account: &Account) -> AccountChanges {
         is_operator: row.is_operator,
         updated_at: row.updated_at,
         deleted_at: row.deleted_at,
+        key_limit: row.key_limit,
     }
 }
 
@@ -326,6 +330,7 @@ pub(crate) fn account(row: AccountRow) -> Result<Account, StoreError> {
         } else {
             AccountRole::Tenant
         },
+        key_limit: KeyLimit::from_store(row.key_limit),
         created_at: nearest(row.created_at),
         updated_at: nearest(row.updated_at),
         deleted_at: row.deleted_at.map(nearest),

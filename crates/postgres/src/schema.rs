@@ -11,7 +11,7 @@ pub mod sql_types {
 }
 
 diesel::table! {
-    use diesel::sql_types::{Bool, Nullable, Timestamptz, Uuid, Varchar};
+    use diesel::sql_types::{Bool, Int8, Nullable, Timestamptz, Uuid, Varchar};
     use super::sql_types::AccountStatus;
 
     accounts (id) {
@@ -23,6 +23,16 @@ diesel::table! {
         created_at -> Timestamptz,
         updated_at -> Timestamptz,
         deleted_at -> Nullable<Timestamptz>,
+        key_limit -> Int8,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::{Int8, Uuid};
+
+    key_counts (account_id) {
+        account_id -> Uuid,
+        live -> Int8,
     }
 }
 
@@ -126,6 +136,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     audit_checkpoints,
     audit_entries,
     audit_heads,
+    key_counts,
     peppers,
     server_nodes,
 );

@@ -467,6 +467,7 @@ const ACCOUNT: &Wanted = &[
     ("created_at", "timestamptz", None),
     ("updated_at", "timestamptz", None),
     ("deleted_at", "timestamptz", Some("NULL")),
+    ("key_limit", "bigint", Some("1000")),
 ];
 
 const KEY: &Wanted = &[

@@ -4,7 +4,7 @@ use std::fmt;
 
 use leadr_auth_domain::{
     Access, Account, AccountChange, AccountId, AccountName, AccountRefusal, AccountRole,
-    AccountStatus, AuditAction, OperatorAccess, Slug,
+    AccountStatus, AuditAction, KeyLimit, OperatorAccess, Slug,
 };
 use leadr_auth_ports::listing::Page;
 use leadr_auth_ports::{
@@ -20,6 +20,8 @@ pub struct NewAccount {
     pub name: AccountName,
     /// What addresses call it.
     pub slug: Slug,
+    /// How many live keys it may have; `None` for as many as accounts have as a rule.
+    pub key_limit: Option<KeyLimit>,
 }
 
 /// Why an account was not given, made or changed.
@@ -110,7 +112,8 @@ impl Service {
     ) -> Result<Account, AccountError> {
         let id = AccountId::from_random_bytes(self.random().map_err(AccountError::Entropy)?);
         let now = self.clock.now();
-        let account = Account::new(id, new.name, new.slug, AccountRole::Tenant, now);
+        let mut account = Account::new(id, new.name, new.slug, AccountRole::Tenant, now);
+        account.key_limit = new.key_limit.unwrap_or_default();
         let auditor = self.auditor(&operator.principal().origin, now).await?;
         let entry = auditor.account_made(AuditAction::AccountCreated, &account);
         self.stores.accounts.create(&account, &entry).await?;
@@ -258,6 +261,7 @@ mod tests {
         NewAccount {
             name: AccountName::parse(name).unwrap(),
             slug: Slug::parse(slug).unwrap(),
+            key_limit: None,
         }
     }
 

@@ -775,6 +775,7 @@ mod tests {
         let new = crate::NewAccount {
             name: leadr_auth_domain::AccountName::parse("Vanished").unwrap(),
             slug: leadr_auth_domain::Slug::parse("vanished").unwrap(),
+            key_limit: None,
         };
         let account = service.create_account(&operator, new).await.unwrap();
         let before = service.verify_audit(&operator).await.unwrap();
@@ -1037,6 +1038,7 @@ mod tests {
         let new = crate::NewAccount {
             name: leadr_auth_domain::AccountName::parse("Vanished").unwrap(),
             slug: leadr_auth_domain::Slug::parse("vanished").unwrap(),
+            key_limit: None,
         };
         let account = service.create_account(&operator, new).await.unwrap();
         let missing = [(ChainId::Account(account.id), AuditFault::TrailMissing)];

@@ -55,6 +55,8 @@ pub enum IssueKeyError {
     ScopeNotHeld(ScopeNotHeld),
     /// There is no live account with this id.
     AccountNotFound,
+    /// The account has as many live keys as it may have.
+    LimitReached,
     /// There were no random bytes.
     Entropy(EntropyError),
     /// The store did not do it.
@@ -67,6 +69,7 @@ impl fmt::Display for IssueKeyError {
             Self::ForeignAccount(_) => "the account is not the caller's",
             Self::ScopeNotHeld(_) => "a scope is not the caller's to give",
             Self::AccountNotFound => "there is no such account",
+            Self::LimitReached => "the account has as many keys as it may have",
             Self::Entropy(_) | Self::Store(_) => "the key could not be made",
         })
     }
@@ -75,7 +78,10 @@ impl fmt::Display for IssueKeyError {
 impl std::error::Error for IssueKeyError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::ForeignAccount(_) | Self::ScopeNotHeld(_) | Self::AccountNotFound => None,
+            Self::ForeignAccount(_)
+            | Self::ScopeNotHeld(_)
+            | Self::AccountNotFound
+            | Self::LimitReached => None,
             Self::Entropy(source) => Some(source),
             Self::Store(source) => Some(source),
         }
@@ -117,6 +123,7 @@ impl Service {
                 Ok(()) => return Ok(IssuedKey { key, plain_key }),
                 Err(CreateKeyError::PrefixTaken) => {}
                 Err(CreateKeyError::AccountNotFound) => return Err(IssueKeyError::AccountNotFound),
+                Err(CreateKeyError::LimitReached) => return Err(IssueKeyError::LimitReached),
                 Err(CreateKeyError::PepperDropped) => {
                     return Err(IssueKeyError::Store(self.current_was_dropped()));
                 }

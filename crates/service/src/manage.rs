@@ -24,6 +24,8 @@ pub enum KeyError {
     ScopeNotHeld(ScopeNotHeld),
     /// The key is in another state than the change was for.
     Changed,
+    /// The key was to be restored, and the account has as many live keys as it may have.
+    LimitReached,
     /// The key was to be restored, and the server secret that it is hashed under was dropped: it could never be used.
     PepperDropped,
     /// The store did not do it.
@@ -37,6 +39,7 @@ impl fmt::Display for KeyError {
             Self::ForeignAccount(_) => "the account is not the caller's",
             Self::ScopeNotHeld(_) => "a scope is not the caller's to give",
             Self::Changed => "the key has changed since it was seen",
+            Self::LimitReached => "the account has as many keys as it may have",
             Self::PepperDropped => {
                 "the server secret that the key is hashed under was dropped: the key could never be used, and is not restored"
             }
@@ -52,6 +55,7 @@ impl std::error::Error for KeyError {
             | Self::ForeignAccount(_)
             | Self::ScopeNotHeld(_)
             | Self::Changed
+            | Self::LimitReached
             | Self::PepperDropped => None,
             Self::Store(source) => Some(source),
         }
@@ -87,6 +91,7 @@ impl From<UpdateKeyError> for KeyError {
                 Self::ScopeNotHeld(missing)
             }
             UpdateKeyError::Refused(KeyRefusal::Changed) => Self::Changed,
+            UpdateKeyError::LimitReached => Self::LimitReached,
             UpdateKeyError::PepperDropped => Self::PepperDropped,
             UpdateKeyError::Store(error) => Self::Store(error),
         }

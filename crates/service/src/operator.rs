@@ -172,6 +172,8 @@ impl Service {
                         KeyError::NotFound
                         | KeyError::ForeignAccount(_)
                         | KeyError::ScopeNotHeld(_)
+                        | KeyError::Changed
+                        | KeyError::LimitReached
                         | KeyError::PepperDropped,
                     ) => {}
                     Err(KeyError::Store(error)) => return Err(error.into()),
@@ -227,6 +229,9 @@ impl Service {
             }
             Err(CreateKeyError::PepperDropped) => Err(self.current_was_dropped().into()),
             Err(CreateKeyError::Store(error)) => Err(error.into()),
+            Err(error @ (CreateKeyError::LimitReached | CreateKeyError::OtherRequest)) => {
+                Err(StoreError::internal(error).into())
+            }
         }
     }
 
@@ -483,6 +488,7 @@ mod tests {
         let tenant = NewAccount {
             name: AccountName::parse("Operator").unwrap(),
             slug: Slug::parse("operator").unwrap(),
+            key_limit: None,
         };
         service.create_account(&operator, tenant).await.unwrap();
         let state = service.ensure_operator(None).await.unwrap();

@@ -74,6 +74,7 @@ impl Bench {
         let tenant = NewAccount {
             name: AccountName::parse("Tenant").unwrap(),
             slug: Slug::parse("tenant").unwrap(),
+            key_limit: None,
         };
         let tenant = service
             .create_account(&Self::operator(), tenant)

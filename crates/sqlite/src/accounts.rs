@@ -98,7 +98,7 @@ fn page_query(
         page = page.filter(within);
     }
     if let Some(status) = filter.status {
-        page = page.filter(accounts::status.eq(rows::account_label(status)));
+        page = page.filter(accounts::status.eq(status.as_str()));
     }
     if let Some(part) = &filter.name_contains {
         page = page.filter(listing::name_contains(TABLE, part));
@@ -187,6 +187,7 @@ fn swap(
         .filter(accounts::name.eq(was.name))
         .filter(accounts::slug.eq(was.slug))
         .filter(accounts::status.eq(was.status))
+        .filter(accounts::key_limit.eq(was.key_limit))
         .filter(accounts::is_operator.eq(was.is_operator))
         .filter(accounts::updated_at.eq(was.updated_at))
         // Which also finds null equal to null.

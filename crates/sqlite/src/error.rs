@@ -22,6 +22,8 @@ pub(crate) enum Violation {
     Slug,
     /// There is no such account.
     Account,
+    /// The account has as many live keys as it may have.
+    Limit,
     /// The secret that the key is hashed under was dropped.
     Pepper,
 }
@@ -261,6 +263,7 @@ impl From<Stop> for CreateKeyError {
         match stop {
             Stop::Rule(Violation::Prefix) => Self::PrefixTaken,
             Stop::Rule(Violation::Account) => Self::AccountNotFound,
+            Stop::Rule(Violation::Limit) => Self::LimitReached,
             Stop::Rule(Violation::Pepper) => Self::PepperDropped,
             stop => Self::Store(stop.into_store()),
         }
@@ -270,6 +273,7 @@ impl From<Stop> for CreateKeyError {
 impl From<Stop> for UpdateKeyError {
     fn from(stop: Stop) -> Self {
         match stop {
+            Stop::Rule(Violation::Limit) => Self::LimitReached,
             Stop::Rule(Violation::Pepper) => Self::PepperDropped,
             stop => Self::Store(stop.into_store()),
         }

@@ -21,7 +21,7 @@ use crate::{
     listing,
     pool::{Done, Pool},
     rows::{self, AccountRow, Id, KeyChanges, KeyRow},
-    schema::{accounts, api_keys},
+    schema::{accounts, api_keys, key_counts},
     secrets,
 };
 
@@ -179,6 +179,25 @@ pub(crate) fn insert(connection: &mut SqliteConnection, key: &ApiKey) -> Result<
     Ok(())
 }
 
+/// Has the account more live keys than it may have? To be asked in the transaction in which one has come.
+fn check_limit(connection: &mut SqliteConnection, owner: Id) -> Result<(), Stop> {
+    let counted = accounts::table
+        .inner_join(key_counts::table.on(key_counts::account_id.eq(accounts::id)))
+        .filter(accounts::id.eq(owner))
+        .filter(key_counts::live.gt(accounts::key_limit));
+    if diesel::select(exists(counted)).get_result(connection)? {
+        return Err(Stop::Rule(Violation::Limit));
+    }
+    Ok(())
+}
+
+/// Whether an account's limit counts for a key that comes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Limit {
+    Counts,
+    CountsNot,
+}
+
 /// What came of an attempt to change a row.
 pub(crate) enum Swap<R> {
     /// It is written, and this is the row now.
@@ -218,6 +237,9 @@ fn swap(
     {
         return Err(Stop::Rule(Violation::Pepper));
     }
+    if let (Some(row), true) = (&stored, is_restored) {
+        check_limit(connection, row.account_id)?;
+    }
     if let (Some(_), Some(entry)) = (&stored, entry) {
         audit::append(connection, entry)?;
     }
@@ -225,6 +247,27 @@ fn swap(
         Some(row) => Done::changing([rows::change_of_key(&row.key_prefix)], Swap::Done(row)),
         None => Done::unheard(find(connection, id)?.map_or(Swap::Gone, Swap::Moved)),
     })
+}
+
+impl Keys {
+    /// Everything that is made is told of here.
+    async fn store(
+        &self,
+        key: &ApiKey,
+        entry: &AuditDraft,
+        limit: Limit,
+    ) -> Result<(), CreateKeyError> {
+        let (key, entry) = (key.clone(), entry.clone());
+        let created = self.0.write(move |connection| {
+            insert(connection, &key)?;
+            if limit == Limit::Counts {
+                check_limit(connection, key.account_id.into())?;
+            }
+            audit::append(connection, &entry)?;
+            Ok::<_, Stop>(Done::changing([Change::Key(key.key_prefix)], ()))
+        });
+        Ok(created.await??)
+    }
 }
 
 #[async_trait]
@@ -253,18 +296,11 @@ impl KeyLookup for Keys {
 #[async_trait]
 impl KeyRepository for Keys {
     async fn create(&self, key: &ApiKey, entry: &AuditDraft) -> Result<(), CreateKeyError> {
-        let (key, entry) = (key.clone(), entry.clone());
-        let created = self.0.write(move |connection| {
-            insert(connection, &key)?;
-            audit::append(connection, &entry)?;
-            Ok::<_, Stop>(Done::changing([Change::Key(key.key_prefix)], ()))
-        });
-        Ok(created.await??)
+        self.store(key, entry, Limit::Counts).await
     }
 
-    /// Everything that is made is told of here.
     async fn adopt(&self, key: &ApiKey, entry: &AuditDraft) -> Result<(), CreateKeyError> {
-        self.create(key, entry).await
+        self.store(key, entry, Limit::CountsNot).await
     }
 
     async fn get(&self, id: KeyId, rows: Rows) -> Result<Option<ApiKey>, StoreError> {

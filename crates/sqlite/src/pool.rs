@@ -1254,7 +1254,7 @@ mod tests {
                 limited.map(Done::unheard)
             })
         };
-        limit(20).await.unwrap().unwrap();
+        limit(40).await.unwrap().unwrap();
         let mut stored = Vec::new();
         let refused = loop {
             let n = u8::try_from(stored.len()).unwrap();

@@ -18,7 +18,8 @@ use diesel::{
 };
 use leadr_auth_domain::{
     Account, AccountId, AccountName, AccountRole, AccountStatus, ApiKey, ApiKeyStatus, KeyHash,
-    KeyId, KeyName, KeyPrefix, PepperCheck, PepperId, Scopes, SealedAuditKey, Slug, Timestamp,
+    KeyId, KeyLimit, KeyName, KeyPrefix, PepperCheck, PepperId, Scopes, SealedAuditKey, Slug,
+    Timestamp,
 };
 use leadr_auth_ports::{
     Change, StoreError, StoredPepper,
@@ -60,13 +61,6 @@ impl From<KeyId> for Id {
     }
 }
 
-pub(crate) fn account_label(status: AccountStatus) -> &'static str {
-    match status {
-        AccountStatus::Active => "active",
-        AccountStatus::Suspended => "suspended",
-    }
-}
-
 /// The timestamp that is nearest to so many microseconds after 1970, which may be outside of all years.
 pub(crate) fn nearest(micros: i64) -> Timestamp {
     Timestamp::saturating_from_unix_micros(micros)
@@ -94,6 +88,7 @@ pub(crate) struct AccountRow {
     created_at: i64,
     updated_at: i64,
     deleted_at: Option<i64>,
+    key_limit: i64,
 }
 
 /// A row of `api_keys`. It has no `Debug`, because it holds a hash.
@@ -101,7 +96,7 @@ pub(crate) struct AccountRow {
 #[diesel(table_name = api_keys, check_for_backend(Sqlite))]
 pub(crate) struct KeyRow {
     id: Id,
-    account_id: Id,
+    pub(crate) account_id: Id,
     name: String,
     key_hash: String,
     pub(crate) pepper_id: String,
@@ -153,6 +148,7 @@ pub(crate) struct AccountChanges {
     pub(crate) is_operator: bool,
     pub(crate) updated_at: i64,
     pub(crate) deleted_at: Option<i64>,
+    pub(crate) key_limit: i64,
 }
 
 /// What a change of a key writes. `None` is written as null.
@@ -171,11 +167,12 @@ pub(crate) fn account_row(account: &Account) -> AccountRow {
         id: account.id.into(),
         name: account.name.as_str().to_owned(),
         slug: account.slug.as_str().to_owned(),
-        status: account_label(account.status).to_owned(),
+        status: account.status.as_str().to_owned(),
         is_operator: account.role == AccountRole::Operator,
         created_at: account.created_at.unix_micros(),
         updated_at: account.updated_at.unix_micros(),
         deleted_at: account.deleted_at.map(Timestamp::unix_micros),
+        key_limit: account.key_limit.keys().into(),
     }
 }
 
@@ -183,10 +180,11 @@ pub(crate) fn account_changes(account: &Account) -> AccountChanges {
     AccountChanges {
         name: account.name.as_str().to_owned(),
         slug: account.slug.as_str().to_owned(),
-        status: account_label(account.status),
+        status: account.status.as_str(),
         is_operator: account.role == AccountRole::Operator,
         updated_at: account.updated_at.unix_micros(),
         deleted_at: account.deleted_at.map(Timestamp::unix_micros),
+        key_limit: account.key_limit.keys().into(),
     }
 }
 
@@ -235,11 +233,12 @@ pub(crate) fn key_to_change(row: KeyRow) -> Result<(ApiKey, KeyChanges), StoreEr
 
 /// An account as it is read, and what a change compares with, as of a key.
 pub(crate) fn account_to_change(row: AccountRow) -> Result<(Account, AccountChanges), StoreError> {
-    let (updated_at, deleted_at) = (row.updated_at, row.deleted_at);
+    let (updated_at, deleted_at, key_limit) = (row.updated_at, row.deleted_at, row.key_limit);
     let account = account(row)?;
     let was = AccountChanges {
         updated_at,
         deleted_at,
+        key_limit,
         ..account_changes(&account)
     };
     Ok((account, was))
@@ -279,6 +278,7 @@ pub(crate) fn account(row: AccountRow) -> Result<Account, StoreError> {
         } else {
             AccountRole::Tenant
         },
+        key_limit: KeyLimit::from_store(row.key_limit),
         created_at: nearest(row.created_at),
         updated_at: nearest(row.updated_at),
         deleted_at: row.deleted_at.map(nearest),

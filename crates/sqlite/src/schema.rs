@@ -12,6 +12,16 @@ diesel::table! {
         created_at -> BigInt,
         updated_at -> BigInt,
         deleted_at -> Nullable<BigInt>,
+        key_limit -> BigInt,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::{BigInt, Binary};
+
+    key_counts (account_id) {
+        account_id -> Binary,
+        live -> BigInt,
     }
 }
 
@@ -98,5 +108,6 @@ diesel::allow_tables_to_appear_in_same_query!(
     audit_checkpoints,
     audit_entries,
     audit_heads,
+    key_counts,
     peppers,
 );

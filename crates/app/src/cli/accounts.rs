@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::{Arg, ArgMatches, Command};
 use leadr_auth_domain::{
-    Access, Account, AccountChange, AccountId, AccountName, AccountStatus, Slug,
+    Access, Account, AccountChange, AccountId, AccountName, AccountStatus, KeyLimit, Slug,
 };
 use leadr_auth_service::{AccountError, NewAccount, Service};
 use uuid::Uuid;
@@ -34,6 +34,12 @@ pub(super) fn command() -> Command {
                         .value_name("SLUG")
                         .required(true)
                         .help("What addresses call it, as acme-inc"),
+                )
+                .arg(
+                    Arg::new("key-limit")
+                        .long("key-limit")
+                        .value_name("N")
+                        .help("How many live keys it may have [default: 1000]"),
                 ),
         )
         .subcommand(tool("list", "List the accounts, newest first"))
@@ -49,6 +55,14 @@ pub(super) fn command() -> Command {
                 "Delete an account; its keys stop, and it can be restored",
             )
             .arg(nodes::wait_flag()),
+        )
+        .subcommand(
+            on_one("limit", "Say how many live keys an account may have").arg(
+                Arg::new("keys")
+                    .value_name("N")
+                    .required(true)
+                    .help("So many; where it has more, they stay"),
+            ),
         )
         .subcommand(on_one(
             "restore",
@@ -73,6 +87,7 @@ pub(super) async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
             let new = NewAccount {
                 name: parsed(matches, "--name", AccountName::parse)?,
                 slug: parsed(matches, "--slug", Slug::parse)?,
+                key_limit: key_limit(matches, "key-limit")?,
             };
             out.one(&service.create_account(&operator()?, new).await?)?;
         }
@@ -89,6 +104,10 @@ pub(super) async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
                     status: Some(AccountStatus::Active),
                     ..AccountChange::default()
                 },
+                "limit" => AccountChange {
+                    key_limit: key_limit(matches, "keys")?,
+                    ..AccountChange::default()
+                },
                 "delete" => AccountChange {
                     deleted: Some(true),
                     ..AccountChange::default()
@@ -103,6 +122,21 @@ pub(super) async fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// How many keys, where that is said.
+fn key_limit(matches: &ArgMatches, name: &str) -> anyhow::Result<Option<KeyLimit>> {
+    let Some(said) = matches.get_one::<String>(name) else {
+        return Ok(None);
+    };
+    let limit = said.parse().ok().and_then(KeyLimit::new);
+    let fault = || {
+        Usage(format!(
+            "{name}: is not a whole number from 0 to {}",
+            KeyLimit::MAX
+        ))
+    };
+    limit.map(Some).ok_or_else(|| fault().into())
 }
 
 /// A deleted account's slug may be another one's by now, so that its id has to be said.

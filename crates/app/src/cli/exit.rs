@@ -85,8 +85,12 @@ fn code_of_cause(cause: &(dyn Error + 'static)) -> Option<u8> {
     if let Some(error) = cause.downcast_ref::<KeyError>() {
         return match error {
             KeyError::NotFound => Some(NOT_FOUND),
-            KeyError::PepperDropped => Some(REFUSED),
-            KeyError::ForeignAccount(_) | KeyError::ScopeNotHeld(_) | KeyError::Store(_) => None,
+            KeyError::PepperDropped | KeyError::LimitReached => Some(REFUSED),
+            // The command line says of no key which state it has seen.
+            KeyError::ForeignAccount(_)
+            | KeyError::ScopeNotHeld(_)
+            | KeyError::Changed
+            | KeyError::Store(_) => None,
         };
     }
     if let Some(error) = cause.downcast_ref::<AccountError>() {
@@ -95,11 +99,18 @@ fn code_of_cause(cause: &(dyn Error + 'static)) -> Option<u8> {
             AccountError::NameTaken | AccountError::SlugTaken | AccountError::OperatorProtected => {
                 Some(REFUSED)
             }
-            AccountError::Entropy(_) | AccountError::Store(_) => None,
+            AccountError::Changed
+            | AccountError::OtherRequest
+            | AccountError::Entropy(_)
+            | AccountError::Store(_) => None,
         };
     }
     if let Some(error) = cause.downcast_ref::<IssueKeyError>() {
-        return matches!(error, IssueKeyError::AccountNotFound).then_some(NOT_FOUND);
+        return match error {
+            IssueKeyError::AccountNotFound => Some(NOT_FOUND),
+            IssueKeyError::LimitReached => Some(REFUSED),
+            _ => None,
+        };
     }
     if let Some(error) = cause.downcast_ref::<DropPepperError>() {
         return match error {

@@ -5,9 +5,7 @@ use std::io::{self, Write as _};
 
 use comfy_table::{ContentArrangement, Table, presets};
 use leadr_auth_domain::text::is_control;
-use leadr_auth_domain::{
-    Account, AccountRole, AccountStatus, ApiKey, Scope, Scopes, Timestamp, redact_keys,
-};
+use leadr_auth_domain::{Account, AccountRole, ApiKey, Scope, Scopes, Timestamp, redact_keys};
 use serde_json::{Value, json};
 
 /// For whom it is said.
@@ -137,15 +135,16 @@ pub(super) fn instant(at: Option<Timestamp>) -> String {
     at.map_or_else(|| "-".to_owned(), |at| at.to_string())
 }
 
-pub(super) const fn account_status(status: AccountStatus) -> &'static str {
-    match status {
-        AccountStatus::Active => "active",
-        AccountStatus::Suspended => "suspended",
-    }
-}
-
 impl Shown for Account {
-    const COLUMNS: &[&str] = &["id", "name", "slug", "status", "role", "created"];
+    const COLUMNS: &[&str] = &[
+        "id",
+        "name",
+        "slug",
+        "status",
+        "role",
+        "key limit",
+        "created",
+    ];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -155,9 +154,10 @@ impl Shown for Account {
             if self.is_deleted() {
                 "deleted".to_owned()
             } else {
-                account_status(self.status).to_owned()
+                self.status.as_str().to_owned()
             },
             role(self.role).to_owned(),
+            self.key_limit.keys().to_string(),
             self.created_at.to_string(),
         ]
     }
@@ -167,7 +167,8 @@ impl Shown for Account {
             "id": self.id.to_string(),
             "name": self.name.as_str(),
             "slug": self.slug.as_str(),
-            "status": account_status(self.status),
+            "status": self.status.as_str(),
+            "key_limit": self.key_limit.keys(),
             "role": role(self.role),
             "created_at": self.created_at.to_string(),
             "updated_at": self.updated_at.to_string(),

@@ -7,7 +7,7 @@ use std::fs;
 use leadr_auth_app::archive::{Header, write_header, write_record};
 use leadr_auth_domain::{
     Account, AccountId, AccountName, AccountRole, AccountStatus, ApiKey, ApiKeyStatus, KeyId,
-    KeyName, Pepper, PepperId, PlainKey, Right, Scope, ScopeSet, Scopes, Slug, Timestamp,
+    KeyLimit, KeyName, Pepper, PepperId, PlainKey, Right, Scope, ScopeSet, Scopes, Slug, Timestamp,
     generate_api_key,
 };
 use leadr_auth_ports::{StoredPepper, Totals};
@@ -86,6 +86,7 @@ fn account(n: usize) -> Account {
         } else {
             AccountRole::Tenant
         },
+        key_limit: KeyLimit::from_store(i64::try_from(n).unwrap() * 777),
         created_at: instant(n),
         updated_at: instant(n / 2),
         deleted_at: deleted.then(|| instant(n / 5)),

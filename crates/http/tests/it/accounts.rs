@@ -23,7 +23,15 @@ async fn an_account_has_the_fields_of_the_contract() {
     fields.sort_unstable();
     assert_eq!(
         fields,
-        ["created_at", "id", "name", "slug", "status", "updated_at"]
+        [
+            "created_at",
+            "id",
+            "key_limit",
+            "name",
+            "slug",
+            "status",
+            "updated_at"
+        ]
     );
     assert_eq!(made["name"], "Acme Corp");
     assert_eq!(made["status"], "active");

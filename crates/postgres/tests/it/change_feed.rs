@@ -353,7 +353,20 @@ async fn no_trigger_is_for_the_columns_of_a_use() {
     assert_eq!(
         others,
         [
-            vec!["created_at", "updated_at"],
+            vec!["created_at", "key_limit", "updated_at"],
+            vec![
+                "created_at",
+                "expires_at",
+                "id",
+                "key_hash",
+                "key_prefix",
+                "last_used_at",
+                "name",
+                "pepper_id",
+                "scopes",
+                "status",
+                "updated_at"
+            ],
             vec!["created_at", "last_used_at", "updated_at"]
         ]
     );

@@ -81,6 +81,9 @@ async fn a_database_of_the_version_before_can_be_exported_as_it_is() {
     let held = key(1, &account(1));
     stores.keys.create(&held, &entry()).await.unwrap();
     for version in [
+        "20261130000003",
+        "20261130000002",
+        "20261130000001",
         "20261126000001",
         "20261125000004",
         "20261125000002",

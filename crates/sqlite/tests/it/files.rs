@@ -8,7 +8,7 @@ use std::{
     process::Command,
 };
 
-use diesel::connection::SimpleConnection as _;
+use diesel::{connection::SimpleConnection as _, dsl::sql, prelude::*, sql_types::BigInt};
 use leadr_auth_ports::{
     KeyFilter, StoreError,
     contract::fixtures::{account, entry},
@@ -315,10 +315,14 @@ async fn a_damaged_page_is_internal_and_found_by_the_check() {
     let sqlite = scratch.open().await;
     assert_eq!(sqlite.integrity().await.unwrap(), [""; 0]);
     drop(sqlite);
+    let roots: Vec<i64> = diesel::select(sql::<BigInt>(
+        "rootpage FROM sqlite_schema WHERE tbl_name = 'api_keys' AND rootpage > 0",
+    ))
+    .load(&mut scratch.raw())
+    .unwrap();
     let mut file = OpenOptions::new().write(true).open(scratch.path()).unwrap();
-    // Every page but those that hold the schema.
-    let pages = fs::metadata(scratch.path()).unwrap().len() / 4096;
-    for page in 3..pages {
+    for root in roots {
+        let page = u64::try_from(root - 1).unwrap();
         file.seek(SeekFrom::Start(page * 4096)).unwrap();
         file.write_all(&[0xAA; 512]).unwrap();
     }

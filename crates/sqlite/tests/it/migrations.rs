@@ -101,7 +101,13 @@ const BEFORE: [(&str, &str); 2] = [
 ];
 
 /// What has run since those.
-const NOW: [&str; 2] = ["20261125000002", "20261125000003"];
+const NOW: [&str; 5] = [
+    "20261125000002",
+    "20261125000003",
+    "20261130000001",
+    "20261130000002",
+    "20261130000003",
+];
 
 /// A file as the program made it that knew the first so many migrations only, with an account and these keys, and with its
 /// secret registered.

@@ -1,0 +1,12 @@
+DROP TRIGGER leadr_auth_count_no_keys ON api_keys;
+DROP TRIGGER leadr_auth_count_changed_key ON api_keys;
+DROP TRIGGER leadr_auth_count_gone_keys ON api_keys;
+DROP TRIGGER leadr_auth_count_new_keys ON api_keys;
+DROP TRIGGER leadr_auth_count_from_nothing ON accounts;
+DROP FUNCTION leadr_auth_count_from_nothing();
+DROP FUNCTION leadr_auth_count_no_keys();
+DROP FUNCTION leadr_auth_count_changed_key();
+DROP FUNCTION leadr_auth_count_gone_keys();
+DROP FUNCTION leadr_auth_count_new_keys();
+DROP TABLE key_counts;
+ALTER TABLE accounts DROP COLUMN key_limit;
