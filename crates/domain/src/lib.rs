@@ -16,6 +16,7 @@
 //! - [`revision`]: which state of an entity somebody has seen
 //! - [`access`]: who asks, whose records they may reach and what they may do
 //! - [`verdict`]: the whole verification policy, in one function
+//! - [`idempotency`]: requests that are done once, however often they are sent
 //! - [`cursor`]: where a long list goes on
 //! - [`audit_key`] and [`audit`]: what is written down of every change, and the chain that shows whether it was tampered with
 //!
@@ -29,6 +30,7 @@ pub mod audit;
 pub mod audit_key;
 pub mod cursor;
 pub mod id;
+pub mod idempotency;
 pub mod keyring;
 pub mod revision;
 pub mod scope;
@@ -46,8 +48,9 @@ pub use audit::{
 };
 pub use audit_key::{AuditKey, SealedAuditKey};
 pub use id::{AccountId, KeyId, NodeId};
-pub use revision::Revision;
+pub use idempotency::{Fingerprint, IdempotencyKey, IdempotentRequest, MalformedIdempotencyKey};
 pub use keyring::{HashedKey, Keyring, KeyringFault, PepperId};
+pub use revision::Revision;
 pub use scope::{Right, Scope, ScopeFault, ScopeSet, Scopes};
 pub use secret::{
     API_KEY_BYTES, API_KEY_PREFIX, KeyDigest, KeyHash, KeyPrefix, MalformedKey, Pepper,

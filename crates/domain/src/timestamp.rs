@@ -94,6 +94,14 @@ impl Timestamp {
         Self::from_unix_micros(micros).unwrap_or(nearest)
     }
 
+    /// The instant so much earlier; the first there is, where there is none.
+    #[must_use]
+    pub fn saturating_sub(self, span: time::Duration) -> Self {
+        self.0
+            .checked_sub(span)
+            .map_or(Self::MIN, |at| Self(at.max(Self::MIN.0)))
+    }
+
     /// Whole microseconds since 1970, negative before it.
     pub fn unix_micros(self) -> i64 {
         // Ten thousand years are 3.2e17 microseconds, well inside an i64.

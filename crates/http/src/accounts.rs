@@ -15,6 +15,7 @@ use crate::body::JsonBody;
 use crate::credential::{RequireKey, RequireOperator};
 use crate::error::ApiError;
 use crate::fields::{Fields, Wrong, boolean, finish, text, uuid};
+use crate::idempotency::idempotency;
 use crate::listing::{ListName, WireSort, paging, part_of_name, period};
 use crate::precondition::{etag, if_match};
 use crate::propagation::{WaitQuery, answer_when, wait};
@@ -92,6 +93,16 @@ impl AccountResponse {
             updated_at: account.updated_at.to_string(),
         }
     }
+}
+
+/// An account that was made when the same request was sent before.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ReplayedAccountResponse {
+    /// The account as it is now.
+    #[serde(flatten)]
+    record: AccountResponse,
+    /// Always true.
+    replayed: bool,
 }
 
 /// What a new account is to be.
@@ -192,17 +203,24 @@ fn account_id(request: &HttpRequest) -> (Fields, Option<AccountId>) {
 /// Create an account. Operators only.
 #[utoipa::path(
     post, path = "/v1/accounts", tag = "Accounts", request_body = CreateAccountRequest,
+    params(
+        ("Idempotency-Key" = Option<String>, Header, description = "A name for this request: sent again with it within a day, it makes no second account", min_length = 1, max_length = 255),
+    ),
     responses(
         (status = 201, description = "The account was made", body = AccountResponse),
-        (status = 409, description = "The name or the slug is taken", body = crate::error::ErrorBody),
+        (status = 200, description = "The account was made when this request was sent before", body = ReplayedAccountResponse),
+        (status = 409, description = "The name or the slug is taken, or the Idempotency-Key is another request's", body = crate::error::ErrorBody),
     ),
 )]
 pub(crate) async fn create_account(
     operator: RequireOperator,
     state: web::Data<State>,
+    request: HttpRequest,
     body: JsonBody,
 ) -> Result<HttpResponse, ApiError> {
-    let mut body = Fields::body(&body.read().await?);
+    let body = body.read().await?;
+    let (header, once) = idempotency(&request, "POST /v1/accounts", &body);
+    let mut body = Fields::body(&body);
     let name = body.required("name", text(AccountName::parse));
     let slug = body.required("slug", text(Slug::parse));
     let key_limit = body.optional("key_limit", key_limit);
@@ -211,10 +229,27 @@ pub(crate) async fn create_account(
         slug,
         key_limit,
     });
-    let new = finish([body], new)?;
-    let account =
-        run_to_end(async move { state.service.create_account(&operator.0, new).await }).await??;
-    Ok(HttpResponse::Created().json(AccountResponse::of(&account)))
+    let new = finish([header, body], new)?;
+    let (account, replayed) = run_to_end(async move {
+        let (service, by) = (&state.service, &operator.0);
+        match once {
+            Some((key, fingerprint)) => {
+                service.create_account_once(by, new, key, fingerprint).await
+            }
+            None => service
+                .create_account(by, new)
+                .await
+                .map(|made| (made, false)),
+        }
+    })
+    .await??;
+    let (tag, record) = (etag(account.revision()), AccountResponse::of(&account));
+    Ok(if replayed {
+        let answer = ReplayedAccountResponse { record, replayed };
+        HttpResponse::Ok().insert_header(tag).json(answer)
+    } else {
+        HttpResponse::Created().insert_header(tag).json(record)
+    })
 }
 
 /// List the live accounts, newest first unless another order is asked for. A tenant sees its own only.

@@ -5,7 +5,7 @@ use leadr_auth_domain::{
     Access, AccountId, ApiKey, ApiKeyStatus, ForeignAccount, KeyChange, KeyId, KeyName, KeyPrefix,
     ScopeSet, Scopes, Timestamp,
 };
-use leadr_auth_service::{IssuedKey, KeyFilter, KeyQuery, NewKey};
+use leadr_auth_service::{Issued, IssuedKey, KeyFilter, KeyQuery, NewKey};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
@@ -15,6 +15,7 @@ use crate::body::JsonBody;
 use crate::credential::RequireKey;
 use crate::error::ApiError;
 use crate::fields::{Fields, Wrong, boolean, finish, flag, string, text, timestamp, uuid};
+use crate::idempotency::idempotency;
 use crate::listing::{ListName, WireSort, paging, part_of_name, period};
 use crate::precondition::{etag, if_match};
 use crate::propagation::{WaitQuery, answer_when, wait};
@@ -141,6 +142,20 @@ impl CreateKeyResponse {
     }
 }
 
+/// A key that was issued when the same request was sent before. The key itself was in that answer, and is in no other.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ReplayedAPIKeyResponse)]
+pub(crate) struct ReplayedKeyResponse {
+    /// The key as it is now.
+    #[serde(flatten)]
+    record: KeyResponse,
+    /// Always null.
+    #[schema(value_type = Option<String>)]
+    key: (),
+    /// Always true.
+    replayed: bool,
+}
+
 /// What a new key is to be.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -162,13 +177,13 @@ pub(crate) struct CreateKeyRequest {
 }
 
 impl CreateKeyRequest {
-    fn parse(body: &[u8], access: Access) -> Result<Self, ApiError> {
+    fn parse(body: &[u8], access: Access, header: Fields) -> Result<Self, ApiError> {
         let mut body = Fields::body(body);
         let account = account(&mut body, access);
         let name = body.required("name", text(KeyName::parse));
         let expires_at = body.optional("expires_at", timestamp);
         let scopes = body.optional_scopes("scopes");
-        let (account, name) = finish([body], account.zip(name))?;
+        let (account, name) = finish([header, body], account.zip(name))?;
         Ok(Self {
             account_id: account?,
             name,
@@ -300,17 +315,25 @@ fn key_id(request: &HttpRequest) -> (Fields, Option<KeyId>) {
 /// The key is in this answer only: it is stored as a hash and cannot be shown again.
 #[utoipa::path(
     post, path = "/v1/api-keys", tag = "API Keys", request_body = CreateKeyRequest,
+    params(
+        ("Idempotency-Key" = Option<String>, Header, description = "A name for this request: sent again with it within a day, it makes no second key", min_length = 1, max_length = 255),
+    ),
     responses(
         (status = 201, description = "The key was issued", body = CreateKeyResponse),
+        (status = 200, description = "The key was issued when this request was sent before", body = ReplayedKeyResponse),
+        (status = 409, description = "The account has as many keys as it may have, or the Idempotency-Key is another request's", body = crate::error::ErrorBody),
         (status = 404, description = "Account not found", body = crate::error::ErrorBody),
     ),
 )]
 pub(crate) async fn create_api_key(
     caller: RequireKey,
     state: web::Data<State>,
+    request: HttpRequest,
     body: JsonBody,
 ) -> Result<HttpResponse, ApiError> {
-    let request = CreateKeyRequest::parse(&body.read().await?, caller.access())?;
+    let body = body.read().await?;
+    let (header, once) = idempotency(&request, "POST /v1/api-keys", &body);
+    let request = CreateKeyRequest::parse(&body, caller.access(), header)?;
     let by = caller.principal();
     let issued = run_to_end(async move {
         let CreateKeyRequest {
@@ -324,10 +347,29 @@ pub(crate) async fn create_api_key(
             expires_at,
             scopes,
         };
-        state.service.issue_key(&by, account_id, new).await
+        let service = &state.service;
+        if let Some((key, fingerprint)) = once {
+            let issued = service.issue_key_once(&by, account_id, new, key, fingerprint);
+            return issued.await;
+        }
+        let issued = service.issue_key(&by, account_id, new).await;
+        issued.map(|issued| Issued::Now(Box::new(issued)))
     })
     .await??;
-    Ok(HttpResponse::Created().json(CreateKeyResponse::of(&issued)))
+    Ok(match issued {
+        Issued::Now(issued) => HttpResponse::Created()
+            .insert_header(etag(issued.key.revision()))
+            .json(CreateKeyResponse::of(&issued)),
+        Issued::Before(key) => {
+            HttpResponse::Ok()
+                .insert_header(etag(key.revision()))
+                .json(ReplayedKeyResponse {
+                    record: KeyResponse::of(&key),
+                    key: (),
+                    replayed: true,
+                })
+        }
+    })
 }
 
 /// List the live API keys of an account, newest first unless another order is asked for.

@@ -345,6 +345,10 @@ const LIMIT_REACHED: ApiError = ApiError::Conflict {
     code: "key_limit_reached",
     detail: "This account has as many keys as it may have: delete some, or have the operator raise its limit",
 };
+const OTHER_REQUEST: ApiError = ApiError::Conflict {
+    code: "idempotency_key_reused",
+    detail: "Another request of this key's had the same Idempotency-Key",
+};
 const NO_KEY: ApiError = ApiError::NotFound("APIKey not found");
 const NO_ACCOUNT: ApiError = ApiError::NotFound("Account not found");
 
@@ -397,6 +401,7 @@ impl From<IssueKeyError> for ApiError {
             IssueKeyError::ScopeNotHeld(missing) => Self::ScopeNotHeld(missing),
             IssueKeyError::AccountNotFound => NO_ACCOUNT,
             IssueKeyError::LimitReached => LIMIT_REACHED,
+            IssueKeyError::OtherRequest => OTHER_REQUEST,
             IssueKeyError::Entropy(error) => Self::Internal(error.into()),
             IssueKeyError::Store(error) => error.into(),
         }
@@ -415,6 +420,7 @@ impl From<AccountError> for ApiError {
                 code: "account_slug_taken",
                 detail: "Another account has this slug",
             },
+            AccountError::OtherRequest => OTHER_REQUEST,
             AccountError::Changed => Self::PreconditionFailed,
             AccountError::OperatorProtected => Self::Conflict {
                 code: "operator_protected",

@@ -30,6 +30,8 @@ mod fields;
 mod forward_auth;
 mod health;
 mod hex;
+mod idempotency;
+mod listing;
 mod me;
 mod metrics;
 pub mod openapi;

@@ -8,18 +8,19 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use async_trait::async_trait;
 use leadr_auth_domain::{
     Account, AccountId, AccountRole, Actor, ApiKey, ApiKeyStatus, AuditDraft, AuditEntry,
-    ChainHead, ChainId, Checkpoint, KeyId, KeyPrefix, KeyRecord, LastPlace, NodeId, PepperId, Slug,
-    Timestamp,
+    ChainHead, ChainId, Checkpoint, IdempotencyKey, IdempotentRequest, KeyId, KeyPrefix, KeyRecord,
+    LastPlace, NodeId, PepperId, Slug, Timestamp,
 };
 use leadr_auth_ports::{
-    AccountChangeFn, AccountQuery, AccountRepository, ActorFilter, AuditQuery, AuditStore, Audited, Change,
-    ChangeFeed, CreateAccountError, CreateKeyError, CreateOperatorError, DropPepperError, Heard,
-    ImportConflict, ImportMode, ImportOutcome, KeyChangeFn, KeyLookup, KeyQuery, KeyRepository,
-    KeyUse, LocalFeed, NodeReport, NodeReports, PepperUse, Pruned, Rehash, Rows, SecretRegistry,
-    Signal, Snapshot, StoreError, StoreHealth, StoreLoad, StoredPepper, Stores, Subscription,
-    Totals, TransferStore, UpdateAccountError, UpdateKeyError, UsageStore,
+    AccountChangeFn, AccountQuery, AccountRepository, ActorFilter, AuditQuery, AuditStore, Audited,
+    Change, ChangeFeed, CreateAccountError, CreateKeyError, CreateOperatorError, DropPepperError,
+    Heard, ImportConflict, ImportMode, ImportOutcome, KeyChangeFn, KeyLookup, KeyQuery,
+    KeyRepository, KeyUse, LocalFeed, NodeReport, NodeReports, Once, PepperUse, Pruned, Rehash,
+    Rows, SecretRegistry, Signal, Snapshot, StoreError, StoreHealth, StoreLoad, StoredPepper,
+    Stores, Subscription, Totals, TransferStore, UpdateAccountError, UpdateKeyError, UsageStore,
     listing::Page,
 };
+use uuid::Uuid;
 
 /// A store in this process. Its clones share their contents.
 ///
@@ -46,6 +47,8 @@ struct State {
     live_counts: HashMap<AccountId, u64>,
     secrets: BTreeMap<PepperId, StoredPepper>,
     trails: BTreeMap<ChainId, Trail>,
+    /// What callers have sent that is to be done once, and the id of what came of it.
+    requests: BTreeMap<(KeyId, IdempotencyKey), (IdempotentRequest, Uuid)>,
 }
 
 /// A chain of the audit trail.
@@ -152,6 +155,25 @@ impl State {
         }
     }
 
+    fn insert_account(
+        &mut self,
+        account: &Account,
+        entry: &AuditDraft,
+    ) -> Result<(), CreateAccountError> {
+        if self.accounts.contains_key(&account.id) {
+            return Err(StoreError::internal(format!("account {} exists", account.id)).into());
+        }
+        match self.clash(account) {
+            Some(Taken::Name) => Err(CreateAccountError::NameTaken),
+            Some(Taken::Slug) => Err(CreateAccountError::SlugTaken),
+            None => {
+                self.accounts.insert(account.id, account.clone());
+                self.append(entry);
+                Ok(())
+            }
+        }
+    }
+
     fn insert_key(&mut self, key: &ApiKey) {
         let place = (Reverse(key.created_at), Reverse(key.id));
         self.keys_by_account
@@ -173,6 +195,27 @@ impl State {
             .flatten()
             .filter_map(|(_, Reverse(id))| self.keys.get(id))
             .filter(|key| !key.is_deleted())
+    }
+
+    /// The id of what was made when a request was sent before, if it was, and is not forgotten.
+    fn made_before(&self, request: &IdempotentRequest) -> Result<Option<Uuid>, OtherRequest> {
+        let name = (request.caller, request.key.clone());
+        let known = self.requests.get(&name);
+        let known = known.filter(|(known, _)| known.at > request.forgotten_until());
+        match known {
+            Some((known, made)) if known.fingerprint == request.fingerprint => Ok(Some(*made)),
+            Some(_) => Err(OtherRequest),
+            None => Ok(None),
+        }
+    }
+
+    /// Remembers what came of a request, and forgets its caller's old ones.
+    fn remember(&mut self, request: &IdempotentRequest, made: Uuid) {
+        self.requests.retain(|(caller, _), (known, _)| {
+            *caller != request.caller || known.at > request.forgotten_until()
+        });
+        let name = (request.caller, request.key.clone());
+        self.requests.insert(name, (request.clone(), made));
     }
 
     /// May an account have one more live key?
@@ -203,6 +246,9 @@ impl State {
     }
 }
 
+/// A caller has given a request's name to another one.
+struct OtherRequest;
+
 /// Whether an account's limit counts for a key that comes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Limit {
@@ -212,8 +258,13 @@ enum Limit {
 
 impl Memory {
     /// Everything that is made is told of here.
-    fn insert(&self, key: &ApiKey, entry: &AuditDraft, limit: Limit) -> Result<(), CreateKeyError> {
-        let mut state = self.write();
+    fn insert(
+        &self,
+        state: &mut State,
+        key: &ApiKey,
+        entry: &AuditDraft,
+        limit: Limit,
+    ) -> Result<(), CreateKeyError> {
         let mut accounts = state.live_accounts();
         let Some(owner) = accounts.find(|account| account.id == key.account_id) else {
             return Err(CreateKeyError::AccountNotFound);
@@ -342,11 +393,27 @@ impl KeyLookup for Memory {
 #[async_trait]
 impl KeyRepository for Memory {
     async fn create(&self, key: &ApiKey, entry: &AuditDraft) -> Result<(), CreateKeyError> {
-        self.insert(key, entry, Limit::Counts)
+        self.insert(&mut self.write(), key, entry, Limit::Counts)
     }
 
     async fn adopt(&self, key: &ApiKey, entry: &AuditDraft) -> Result<(), CreateKeyError> {
-        self.insert(key, entry, Limit::CountsNot)
+        self.insert(&mut self.write(), key, entry, Limit::CountsNot)
+    }
+
+    async fn create_once(
+        &self,
+        key: &ApiKey,
+        entry: &AuditDraft,
+        request: &IdempotentRequest,
+    ) -> Result<Once<KeyId>, CreateKeyError> {
+        let mut state = self.write();
+        let before = state.made_before(request);
+        if let Some(made) = before.map_err(|OtherRequest| CreateKeyError::OtherRequest)? {
+            return Ok(Once::Before(KeyId::new(made)));
+        }
+        self.insert(&mut state, key, entry, Limit::Counts)?;
+        state.remember(request, key.id.as_uuid());
+        Ok(Once::Now(key.id))
     }
 
     async fn get(&self, id: KeyId, rows: Rows) -> Result<Option<ApiKey>, StoreError> {
@@ -438,19 +505,23 @@ impl AccountRepository for Memory {
         account: &Account,
         entry: &AuditDraft,
     ) -> Result<(), CreateAccountError> {
+        self.write().insert_account(account, entry)
+    }
+
+    async fn create_once(
+        &self,
+        account: &Account,
+        entry: &AuditDraft,
+        request: &IdempotentRequest,
+    ) -> Result<Once<AccountId>, CreateAccountError> {
         let mut state = self.write();
-        if state.accounts.contains_key(&account.id) {
-            return Err(StoreError::internal(format!("account {} exists", account.id)).into());
+        let before = state.made_before(request);
+        if let Some(made) = before.map_err(|OtherRequest| CreateAccountError::OtherRequest)? {
+            return Ok(Once::Before(AccountId::new(made)));
         }
-        match state.clash(account) {
-            Some(Taken::Name) => Err(CreateAccountError::NameTaken),
-            Some(Taken::Slug) => Err(CreateAccountError::SlugTaken),
-            None => {
-                state.accounts.insert(account.id, account.clone());
-                state.append(entry);
-                Ok(())
-            }
-        }
+        state.insert_account(account, entry)?;
+        state.remember(request, account.id.as_uuid());
+        Ok(Once::Now(account.id))
     }
 
     async fn create_with_key(

@@ -4,11 +4,11 @@ use std::fmt;
 
 use async_trait::async_trait;
 use leadr_auth_domain::{
-    Account, AccountId, AccountRefusal, AccountStatus, ApiKey, AuditDraft, Slug,
+    Account, AccountId, AccountRefusal, AccountStatus, ApiKey, AuditDraft, IdempotentRequest, Slug,
 };
 
 use crate::listing::{LOOKED_AT, Page, Period, Sort, contains};
-use crate::{Audited, Rows, StoreError};
+use crate::{Audited, Once, Rows, StoreError};
 
 /// A change to an account, run by the adapter on the account as it is; nothing is written if that has changed meanwhile. It
 /// may be called again where the adapter has to start over.
@@ -76,6 +76,15 @@ pub trait AccountRepository: Send + Sync {
     async fn create(&self, account: &Account, entry: &AuditDraft)
     -> Result<(), CreateAccountError>;
 
+    /// As [`AccountRepository::create`], for a request that is to be done once; see
+    /// [`KeyRepository::create_once`](crate::KeyRepository::create_once).
+    async fn create_once(
+        &self,
+        account: &Account,
+        entry: &AuditDraft,
+        request: &IdempotentRequest,
+    ) -> Result<Once<AccountId>, CreateAccountError>;
+
     /// Stores an account together with its first key. Atomic: both and the audit entry, or nothing, under the conditions of
     /// [`AccountRepository::create`] and [`KeyRepository::create`](crate::KeyRepository::create).
     async fn create_with_key(
@@ -137,6 +146,8 @@ pub enum CreateAccountError {
     NameTaken,
     /// Another live account has the slug.
     SlugTaken,
+    /// The caller has given the request's name to another request.
+    OtherRequest,
     /// The store did not do it.
     Store(StoreError),
 }
@@ -174,6 +185,7 @@ impl fmt::Display for CreateAccountError {
         f.write_str(match self {
             Self::NameTaken => "the account's name is taken",
             Self::SlugTaken => "the account's slug is taken",
+            Self::OtherRequest => "another request has the same name",
             Self::Store(_) => "the account could not be stored",
         })
     }
@@ -205,7 +217,7 @@ impl fmt::Display for UpdateAccountError {
 impl std::error::Error for CreateAccountError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::NameTaken | Self::SlugTaken => None,
+            Self::NameTaken | Self::SlugTaken | Self::OtherRequest => None,
             Self::Store(source) => Some(source),
         }
     }

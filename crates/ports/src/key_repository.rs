@@ -3,7 +3,9 @@
 use std::fmt;
 
 use async_trait::async_trait;
-use leadr_auth_domain::{AccountId, ApiKey, ApiKeyStatus, AuditDraft, KeyId, KeyRefusal};
+use leadr_auth_domain::{
+    AccountId, ApiKey, ApiKeyStatus, AuditDraft, IdempotentRequest, KeyId, KeyPrefix, KeyRefusal,
+};
 
 use crate::listing::{LOOKED_AT, Page, Period, Sort, contains};
 use crate::{Audited, StoreError};
@@ -11,6 +13,25 @@ use crate::{Audited, StoreError};
 /// A change to a key, run by the adapter on the key as it is; nothing is written if that has changed meanwhile. It may be
 /// called again where the adapter has to start over.
 pub type KeyChangeFn<'a> = dyn FnMut(ApiKey) -> Result<Audited<ApiKey>, KeyRefusal> + Send + 'a;
+
+/// When a request was done that is to be done once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Once<T> {
+    /// Now: this is what was made.
+    Now(T),
+    /// When it was sent before: this was made then.
+    Before(T),
+}
+
+impl<T> Once<T> {
+    /// The same of something else.
+    pub fn map<U>(self, map: impl FnOnce(T) -> U) -> Once<U> {
+        match self {
+            Self::Now(made) => Once::Now(map(made)),
+            Self::Before(made) => Once::Before(map(made)),
+        }
+    }
+}
 
 /// Which records a read takes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,6 +150,16 @@ pub trait KeyRepository: Send + Sync {
     /// changes hears of it. It is stored whatever the account's limit: it is how an operator gets in again.
     async fn adopt(&self, key: &ApiKey, entry: &AuditDraft) -> Result<(), CreateKeyError>;
 
+    /// As [`KeyRepository::create`], for a request that is to be done once. Atomic: the request is noted and the key is there,
+    /// or neither; and where the caller has sent the same request before, and it is not forgotten, nothing is stored, and the key
+    /// that was stored then is named. Of those that come at once exactly one stores its key.
+    async fn create_once(
+        &self,
+        key: &ApiKey,
+        entry: &AuditDraft,
+        request: &IdempotentRequest,
+    ) -> Result<Once<KeyId>, CreateKeyError>;
+
     /// The key with this id, if there is one among `rows`.
     async fn get(&self, id: KeyId, rows: Rows) -> Result<Option<ApiKey>, StoreError>;
 
@@ -184,6 +215,8 @@ pub enum CreateKeyError {
     LimitReached,
     /// The secret that the key is hashed under was dropped.
     PepperDropped,
+    /// The caller has given the request's name to another request.
+    OtherRequest,
     /// The store did not do it.
     Store(StoreError),
 }
@@ -210,6 +243,7 @@ impl fmt::Display for CreateKeyError {
             Self::AccountNotFound => "the key's account does not exist",
             Self::LimitReached => "the key's account has as many keys as it may have",
             Self::PepperDropped => "the secret that the key is hashed under was dropped",
+            Self::OtherRequest => "another request has the same name",
             Self::Store(_) => "the key could not be stored",
         })
     }
@@ -221,7 +255,8 @@ impl std::error::Error for CreateKeyError {
             Self::PrefixTaken
             | Self::AccountNotFound
             | Self::LimitReached
-            | Self::PepperDropped => None,
+            | Self::PepperDropped
+            | Self::OtherRequest => None,
             Self::Store(source) => Some(source),
         }
     }

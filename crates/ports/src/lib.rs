@@ -54,7 +54,7 @@ pub use error::{BoxError, StoreError};
 pub use health::{StoreHealth, StoreLoad};
 pub use key_lookup::KeyLookup;
 pub use key_repository::{
-    CreateKeyError, KeyChangeFn, KeyFilter, KeyQuery, KeyRepository, Rows, UpdateKeyError,
+    CreateKeyError, KeyChangeFn, KeyFilter, KeyQuery, KeyRepository, Once, Rows, UpdateKeyError,
 };
 pub use local_feed::LocalFeed;
 pub use secret_registry::{DropPepperError, PepperUse, Rehash, SecretRegistry, StoredPepper};

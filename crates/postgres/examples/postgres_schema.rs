@@ -17,12 +17,14 @@ use tokio_postgres::Client;
 type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
 
 /// The tables that the adapter uses, and so the ones that are described.
-const TABLES: [&str; 7] = [
+const TABLES: [&str; 9] = [
     "accounts",
     "api_keys",
     "audit_checkpoints",
     "audit_entries",
     "audit_heads",
+    "idempotent_requests",
+    "key_counts",
     "peppers",
     "server_nodes",
 ];

@@ -1,7 +1,5 @@
 //! Accounts: their management.
 
-use std::convert::Infallible;
-
 use async_trait::async_trait;
 use diesel::{
     IntoSql as _,
@@ -10,10 +8,12 @@ use diesel::{
     prelude::*,
 };
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl};
-use leadr_auth_domain::{Account, AccountId, AccountRefusal, ApiKey, AuditDraft, ChainHead, Slug};
+use leadr_auth_domain::{
+    Account, AccountId, AccountRefusal, ApiKey, AuditDraft, ChainHead, IdempotentRequest, Slug,
+};
 use leadr_auth_ports::{
     AccountChangeFn, AccountQuery, AccountRepository, Audited, CreateAccountError,
-    CreateOperatorError, Rows, StoreError, UpdateAccountError,
+    CreateOperatorError, Once, Rows, StoreError, UpdateAccountError,
     listing::{LOOKED_AT, Page, Sort},
 };
 use uuid::Uuid;
@@ -24,6 +24,7 @@ use crate::{
     keys::{self, Inserted},
     listing::{self, coalesce},
     pool::Pool,
+    requests::{self, OtherRequest},
     rows::{self, AccountRow},
     schema::accounts,
 };
@@ -198,8 +199,34 @@ impl AccountRepository for Accounts {
                     .await
             })
             .await?;
-        heads.keep(created.map_err(|stop: Stop<Infallible>| CreateAccountError::from(stop))?);
+        heads.keep(created.map_err(|stop: Stop<OtherRequest>| CreateAccountError::from(stop))?);
         Ok(())
+    }
+
+    async fn create_once(
+        &self,
+        account: &Account,
+        entry: &AuditDraft,
+        request: &IdempotentRequest,
+    ) -> Result<Once<AccountId>, CreateAccountError> {
+        let Self(pool, heads) = self;
+        let done = pool
+            .transaction(async |connection| {
+                let work = async |connection: &mut AsyncPgConnection| {
+                    let once = requests::claim(connection, request, account.id.as_uuid()).await?;
+                    let mut ends = Vec::new();
+                    if let Once::Now(_) = once {
+                        insert(connection, account).await?;
+                        ends = audit::append_all(connection, &[entry]).await?;
+                    }
+                    Ok::<_, Stop<OtherRequest>>((once, ends))
+                };
+                connection.transaction(work).await
+            })
+            .await?;
+        let (once, ends) = done?;
+        heads.keep(ends);
+        Ok(once.map(AccountId::new))
     }
 
     async fn create_with_key(

@@ -9,6 +9,8 @@ use leadr_auth_ports::{
     UpdateKeyError,
 };
 
+use crate::requests::OtherRequest;
+
 /// A rule of the schema that a caller can decide about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Violation {
@@ -95,6 +97,18 @@ impl<R> From<StoreError> for Stop<R> {
     }
 }
 
+impl Stop<OtherRequest> {
+    /// The same, where a key is issued.
+    pub(crate) fn of_key(self) -> Stop<NotIssued> {
+        match self {
+            Self::Query(error) => Stop::Query(error),
+            Self::Store(error) => Stop::Store(error),
+            Self::NotFound => Stop::NotFound,
+            Self::Refused(OtherRequest) => Stop::Refused(NotIssued::OtherRequest),
+        }
+    }
+}
+
 impl Stop<Infallible> {
     /// The same, where something may refuse.
     pub(crate) fn of_no_refusal<R>(self) -> Stop<R> {
@@ -127,6 +141,8 @@ pub(crate) enum NotIssued {
     LimitReached,
     /// The secret that it is hashed under was given up.
     PepperDropped,
+    /// The name of the request is another request's.
+    OtherRequest,
 }
 
 impl From<Stop<NotIssued>> for CreateKeyError {
@@ -137,15 +153,18 @@ impl From<Stop<NotIssued>> for CreateKeyError {
             Stop::NotFound => Self::AccountNotFound,
             Stop::Refused(NotIssued::LimitReached) => Self::LimitReached,
             Stop::Refused(NotIssued::PepperDropped) => Self::PepperDropped,
+            Stop::Refused(NotIssued::OtherRequest) => Self::OtherRequest,
         }
     }
 }
 
-impl From<Stop<Infallible>> for CreateAccountError {
-    fn from(stop: Stop<Infallible>) -> Self {
+impl From<Stop<OtherRequest>> for CreateAccountError {
+    fn from(stop: Stop<OtherRequest>) -> Self {
         match stop {
             Stop::Query(error) => of_create_account(error),
-            other => Self::Store(other.into()),
+            Stop::Store(error) => Self::Store(error),
+            Stop::NotFound => Self::Store(StoreError::internal("what is always there is missing")),
+            Stop::Refused(OtherRequest) => Self::OtherRequest,
         }
     }
 }

@@ -10,11 +10,12 @@ use diesel::{
 };
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl};
 use leadr_auth_domain::{
-    AccountId, ApiKey, ApiKeyStatus, AuditDraft, ChainHead, KeyId, KeyPrefix, KeyRecord,
+    AccountId, ApiKey, ApiKeyStatus, AuditDraft, ChainHead, IdempotentRequest, KeyId, KeyPrefix,
+    KeyRecord,
 };
 use leadr_auth_ports::{
-    Audited, CreateKeyError, KeyChangeFn, KeyLookup, KeyQuery, KeyRepository, Rows, StoreError,
-    UpdateKeyError,
+    Audited, CreateKeyError, KeyChangeFn, KeyLookup, KeyQuery, KeyRepository, Once, Rows,
+    StoreError, UpdateKeyError,
     listing::{LOOKED_AT, Page, Sort},
 };
 use uuid::Uuid;
@@ -25,6 +26,7 @@ use crate::{
     error::{self, KeyStays, NotIssued, Stop},
     listing::{self, coalesce},
     pool::Pool,
+    requests,
     rows::{self, AccountRow, KeyRow},
     schema::{accounts, api_keys, key_counts, peppers, sql_types},
 };
@@ -422,6 +424,32 @@ impl KeyRepository for Keys {
 
     async fn adopt(&self, key: &ApiKey, entry: &AuditDraft) -> Result<(), CreateKeyError> {
         self.create_alone(key, entry, Limit::CountsNot).await
+    }
+
+    async fn create_once(
+        &self,
+        key: &ApiKey,
+        entry: &AuditDraft,
+        request: &IdempotentRequest,
+    ) -> Result<Once<KeyId>, CreateKeyError> {
+        let Self { pool, heads, .. } = self;
+        let done = pool
+            .transaction(async |connection| {
+                let work = async |connection: &mut AsyncPgConnection| {
+                    let claimed = requests::claim(connection, request, key.id.as_uuid()).await;
+                    let once = claimed.map_err(Stop::of_key)?;
+                    let ends = match once {
+                        Once::Now(_) => create(connection, &[(key, entry)], Limit::Counts).await?,
+                        Once::Before(_) => Vec::new(),
+                    };
+                    Ok::<_, Stop<NotIssued>>((once, ends))
+                };
+                connection.transaction(work).await
+            })
+            .await?;
+        let (once, ends) = done?;
+        heads.keep(ends);
+        Ok(once.map(KeyId::new))
     }
 
     async fn get(&self, id: KeyId, rows: Rows) -> Result<Option<ApiKey>, StoreError> {

@@ -57,6 +57,7 @@ mod keys;
 mod listing;
 pub mod migrate;
 mod pool;
+mod requests;
 mod rows;
 #[expect(
     unreachable_pub,

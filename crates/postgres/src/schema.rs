@@ -28,15 +28,6 @@ diesel::table! {
 }
 
 diesel::table! {
-    use diesel::sql_types::{Int8, Uuid};
-
-    key_counts (account_id) {
-        account_id -> Uuid,
-        live -> Int8,
-    }
-}
-
-diesel::table! {
     use diesel::sql_types::{Nullable, Timestamptz, Uuid, Varchar};
     use super::sql_types::ApiKeyStatus;
 
@@ -102,6 +93,27 @@ diesel::table! {
 }
 
 diesel::table! {
+    use diesel::sql_types::{Bytea, Timestamptz, Uuid, Varchar};
+
+    idempotent_requests (caller, idempotency_key) {
+        caller -> Uuid,
+        idempotency_key -> Varchar,
+        fingerprint -> Bytea,
+        made_at -> Timestamptz,
+        record_id -> Uuid,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::{Int8, Uuid};
+
+    key_counts (account_id) {
+        account_id -> Uuid,
+        live -> Int8,
+    }
+}
+
+diesel::table! {
     use diesel::sql_types::{Nullable, Timestamptz, Varchar};
 
     peppers (id) {
@@ -136,6 +148,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     audit_checkpoints,
     audit_entries,
     audit_heads,
+    idempotent_requests,
     key_counts,
     peppers,
     server_nodes,

@@ -4,11 +4,12 @@ use std::fmt;
 
 use leadr_auth_domain::{
     Access, Account, AccountChange, AccountId, AccountName, AccountRefusal, AccountRole,
-    AccountStatus, AuditAction, KeyLimit, OperatorAccess, Slug,
+    AccountStatus, Actor, AuditAction, Fingerprint, IdempotencyKey, IdempotentRequest, KeyLimit,
+    OperatorAccess, Slug,
 };
 use leadr_auth_ports::listing::Page;
 use leadr_auth_ports::{
-    AccountQuery, CreateAccountError, EntropyError, Rows, UpdateAccountError,
+    AccountQuery, CreateAccountError, EntropyError, Once, Rows, UpdateAccountError,
 };
 
 use crate::{Service, StoreError};
@@ -33,6 +34,8 @@ pub enum AccountError {
     NameTaken,
     /// Another live account has the slug.
     SlugTaken,
+    /// The caller has given the request's name to another request.
+    OtherRequest,
     /// The account is in another state than the change was for.
     Changed,
     /// An operator's account can be neither suspended nor deleted.
@@ -49,6 +52,7 @@ impl fmt::Display for AccountError {
             Self::NotFound => "there is no such account",
             Self::NameTaken => "the account's name is taken",
             Self::SlugTaken => "the account's slug is taken",
+            Self::OtherRequest => "another request has the same name",
             Self::Changed => "the account has changed since it was seen",
             Self::OperatorProtected => "an operator's account cannot be suspended or deleted",
             Self::Entropy(_) | Self::Store(_) => "the account could not be read or changed",
@@ -62,6 +66,7 @@ impl std::error::Error for AccountError {
             Self::NotFound
             | Self::NameTaken
             | Self::SlugTaken
+            | Self::OtherRequest
             | Self::Changed
             | Self::OperatorProtected => None,
             Self::Entropy(source) => Some(source),
@@ -81,6 +86,7 @@ impl From<CreateAccountError> for AccountError {
         match error {
             CreateAccountError::NameTaken => Self::NameTaken,
             CreateAccountError::SlugTaken => Self::SlugTaken,
+            CreateAccountError::OtherRequest => Self::OtherRequest,
             CreateAccountError::Store(error) => Self::Store(error),
         }
     }
@@ -110,14 +116,57 @@ impl Service {
         operator: &OperatorAccess,
         new: NewAccount,
     ) -> Result<Account, AccountError> {
+        self.make_account(operator, new, None)
+            .await
+            .map(|(account, _)| account)
+    }
+
+    /// The same once, however often it is asked for by this name. Says whether it was made before.
+    pub async fn create_account_once(
+        &self,
+        operator: &OperatorAccess,
+        new: NewAccount,
+        key: IdempotencyKey,
+        fingerprint: Fingerprint,
+    ) -> Result<(Account, bool), AccountError> {
+        let Actor::Key { key_id, .. } = operator.principal().origin.actor else {
+            return Err(StoreError::internal("a request to be done once is of nobody").into());
+        };
+        let request = IdempotentRequest {
+            caller: key_id,
+            key,
+            fingerprint,
+            at: self.clock.now(),
+        };
+        self.make_account(operator, new, Some(&request)).await
+    }
+
+    /// Answers the account and whether it was made before.
+    async fn make_account(
+        &self,
+        operator: &OperatorAccess,
+        new: NewAccount,
+        request: Option<&IdempotentRequest>,
+    ) -> Result<(Account, bool), AccountError> {
         let id = AccountId::from_random_bytes(self.random().map_err(AccountError::Entropy)?);
         let now = self.clock.now();
         let mut account = Account::new(id, new.name, new.slug, AccountRole::Tenant, now);
         account.key_limit = new.key_limit.unwrap_or_default();
         let auditor = self.auditor(&operator.principal().origin, now).await?;
         let entry = auditor.account_made(AuditAction::AccountCreated, &account);
-        self.stores.accounts.create(&account, &entry).await?;
-        Ok(account)
+        let accounts = &self.stores.accounts;
+        let Some(request) = request else {
+            accounts.create(&account, &entry).await?;
+            return Ok((account, false));
+        };
+        match accounts.create_once(&account, &entry, request).await? {
+            Once::Now(_) => Ok((account, false)),
+            Once::Before(id) => {
+                let made = accounts.get(id, Rows::WithDeleted).await?;
+                // Somebody has taken the row away, and nobody can say any more what came of the request.
+                Ok((made.ok_or(AccountError::OtherRequest)?, true))
+            }
+        }
     }
 
     /// The live account with this id, or [`AccountError::NotFound`].

@@ -3,10 +3,11 @@
 use std::fmt;
 
 use leadr_auth_domain::{
-    API_KEY_BYTES, AccountId, ApiKey, AuditAction, ForeignAccount, KeyId, KeyName, PlainKey,
-    Principal, ScopeNotHeld, ScopeSet, Timestamp, generate_api_key,
+    API_KEY_BYTES, AccountId, Actor, ApiKey, AuditAction, Fingerprint, ForeignAccount,
+    IdempotencyKey, IdempotentRequest, KeyId, KeyName, PlainKey, Principal, ScopeNotHeld, ScopeSet,
+    Timestamp, generate_api_key,
 };
-use leadr_auth_ports::{CreateKeyError, EntropyError};
+use leadr_auth_ports::{CreateKeyError, EntropyError, Once, Rows};
 
 use crate::{Service, StoreError};
 
@@ -46,6 +47,15 @@ pub struct IssuedKey {
     pub plain_key: PlainKey,
 }
 
+/// What came of a request for a key that is to be made once.
+#[derive(Clone, Debug)]
+pub enum Issued {
+    /// It was made now.
+    Now(Box<IssuedKey>),
+    /// It was made when the request was sent before. The key itself is not to be had again.
+    Before(Box<ApiKey>),
+}
+
 /// Why no key was made.
 #[derive(Debug)]
 pub enum IssueKeyError {
@@ -57,6 +67,8 @@ pub enum IssueKeyError {
     AccountNotFound,
     /// The account has as many live keys as it may have.
     LimitReached,
+    /// The caller has given the request's name to another request.
+    OtherRequest,
     /// There were no random bytes.
     Entropy(EntropyError),
     /// The store did not do it.
@@ -70,6 +82,7 @@ impl fmt::Display for IssueKeyError {
             Self::ScopeNotHeld(_) => "a scope is not the caller's to give",
             Self::AccountNotFound => "there is no such account",
             Self::LimitReached => "the account has as many keys as it may have",
+            Self::OtherRequest => "another request has the same name",
             Self::Entropy(_) | Self::Store(_) => "the key could not be made",
         })
     }
@@ -81,7 +94,8 @@ impl std::error::Error for IssueKeyError {
             Self::ForeignAccount(_)
             | Self::ScopeNotHeld(_)
             | Self::AccountNotFound
-            | Self::LimitReached => None,
+            | Self::LimitReached
+            | Self::OtherRequest => None,
             Self::Entropy(source) => Some(source),
             Self::Store(source) => Some(source),
         }
@@ -102,6 +116,40 @@ impl Service {
         account_id: AccountId,
         new: NewKey,
     ) -> Result<IssuedKey, IssueKeyError> {
+        match self.issue(by, account_id, new, None).await? {
+            Issued::Now(issued) => Ok(*issued),
+            Issued::Before(_) => Err(StoreError::internal("a key was made before it was").into()),
+        }
+    }
+
+    /// The same once, however often it is asked for by this name.
+    pub async fn issue_key_once(
+        &self,
+        by: &Principal,
+        account_id: AccountId,
+        new: NewKey,
+        key: IdempotencyKey,
+        fingerprint: Fingerprint,
+    ) -> Result<Issued, IssueKeyError> {
+        let Actor::Key { key_id, .. } = by.origin.actor else {
+            return Err(StoreError::internal("a request to be done once is of nobody").into());
+        };
+        let request = IdempotentRequest {
+            caller: key_id,
+            key,
+            fingerprint,
+            at: self.clock.now(),
+        };
+        self.issue(by, account_id, new, Some(&request)).await
+    }
+
+    async fn issue(
+        &self,
+        by: &Principal,
+        account_id: AccountId,
+        new: NewKey,
+        request: Option<&IdempotentRequest>,
+    ) -> Result<Issued, IssueKeyError> {
         by.access
             .resolve(Some(account_id))
             .map_err(IssueKeyError::ForeignAccount)?;
@@ -119,8 +167,23 @@ impl Service {
             key.expires_at = new.expires_at;
             key.scopes = scopes.clone();
             let entry = auditor.key_made(AuditAction::KeyCreated, &key);
-            match self.stores.keys.create(&key, &entry).await {
-                Ok(()) => return Ok(IssuedKey { key, plain_key }),
+            let keys = &self.stores.keys;
+            let created = match request {
+                Some(request) => keys.create_once(&key, &entry, request).await,
+                None => keys.create(&key, &entry).await.map(|()| Once::Now(key.id)),
+            };
+            match created {
+                Ok(Once::Now(_)) => {
+                    return Ok(Issued::Now(Box::new(IssuedKey { key, plain_key })));
+                }
+                Ok(Once::Before(id)) => {
+                    let made = keys.get(id, Rows::WithDeleted).await?;
+                    let made = made.filter(|made| by.access.reaches_key(made));
+                    // Somebody has taken the row away, and nobody can say any more what came of the request.
+                    let made = made.ok_or(IssueKeyError::OtherRequest)?;
+                    return Ok(Issued::Before(Box::new(self.usage.overlay(made))));
+                }
+                Err(CreateKeyError::OtherRequest) => return Err(IssueKeyError::OtherRequest),
                 Err(CreateKeyError::PrefixTaken) => {}
                 Err(CreateKeyError::AccountNotFound) => return Err(IssueKeyError::AccountNotFound),
                 Err(CreateKeyError::LimitReached) => return Err(IssueKeyError::LimitReached),

@@ -38,7 +38,7 @@ pub use accounts::{AccountError, NewAccount};
 pub use audit::{AuditError, AuditFilter, AuditReport, Auditor, PruneError, Refusal};
 pub use authenticate::{Authentication, Caller};
 pub use chain::Chain;
-pub use issue::{IssueKeyError, IssuedKey, NewKey};
+pub use issue::{IssueKeyError, Issued, IssuedKey, NewKey};
 pub use leadr_auth_ports::{
     AccountFilter, AccountQuery, ActorFilter, AuditPlace, DropPepperError, ImportMode, KeyFilter,
     KeyQuery, NodeReport, PepperUse, Pruned, StoreError, StoreLoad, StoredPepper, listing,

@@ -19,12 +19,14 @@ use tempfile::TempDir;
 type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
 
 /// The tables that the adapter uses, and so the ones that are described.
-const TABLES: [&str; 6] = [
+const TABLES: [&str; 8] = [
     "accounts",
     "api_keys",
     "audit_checkpoints",
     "audit_entries",
     "audit_heads",
+    "idempotent_requests",
+    "key_counts",
     "peppers",
 ];
 

@@ -8,10 +8,10 @@ use diesel::{
     sql_types::Bool,
     sqlite::{Sqlite, SqliteConnection},
 };
-use leadr_auth_domain::{Account, AccountId, ApiKey, AuditDraft, Slug};
+use leadr_auth_domain::{Account, AccountId, ApiKey, AuditDraft, IdempotentRequest, Slug};
 use leadr_auth_ports::{
     AccountChangeFn, AccountQuery, AccountRepository, Audited, Change, CreateAccountError,
-    CreateOperatorError, Rows, StoreError, UpdateAccountError,
+    CreateOperatorError, Once, Rows, StoreError, UpdateAccountError,
     listing::{LOOKED_AT, Page, Sort},
 };
 
@@ -21,6 +21,7 @@ use crate::{
     keys::{self, Swap},
     listing,
     pool::{Done, Pool},
+    requests,
     rows::{self, AccountChanges, AccountRow, Id},
     schema::accounts,
 };
@@ -222,6 +223,25 @@ impl AccountRepository for Accounts {
             Ok::<_, Stop>(Done::unheard(()))
         });
         Ok(created.await??)
+    }
+
+    async fn create_once(
+        &self,
+        account: &Account,
+        entry: &AuditDraft,
+        request: &IdempotentRequest,
+    ) -> Result<Once<AccountId>, CreateAccountError> {
+        let (account, entry, request) = (account.clone(), entry.clone(), request.clone());
+        let done = self.0.write(move |connection| {
+            let once = requests::claim(connection, &request, account.id.into())?;
+            if let Once::Now(_) = once {
+                insert(connection, &account)?;
+                audit::append(connection, &entry)?;
+            }
+            // It has no key yet.
+            Ok::<_, Stop>(Done::unheard(once.map(|Id(id)| AccountId::new(id))))
+        });
+        Ok(done.await??)
     }
 
     async fn create_with_key(

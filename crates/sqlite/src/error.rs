@@ -26,6 +26,8 @@ pub(crate) enum Violation {
     Limit,
     /// The secret that the key is hashed under was dropped.
     Pepper,
+    /// The name of the request is another request's.
+    OtherRequest,
 }
 
 /// Which rule was violated, if it is one that a caller can decide about.
@@ -263,6 +265,7 @@ impl From<Stop> for CreateKeyError {
         match stop {
             Stop::Rule(Violation::Prefix) => Self::PrefixTaken,
             Stop::Rule(Violation::Account) => Self::AccountNotFound,
+            Stop::Rule(Violation::OtherRequest) => Self::OtherRequest,
             Stop::Rule(Violation::Limit) => Self::LimitReached,
             Stop::Rule(Violation::Pepper) => Self::PepperDropped,
             stop => Self::Store(stop.into_store()),
@@ -283,6 +286,7 @@ impl From<Stop> for UpdateKeyError {
 impl From<Stop> for CreateAccountError {
     fn from(stop: Stop) -> Self {
         match stop {
+            Stop::Rule(Violation::OtherRequest) => Self::OtherRequest,
             Stop::Rule(Violation::Name) => Self::NameTaken,
             Stop::Rule(Violation::Slug) => Self::SlugTaken,
             stop => Self::Store(stop.into_store()),

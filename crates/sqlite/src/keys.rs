@@ -8,9 +8,11 @@ use diesel::{
     sql_types::{Bool, Text},
     sqlite::{Sqlite, SqliteConnection},
 };
-use leadr_auth_domain::{AccountId, ApiKey, ApiKeyStatus, AuditDraft, KeyId, KeyPrefix, KeyRecord};
+use leadr_auth_domain::{
+    AccountId, ApiKey, ApiKeyStatus, AuditDraft, IdempotentRequest, KeyId, KeyPrefix, KeyRecord,
+};
 use leadr_auth_ports::{
-    Audited, Change, CreateKeyError, KeyChangeFn, KeyLookup, KeyQuery, KeyRepository, Rows,
+    Audited, Change, CreateKeyError, KeyChangeFn, KeyLookup, KeyQuery, KeyRepository, Once, Rows,
     StoreError, UpdateKeyError,
     listing::{LOOKED_AT, Page, Sort},
 };
@@ -20,6 +22,7 @@ use crate::{
     error::{Stop, Violation},
     listing,
     pool::{Done, Pool},
+    requests,
     rows::{self, AccountRow, Id, KeyChanges, KeyRow},
     schema::{accounts, api_keys, key_counts},
     secrets,
@@ -249,8 +252,22 @@ fn swap(
     })
 }
 
+/// Stores a key and its entry. Everything that is made is told of here.
+fn create(
+    connection: &mut SqliteConnection,
+    key: &ApiKey,
+    entry: &AuditDraft,
+    limit: Limit,
+) -> Result<Done<()>, Stop> {
+    insert(connection, key)?;
+    if limit == Limit::Counts {
+        check_limit(connection, key.account_id.into())?;
+    }
+    audit::append(connection, entry)?;
+    Ok(Done::changing([Change::Key(key.key_prefix.clone())], ()))
+}
+
 impl Keys {
-    /// Everything that is made is told of here.
     async fn store(
         &self,
         key: &ApiKey,
@@ -258,14 +275,9 @@ impl Keys {
         limit: Limit,
     ) -> Result<(), CreateKeyError> {
         let (key, entry) = (key.clone(), entry.clone());
-        let created = self.0.write(move |connection| {
-            insert(connection, &key)?;
-            if limit == Limit::Counts {
-                check_limit(connection, key.account_id.into())?;
-            }
-            audit::append(connection, &entry)?;
-            Ok::<_, Stop>(Done::changing([Change::Key(key.key_prefix)], ()))
-        });
+        let created = self
+            .0
+            .write(move |connection| create(connection, &key, &entry, limit));
         Ok(created.await??)
     }
 }
@@ -301,6 +313,24 @@ impl KeyRepository for Keys {
 
     async fn adopt(&self, key: &ApiKey, entry: &AuditDraft) -> Result<(), CreateKeyError> {
         self.store(key, entry, Limit::CountsNot).await
+    }
+
+    async fn create_once(
+        &self,
+        key: &ApiKey,
+        entry: &AuditDraft,
+        request: &IdempotentRequest,
+    ) -> Result<Once<KeyId>, CreateKeyError> {
+        let (key, entry, request) = (key.clone(), entry.clone(), request.clone());
+        let done = self.0.write(move |connection| {
+            let once = requests::claim(connection, &request, key.id.into())?;
+            let once = once.map(|Id(id)| KeyId::new(id));
+            Ok::<_, Stop>(match once {
+                Once::Now(_) => create(connection, &key, &entry, Limit::Counts)?.with(once),
+                Once::Before(_) => Done::unheard(once),
+            })
+        });
+        Ok(done.await??)
     }
 
     async fn get(&self, id: KeyId, rows: Rows) -> Result<Option<ApiKey>, StoreError> {

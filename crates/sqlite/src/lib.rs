@@ -65,6 +65,7 @@ pub mod migrate;
 #[cfg(test)]
 mod plans;
 mod pool;
+mod requests;
 mod rows;
 mod schema;
 mod secrets;

@@ -269,6 +269,14 @@ impl<T> Done<T> {
         }
     }
 
+    /// The same changes, with another answer.
+    pub(crate) fn with<U>(self, answer: U) -> Done<U> {
+        Done {
+            answer,
+            changes: self.changes,
+        }
+    }
+
     /// Nothing has changed of any key or account that verification looks at.
     pub(crate) const fn unheard(answer: T) -> Self {
         Self {

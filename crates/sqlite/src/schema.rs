@@ -17,15 +17,6 @@ diesel::table! {
 }
 
 diesel::table! {
-    use diesel::sql_types::{BigInt, Binary};
-
-    key_counts (account_id) {
-        account_id -> Binary,
-        live -> BigInt,
-    }
-}
-
-diesel::table! {
     use diesel::sql_types::{BigInt, Binary, Nullable, Text};
 
     api_keys (id) {
@@ -90,6 +81,27 @@ diesel::table! {
 }
 
 diesel::table! {
+    use diesel::sql_types::{BigInt, Binary, Text};
+
+    idempotent_requests (caller, idempotency_key) {
+        caller -> Binary,
+        idempotency_key -> Text,
+        fingerprint -> Binary,
+        made_at -> BigInt,
+        record_id -> Binary,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::{BigInt, Binary};
+
+    key_counts (account_id) {
+        account_id -> Binary,
+        live -> BigInt,
+    }
+}
+
+diesel::table! {
     use diesel::sql_types::{BigInt, Nullable, Text};
 
     peppers (id) {
@@ -108,6 +120,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     audit_checkpoints,
     audit_entries,
     audit_heads,
+    idempotent_requests,
     key_counts,
     peppers,
 );

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use actix_web::rt::time::{sleep, timeout};
 use async_trait::async_trait;
-use leadr_auth_domain::{AccountId, ApiKey, AuditDraft, KeyId, NodeId, Timestamp};
+use leadr_auth_domain::{
+    AccountId, ApiKey, AuditDraft, IdempotentRequest, KeyId, NodeId, Timestamp,
+};
 use leadr_auth_ports::{
     CreateKeyError, KeyChangeFn, KeyQuery, KeyRepository, NodeReport, Once, Rows, StoreError,
     UpdateKeyError, listing::Page,
@@ -119,6 +121,15 @@ impl KeyRepository for Slow {
 
     async fn adopt(&self, key: &ApiKey, entry: &AuditDraft) -> Result<(), CreateKeyError> {
         self.0.adopt(key, entry).await
+    }
+
+    async fn create_once(
+        &self,
+        key: &ApiKey,
+        entry: &AuditDraft,
+        request: &IdempotentRequest,
+    ) -> Result<Once<KeyId>, CreateKeyError> {
+        self.0.create_once(key, entry, request).await
     }
 
     async fn get(&self, id: KeyId, rows: Rows) -> Result<Option<ApiKey>, StoreError> {

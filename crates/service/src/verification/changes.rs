@@ -10,11 +10,13 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use leadr_auth_domain::{Account, AccountId, ApiKey, AuditDraft, KeyId, KeyPrefix, Slug};
+use leadr_auth_domain::{
+    Account, AccountId, ApiKey, AuditDraft, IdempotentRequest, KeyId, KeyPrefix, Slug,
+};
 use leadr_auth_ports::{
     AccountChangeFn, AccountQuery, AccountRepository, Audited, Change, CreateAccountError,
     CreateKeyError, CreateOperatorError, ImportMode, ImportOutcome, KeyChangeFn, KeyQuery,
-    KeyRepository, Rows, Snapshot, StoreError, StoredPepper, Stores, TransferStore,
+    KeyRepository, Once, Rows, Snapshot, StoreError, StoredPepper, Stores, TransferStore,
     UpdateAccountError, UpdateKeyError, listing::Page,
 };
 
@@ -107,6 +109,16 @@ impl KeyRepository for Watched<dyn KeyRepository> {
         self.port.adopt(key, entry).await
     }
 
+    async fn create_once(
+        &self,
+        key: &ApiKey,
+        entry: &AuditDraft,
+        request: &IdempotentRequest,
+    ) -> Result<Once<KeyId>, CreateKeyError> {
+        let _forgets = self.forgets_key(&key.key_prefix);
+        self.port.create_once(key, entry, request).await
+    }
+
     async fn get(&self, id: KeyId, rows: Rows) -> Result<Option<ApiKey>, StoreError> {
         self.port.get(id, rows).await
     }
@@ -142,6 +154,15 @@ impl AccountRepository for Watched<dyn AccountRepository> {
         entry: &AuditDraft,
     ) -> Result<(), CreateAccountError> {
         self.port.create(account, entry).await
+    }
+
+    async fn create_once(
+        &self,
+        account: &Account,
+        entry: &AuditDraft,
+        request: &IdempotentRequest,
+    ) -> Result<Once<AccountId>, CreateAccountError> {
+        self.port.create_once(account, entry, request).await
     }
 
     async fn create_with_key(

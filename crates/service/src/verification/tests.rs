@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use leadr_auth_domain::{
-    Access, AccountId, ApiKey, AuditAction, AuditDraft, KeyChange, KeyId, KeyName, KeyPrefix,
-    KeyRecord, NodeId, PlainKey, Scope, ScopeSet, Scopes, Timestamp, Verdict, generate_api_key,
+    Access, AccountId, ApiKey, AuditAction, AuditDraft, IdempotentRequest, KeyChange, KeyId,
+    KeyName, KeyPrefix, KeyRecord, NodeId, PlainKey, Scope, ScopeSet, Scopes, Timestamp, Verdict,
+    generate_api_key,
 };
 use leadr_auth_ports::{
     ChangeFeed, Clock as _, CreateKeyError, Heard, KeyChangeFn, KeyLookup, KeyQuery, KeyRepository,
@@ -91,6 +92,15 @@ impl KeyRepository for Watched {
 
     async fn adopt(&self, key: &ApiKey, entry: &AuditDraft) -> Result<(), CreateKeyError> {
         self.keys.adopt(key, entry).await
+    }
+
+    async fn create_once(
+        &self,
+        key: &ApiKey,
+        entry: &AuditDraft,
+        request: &IdempotentRequest,
+    ) -> Result<Once<KeyId>, CreateKeyError> {
+        self.keys.create_once(key, entry, request).await
     }
 
     async fn get(&self, id: KeyId, rows: Rows) -> Result<Option<ApiKey>, StoreError> {
