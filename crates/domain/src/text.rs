@@ -17,8 +17,9 @@ pub enum TextFault {
         /// The greatest number of characters.
         max: usize,
     },
-    /// A control character (such as NUL, a line break or a tab), at either end included. PostgreSQL cannot store a
-    /// NUL, and none of them belongs into a label that people read in a list or a terminal.
+    /// A control character (such as NUL, a line break or a tab, or one that sets the direction of text), at either end
+    /// included. PostgreSQL cannot store a NUL, and none of them belongs into a label that people read in a list or a terminal:
+    /// it makes what stands beside it read as something else.
     ControlCharacter,
     /// It holds an API key: a name is shown to whoever may list, and stays in the audit trail.
     HoldsKey,
@@ -56,7 +57,7 @@ pub fn is_control(c: char) -> bool {
 
 /// Trims `text` and checks its length in characters, and that it holds no control character.
 fn label(text: &str, min: usize, max: usize) -> Result<String, TextFault> {
-    if text.chars().any(char::is_control) {
+    if text.chars().any(is_control) {
         return Err(TextFault::ControlCharacter);
     }
     let trimmed = text.trim();

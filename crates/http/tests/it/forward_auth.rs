@@ -157,7 +157,7 @@ async fn names_are_told_as_the_value_of_a_header() {
         ("100%41", "100%2541"),
         ("\"a\"; b='c'", "\"a\";%20b='c'"),
         ("Schlüssel 🔑", "Schl%C3%BCssel%20%F0%9F%94%91"),
-        ("a\u{200b}b\u{202e}", "a%E2%80%8Bb%E2%80%AE"),
+        ("a\u{200b}b", "a%E2%80%8Bb"),
     ] {
         let (id, key) = named(&api, name, Some(&[])).await;
         let answer = api.get(PATH, &key).await.expect(204);
