@@ -743,6 +743,238 @@ cases! { $
         assert!(read.name.as_str().starts_with("Name "));
     }
 
+    /// An account has as many live keys as its limit says: also where one comes back, and not where one is adopted. Deleted ones
+    /// do not count, revoked and expired ones do.
+    async fn an_account_has_no_more_keys_than_its_limit(stores) {
+        let owner = limited(1, 3);
+        let chain = ChainId::Account(owner.id);
+        stores.accounts.create(&owner, &entry_in(chain)).await.unwrap();
+        let neighbour = limited(2, 1);
+        stores.accounts.create(&neighbour, &entry()).await.unwrap();
+        stores.keys.create(&key(20, &neighbour), &entry()).await.unwrap();
+        let create = async |n| stores.keys.create(&key(n, &owner), &entry_in(chain)).await;
+        for n in 1..=3 {
+            create(n).await.unwrap();
+        }
+        let stop = |mut key: ApiKey| {
+            key.revoke(at(9));
+            Ok(noted(key))
+        };
+        stores.keys.update(key(1, &owner).id, &mut { stop }).await.unwrap();
+        assert!(matches!(create(4).await, Err(CreateKeyError::LimitReached)));
+        assert!(stores.lookup.find(&key(4, &owner).key_prefix).await.unwrap().is_none());
+        let set_deleted = async |n, deleted: bool| {
+            let mut change = |mut key: ApiKey| {
+                if deleted {
+                    key.soft_delete(at(10));
+                } else {
+                    key.restore(at(11));
+                }
+                Ok(Audited::new(key, entry_in(chain)))
+            };
+            stores.keys.update(key(n, &owner).id, &mut change).await
+        };
+        set_deleted(2, true).await.unwrap();
+        create(4).await.unwrap();
+        let restored = set_deleted(2, false).await;
+        assert!(matches!(restored, Err(UpdateKeyError::LimitReached)), "{restored:?}");
+        // Other changes of a deleted key are made all the same, and nothing of what was refused is left.
+        stores.keys.update(key(2, &owner).id, &mut { stop }).await.unwrap();
+        set_deleted(3, true).await.unwrap();
+        set_deleted(2, false).await.unwrap();
+        stores.keys.adopt(&key(5, &owner), &entry_in(chain)).await.unwrap();
+        assert!(matches!(create(6).await, Err(CreateKeyError::LimitReached)));
+        // The operator says otherwise.
+        let raise = async |keys| {
+            let mut raise = |mut account: Account| {
+                account.key_limit = KeyLimit::new(keys).unwrap();
+                Ok(noted(account))
+            };
+            stores.accounts.update(owner.id, &mut raise).await.unwrap();
+        };
+        raise(5).await;
+        create(6).await.unwrap();
+        assert!(matches!(create(7).await, Err(CreateKeyError::LimitReached)));
+        raise(0).await;
+        assert!(matches!(create(7).await, Err(CreateKeyError::LimitReached)));
+        assert_eq!(stores.keys.list(KeyFilter::of(owner.id)).await.unwrap().len(), 5);
+        let neighbours = stores.keys.list(KeyFilter::of(neighbour.id)).await.unwrap();
+        assert_eq!(neighbours.len(), 1);
+    }
+
+    /// What was imported counts, and is imported whatever the limit.
+    async fn imported_keys_count(stores) {
+        let owner = limited(1, 2);
+        stores.accounts.create(&owner, &entry()).await.unwrap();
+        let mut gone = key(4, &owner);
+        gone.soft_delete(at(9));
+        let keys = [key(1, &owner), key(2, &owner), key(3, &owner), gone];
+        let tried = stores.transfer.import_keys(&all_noted(&keys), ImportMode::DryRun).await;
+        assert_eq!(tried.unwrap(), [ImportOutcome::Stored; 4]);
+        stores.keys.create(&key(5, &owner), &entry()).await.unwrap();
+        let came = stores.transfer.import_keys(&all_noted(&keys), ImportMode::Commit).await;
+        assert_eq!(came.unwrap(), [ImportOutcome::Stored; 4]);
+        let mut raise = |mut account: Account| {
+            account.key_limit = KeyLimit::new(5).unwrap();
+            Ok(noted(account))
+        };
+        stores.accounts.update(owner.id, &mut raise).await.unwrap();
+        stores.keys.create(&key(6, &owner), &entry()).await.unwrap();
+        let full = stores.keys.create(&key(7, &owner), &entry()).await;
+        assert!(matches!(full, Err(CreateKeyError::LimitReached)), "{full:?}");
+    }
+
+    /// However many come at once, and whichever way, no more are there than may be.
+    async fn racing_for_the_last_keys_of_an_account_has_so_many_winners(stores) {
+        const ROOM: usize = 5;
+        let owner = limited(1, u32::try_from(ROOM + 1).unwrap());
+        let chain = ChainId::Account(owner.id);
+        stores.accounts.create(&owner, &entry_in(chain)).await.unwrap();
+        let mut back = key(100, &owner);
+        back.soft_delete(at(9));
+        stores.keys.create(&back, &entry_in(chain)).await.unwrap();
+        stores.keys.create(&key(101, &owner), &entry_in(chain)).await.unwrap();
+        let mut race = Vec::new();
+        for n in 0..RACERS {
+            let keys = Arc::clone(&stores.keys);
+            let key = key(u8::try_from(n).unwrap(), &owner);
+            race.push(tokio::spawn(async move {
+                match keys.create(&key, &entry_in(chain)).await {
+                    Ok(()) => true,
+                    Err(CreateKeyError::LimitReached) => false,
+                    Err(other) => panic!("{other:?}"),
+                }
+            }));
+        }
+        let keys = Arc::clone(&stores.keys);
+        race.push(tokio::spawn(async move {
+            let mut restore = |mut key: ApiKey| {
+                key.restore(at(20));
+                Ok(Audited::new(key, entry_in(chain)))
+            };
+            match keys.update(back.id, &mut restore).await {
+                Ok(_) => true,
+                Err(UpdateKeyError::LimitReached) => false,
+                Err(other) => panic!("{other:?}"),
+            }
+        }));
+        let mut winners = 0;
+        for racer in race {
+            winners += usize::from(racer.await.unwrap());
+        }
+        assert_eq!(winners, ROOM);
+        let listed = stores.keys.list(KeyFilter::of(owner.id)).await.unwrap();
+        assert_eq!(listed.len(), ROOM + 1);
+    }
+
+    /// A request that is sent again makes no second key, whatever has become of the first; another one with its name makes none.
+    async fn a_request_that_is_sent_again_makes_no_second_key(stores) {
+        let owner = account(1);
+        stores.accounts.create(&owner, &entry()).await.unwrap();
+        let (first, second) = (key(1, &owner), key(2, &owner));
+        let request = request(1, "order 7", "a key", 1);
+        let once = stores.keys.create_once(&first, &entry(), &request).await.unwrap();
+        assert_eq!(once, Once::Now(first.id));
+        let mut delete = |mut key: ApiKey| {
+            key.soft_delete(at(9));
+            Ok(noted(key))
+        };
+        stores.keys.update(first.id, &mut delete).await.unwrap();
+        let again = stores.keys.create_once(&second, &entry(), &request).await.unwrap();
+        assert_eq!(again, Once::Before(first.id));
+        assert!(stores.keys.get(second.id, Rows::WithDeleted).await.unwrap().is_none());
+        let other = IdempotentRequest {
+            fingerprint: Fingerprint::of("POST", b"another key"),
+            ..request.clone()
+        };
+        let refused = stores.keys.create_once(&second, &entry(), &other).await;
+        assert!(matches!(refused, Err(CreateKeyError::OtherRequest)), "{refused:?}");
+        // The name is another caller's too.
+        let of_another = IdempotentRequest { caller: key(9, &owner).id, ..other };
+        let once = stores.keys.create_once(&second, &entry(), &of_another).await.unwrap();
+        assert_eq!(once, Once::Now(second.id));
+        assert_eq!(stores.keys.list(KeyFilter::of(owner.id)).await.unwrap().len(), 1);
+    }
+
+    /// What could not be done is not noted, and a day later what was is forgotten.
+    async fn a_request_that_failed_is_free_and_one_of_yesterday_is_forgotten(stores) {
+        let owner = limited(1, 1);
+        stores.accounts.create(&owner, &entry()).await.unwrap();
+        stores.keys.create(&key(1, &owner), &entry()).await.unwrap();
+        let mut request = request(1, "n", "a key", 1);
+        let full = stores.keys.create_once(&key(2, &owner), &entry(), &request).await;
+        assert!(matches!(full, Err(CreateKeyError::LimitReached)), "{full:?}");
+        let nobody = account(7);
+        let none = stores.keys.create_once(&key(2, &nobody), &entry(), &request).await;
+        assert!(matches!(none, Err(CreateKeyError::AccountNotFound)), "{none:?}");
+        let mut raise = |mut account: Account| {
+            account.key_limit = KeyLimit::new(9).unwrap();
+            Ok(noted(account))
+        };
+        stores.accounts.update(owner.id, &mut raise).await.unwrap();
+        let once = stores.keys.create_once(&key(2, &owner), &entry(), &request).await.unwrap();
+        assert_eq!(once, Once::Now(key(2, &owner).id));
+        let made = request.at;
+        let later = |span| Timestamp::from_unix_micros(made.unix_micros() + span).unwrap();
+        let day = 24 * 60 * 60 * 1_000_000;
+        request.at = later(day - 1);
+        let again = stores.keys.create_once(&key(3, &owner), &entry(), &request).await.unwrap();
+        assert_eq!(again, Once::Before(key(2, &owner).id));
+        request.at = later(day);
+        request.fingerprint = Fingerprint::of("POST", b"something else by now");
+        let once = stores.keys.create_once(&key(3, &owner), &entry(), &request).await.unwrap();
+        assert_eq!(once, Once::Now(key(3, &owner).id));
+    }
+
+    /// Of many that are one request, exactly one is done.
+    async fn racing_with_one_request_makes_one_key(stores) {
+        let owner = account(1);
+        stores.accounts.create(&owner, &entry()).await.unwrap();
+        let mut race = Vec::new();
+        for n in 0..RACERS {
+            let keys = Arc::clone(&stores.keys);
+            let key = key(u8::try_from(n).unwrap(), &owner);
+            race.push(tokio::spawn(async move {
+                keys.create_once(&key, &entry(), &request(1, "n", "a key", 1)).await.unwrap()
+            }));
+        }
+        let (mut made, mut named) = (Vec::new(), Vec::new());
+        for racer in race {
+            match racer.await.unwrap() {
+                Once::Now(id) => made.push(id),
+                Once::Before(id) => named.push(id),
+            }
+        }
+        let listed = stores.keys.list(KeyFilter::of(owner.id)).await.unwrap();
+        let listed: Vec<_> = listed.iter().map(|key| key.id).collect();
+        assert_eq!(made, listed);
+        assert_eq!(named, vec![made[0]; RACERS - 1]);
+    }
+
+    /// The same of accounts.
+    async fn a_request_that_is_sent_again_makes_no_second_account(stores) {
+        let request = request(1, "n", "an account", 1);
+        let (first, mut second) = (account(1), account(2));
+        let once = stores.accounts.create_once(&first, &entry(), &request).await.unwrap();
+        assert_eq!(once, Once::Now(first.id));
+        let again = stores.accounts.create_once(&second, &entry(), &request).await.unwrap();
+        assert_eq!(again, Once::Before(first.id));
+        let other = IdempotentRequest {
+            fingerprint: Fingerprint::of("POST", b"another account"),
+            ..request.clone()
+        };
+        let refused = stores.accounts.create_once(&second, &entry(), &other).await;
+        assert!(matches!(refused, Err(CreateAccountError::OtherRequest)), "{refused:?}");
+        second.name = first.name.clone();
+        let free = IdempotentRequest { key: IdempotencyKey::parse("m").unwrap(), ..request };
+        let taken = stores.accounts.create_once(&second, &entry(), &free).await;
+        assert!(matches!(taken, Err(CreateAccountError::NameTaken)), "{taken:?}");
+        second.name = AccountName::parse("Its own").unwrap();
+        let once = stores.accounts.create_once(&second, &entry(), &free).await.unwrap();
+        assert_eq!(once, Once::Now(second.id));
+        assert_eq!(stores.accounts.list().await.unwrap().len(), 2);
+    }
+
     /// Names and slugs are unique among live accounts; the name is named first.
     async fn names_and_slugs_are_unique_among_live_accounts(stores) {
         let taken = account(1);
@@ -880,6 +1112,7 @@ cases! { $
         expected.slug = Slug::parse("renamed").unwrap();
         expected.status = AccountStatus::Suspended;
         expected.role = AccountRole::Operator;
+        expected.key_limit = KeyLimit::new(7).unwrap();
         expected.updated_at = at(9);
         expected.deleted_at = Some(at(9));
         let answered =
