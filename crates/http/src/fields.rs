@@ -9,6 +9,7 @@ use leadr_auth_domain::text::is_control;
 use leadr_auth_domain::{
     Scope, ScopeFault, ScopeSet, TextFault, Timestamp, TimestampFault, redact_keys,
 };
+use percent_encoding::percent_decode_str;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use uuid::Uuid;
@@ -78,15 +79,17 @@ impl Fields {
 
     /// The parameters after the question mark. Those that nobody asked for are ignored, as clients and proxies expect.
     pub(crate) fn query(query: &str) -> Self {
-        let parsed = web::Query::<Vec<(String, String)>>::from_query(query);
+        // What is no UTF-8 would be read as something that nobody sent.
+        let is_text = percent_decode_str(query).decode_utf8().is_ok();
+        let parsed = is_text.then(|| web::Query::<Vec<(String, String)>>::from_query(query));
         let (given, faults) = match parsed {
-            Ok(given) => (given.into_inner(), Vec::new()),
-            Err(_) => (
+            Some(Ok(given)) => (given.into_inner(), Vec::new()),
+            Some(Err(_)) | None => (
                 Vec::new(),
                 vec![Fault::new(
                     "query_parsing",
                     &["query"],
-                    "Not a well-formed query",
+                    "Not a well-formed query of percent-encoded UTF-8",
                 )],
             ),
         };
@@ -278,12 +281,9 @@ impl Fields {
     /// Reports a field as missing, where whether it has to be there depends on more than itself. One that is there and
     /// wrong is not missing; and where there are no fields at all, that is the fault.
     pub(crate) fn missing(&mut self, name: &str) {
-        let known = self
-            .faults
-            .iter()
-            .any(|fault| fault.is_at(&[self.place, name]));
-        let no_fields = self.place == "body" && !self.strict;
-        if !known && !no_fields {
+        let at = |place: &[&str]| self.faults.iter().any(|fault| fault.is_at(place));
+        // Where nothing could be read, nobody knows what is missing.
+        if !at(&[self.place, name]) && !at(&[self.place]) {
             self.fault("missing", name, "Field required");
         }
     }

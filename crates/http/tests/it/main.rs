@@ -16,6 +16,7 @@ mod credentials;
 mod draining;
 mod embedding;
 mod forward_auth;
+mod hostile;
 mod idempotency;
 mod limits;
 mod listing;

@@ -316,7 +316,7 @@ async fn call(api: &Api, row: &Row, caller: Caller, key: Option<&str>, object: O
 }
 
 /// Everything that is stored, but for when keys were used.
-async fn everything(api: &Api) -> Vec<String> {
+pub(crate) async fn everything(api: &Api) -> Vec<String> {
     let mut all = Vec::new();
     for account in api.service.list_accounts(Access::All).await.unwrap() {
         let keys = KeyFilter::of(account.id);
@@ -330,7 +330,7 @@ async fn everything(api: &Api) -> Vec<String> {
 }
 
 /// Every entry of the audit trail: its action, chain and number.
-async fn trail(api: &Api) -> BTreeSet<(String, String, u64)> {
+pub(crate) async fn trail(api: &Api) -> BTreeSet<(String, String, u64)> {
     let filter = AuditFilter::default();
     let listed = api
         .service
