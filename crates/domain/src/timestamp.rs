@@ -158,6 +158,23 @@ mod tests {
     fn other_offsets_become_utc() {
         let paris = Timestamp::parse("2026-07-01T02:30:00+02:00").unwrap();
         assert_eq!(paris.to_string(), "2026-07-01T00:30:00Z");
+        for (text, utc) in [
+            ("2026-07-01T02:30:00+23:59", "2026-06-30T02:31:00Z"),
+            ("2026-07-01T02:30:00-23:59", "2026-07-02T02:29:00Z"),
+            ("2026-07-01T02:30:00+05:45", "2026-06-30T20:45:00Z"),
+            ("2026-07-01T02:30:00-00:00", "2026-07-01T02:30:00Z"),
+            ("2026-07-01t02:30:00z", "2026-07-01T02:30:00Z"),
+        ] {
+            assert_eq!(Timestamp::parse(text).unwrap().to_string(), utc, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_leap_second_is_the_last_instant_before_it() {
+        for text in ["2016-12-31T23:59:60Z", "2017-01-01T00:59:60+01:00"] {
+            let leap = Timestamp::parse(text).unwrap();
+            assert_eq!(leap.to_string(), "2016-12-31T23:59:59.999999Z");
+        }
     }
 
     #[test]
@@ -171,6 +188,23 @@ mod tests {
             ("2026-02-30T00:00:00Z", TimestampFault::Malformed),
             ("2026-07-01T24:00:00Z", TimestampFault::Malformed),
             ("2026-07-01T02:30:00+24:00", TimestampFault::Malformed),
+            ("2026-07-01T02:30:00+02", TimestampFault::Malformed),
+            ("2026-07-01T02:30:00+02:60", TimestampFault::Malformed),
+            ("2026-07-01T02:30:00 +02:00", TimestampFault::Malformed),
+            (
+                "2026-07-01T02:30:00\u{2212}02:00",
+                TimestampFault::Malformed,
+            ),
+            ("2026-07-01T02:30:00UTC", TimestampFault::Malformed),
+            ("2026-07-01T02:30:00ZZ", TimestampFault::Malformed),
+            ("2026-07-01T02:30:00Z\0", TimestampFault::Malformed),
+            ("２０２６-07-01T02:30:00Z", TimestampFault::Malformed),
+            ("2026-07-01T02:30:61Z", TimestampFault::Malformed),
+            ("2026-07-01T02:30:60Z", TimestampFault::Malformed),
+            ("2026-W27-3T02:30:00Z", TimestampFault::Malformed),
+            ("20260701T023000Z", TimestampFault::Malformed),
+            ("-0001-01-01T00:00:00Z", TimestampFault::Malformed),
+            ("10000-01-01T00:00:00Z", TimestampFault::Malformed),
             ("+999999-01-01T00:00:00Z", TimestampFault::Malformed),
             ("0000-01-01T00:00:00Z", TimestampFault::OutOfRange),
             ("0001-01-01T00:00:00+01:00", TimestampFault::OutOfRange),
