@@ -207,8 +207,14 @@ fn account_id(request: &HttpRequest) -> (Fields, Option<AccountId>) {
         ("Idempotency-Key" = Option<String>, Header, description = "A name for this request: sent again with it within a day, it makes no second account", min_length = 1, max_length = 255),
     ),
     responses(
-        (status = 201, description = "The account was made", body = AccountResponse),
-        (status = 200, description = "The account was made when this request was sent before", body = ReplayedAccountResponse),
+        (
+            status = 201, description = "The account was made", body = AccountResponse,
+            headers(("ETag" = String, description = "Its state, for `If-Match`")),
+        ),
+        (
+            status = 200, description = "The account was made when this request was sent before", body = ReplayedAccountResponse,
+            headers(("ETag" = String, description = "Its state, for `If-Match`")),
+        ),
         (status = 409, description = "The name or the slug is taken, or the Idempotency-Key is another request's", body = crate::error::ErrorBody),
     ),
 )]
@@ -295,7 +301,10 @@ pub(crate) async fn list_accounts(
     get, path = "/v1/accounts/{account_id}", tag = "Accounts",
     params(("account_id" = Uuid, Path, description = "The account's id")),
     responses(
-        (status = 200, description = "The account", body = AccountResponse),
+        (
+            status = 200, description = "The account", body = AccountResponse,
+            headers(("ETag" = String, description = "Its state, for `If-Match`")),
+        ),
         (status = 404, description = "Account not found", body = crate::error::ErrorBody),
     ),
 )]
@@ -318,17 +327,22 @@ pub(crate) async fn get_account(
 /// All of it happens, or nothing. Suspending or deleting an account stops all its keys at once.
 #[utoipa::path(
     patch, path = "/v1/accounts/{account_id}", tag = "Accounts", request_body = UpdateAccountRequest,
-    params(("account_id" = Uuid, Path, description = "The account's id"), WaitQuery),
+    params(
+        ("account_id" = Uuid, Path, description = "The account's id"), WaitQuery,
+        ("If-Match" = Option<String>, Header, description = "The `ETag` of the state that the change is for; `*` for any"),
+    ),
     responses(
         (
             status = 200, description = "The account", body = AccountResponse,
             headers(
+                ("ETag" = String, description = "Its state, for `If-Match`"),
                 ("X-Leadr-Propagated" = bool, description = "With `wait=propagated`: whether every node has heard of the change, or cannot go by what it knew before any more"),
                 ("X-Leadr-Nodes" = u64, description = "With `wait=propagated`: how many nodes run, as far as this one hears"),
                 ("X-Leadr-Propagation-Ms" = u64, description = "With `wait=propagated`: how long it was waited, in whole milliseconds"),
             ),
         ),
         (status = 404, description = "Account not found", body = crate::error::ErrorBody),
+        (status = 412, description = "It has changed since that state", body = crate::error::ErrorBody),
         (status = 409, description = "The name or the slug is taken, or the account is the operator's", body = crate::error::ErrorBody),
     ),
 )]

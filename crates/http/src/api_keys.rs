@@ -319,8 +319,14 @@ fn key_id(request: &HttpRequest) -> (Fields, Option<KeyId>) {
         ("Idempotency-Key" = Option<String>, Header, description = "A name for this request: sent again with it within a day, it makes no second key", min_length = 1, max_length = 255),
     ),
     responses(
-        (status = 201, description = "The key was issued", body = CreateKeyResponse),
-        (status = 200, description = "The key was issued when this request was sent before", body = ReplayedKeyResponse),
+        (
+            status = 201, description = "The key was issued", body = CreateKeyResponse,
+            headers(("ETag" = String, description = "Its state, for `If-Match`")),
+        ),
+        (
+            status = 200, description = "The key was issued when this request was sent before", body = ReplayedKeyResponse,
+            headers(("ETag" = String, description = "Its state, for `If-Match`")),
+        ),
         (status = 409, description = "The account has as many keys as it may have, or the Idempotency-Key is another request's", body = crate::error::ErrorBody),
         (status = 404, description = "Account not found", body = crate::error::ErrorBody),
     ),
@@ -431,7 +437,10 @@ pub(crate) async fn list_api_keys(
     get, path = "/v1/api-keys/{key_id}", tag = "API Keys",
     params(("key_id" = Uuid, Path, description = "The key's id")),
     responses(
-        (status = 200, description = "The key", body = KeyResponse),
+        (
+            status = 200, description = "The key", body = KeyResponse,
+            headers(("ETag" = String, description = "Its state, for `If-Match`")),
+        ),
         (status = 404, description = "APIKey not found", body = crate::error::ErrorBody),
     ),
 )]
@@ -455,18 +464,23 @@ pub(crate) async fn get_api_key(
 /// Only a key that holds all scopes of another reactivates or restores it.
 #[utoipa::path(
     patch, path = "/v1/api-keys/{key_id}", tag = "API Keys", request_body = UpdateKeyRequest,
-    params(("key_id" = Uuid, Path, description = "The key's id"), WaitQuery),
+    params(
+        ("key_id" = Uuid, Path, description = "The key's id"), WaitQuery,
+        ("If-Match" = Option<String>, Header, description = "The `ETag` of the state that the change is for; `*` for any"),
+    ),
     responses(
         (
             status = 200, description = "The key", body = KeyResponse,
             headers(
+                ("ETag" = String, description = "Its state, for `If-Match`"),
                 ("X-Leadr-Propagated" = bool, description = "With `wait=propagated`: whether every node has heard of the change, or cannot go by what it knew before any more"),
                 ("X-Leadr-Nodes" = u64, description = "With `wait=propagated`: how many nodes run, as far as this one hears"),
                 ("X-Leadr-Propagation-Ms" = u64, description = "With `wait=propagated`: how long it was waited, in whole milliseconds"),
             ),
         ),
         (status = 404, description = "APIKey not found", body = crate::error::ErrorBody),
-        (status = 409, description = "The key cannot be restored: its secret was dropped", body = crate::error::ErrorBody),
+        (status = 412, description = "It has changed since that state", body = crate::error::ErrorBody),
+        (status = 409, description = "The key cannot be restored: its secret was dropped, or the account has as many keys as it may have", body = crate::error::ErrorBody),
     ),
 )]
 pub(crate) async fn update_api_key(
