@@ -289,22 +289,28 @@ fn slugs(port: u16, operator: &str) -> Outcome<Vec<(String, String)>> {
         key: Some(operator),
         body: None,
     };
-    let answer = Connection::to(port)
-        .send("GET", "/v1/accounts", said)
-        .map_err(Failure::when("listing accounts"))?;
-    let Value::Array(accounts) = answer.json() else {
-        return Err(Failure::new(format!(
-            "listing accounts: {} {}",
-            answer.status, answer.body
-        )));
-    };
-    let pair = |account: &Value| {
-        Ok((
-            load::field(account, "slug")?.to_owned(),
-            load::field(account, "name")?.to_owned(),
-        ))
-    };
-    accounts.iter().map(pair).collect()
+    let mut server = Connection::to(port);
+    let mut page = Some("/v1/accounts".to_owned());
+    let mut slugs = Vec::new();
+    while let Some(path) = page {
+        let answer = server
+            .send("GET", &path, said)
+            .map_err(Failure::when("listing accounts"))?;
+        let Value::Array(accounts) = answer.json() else {
+            return Err(Failure::new(format!(
+                "listing accounts: {} {}",
+                answer.status, answer.body
+            )));
+        };
+        for account in &accounts {
+            slugs.push((
+                load::field(account, "slug")?.to_owned(),
+                load::field(account, "name")?.to_owned(),
+            ));
+        }
+        page = answer.next;
+    }
+    Ok(slugs)
 }
 
 /// What is sent to change a key.

@@ -26,6 +26,8 @@ pub(crate) struct Answer {
     pub(crate) status: u16,
     /// `X-Leadr-Propagated`: whether every node has heard of a change, where that was asked for.
     pub(crate) propagated: bool,
+    /// `Link` with `rel="next"`: where a list goes on.
+    pub(crate) next: Option<String>,
     pub(crate) body: String,
 }
 
@@ -92,6 +94,11 @@ impl Connection {
     }
 }
 
+fn next_page(link: &str) -> Option<String> {
+    let target = link.strip_prefix('<')?.strip_suffix(">; rel=\"next\"")?;
+    Some(target.to_owned())
+}
+
 fn malformed(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
@@ -103,6 +110,7 @@ fn read_answer(stream: &mut impl io::BufRead) -> io::Result<(Answer, bool)> {
         .and_then(|rest| rest.split(' ').next()?.parse().ok())
         .ok_or_else(|| malformed("the answer is not HTTP"))?;
     let (mut length, mut chunked, mut stays, mut propagated) = (None, false, true, false);
+    let mut next = None;
     loop {
         let line = line(stream)?;
         if line.is_empty() {
@@ -116,6 +124,7 @@ fn read_answer(stream: &mut impl io::BufRead) -> io::Result<(Answer, bool)> {
             "content-length" => length = value.parse().ok(),
             "transfer-encoding" => chunked = value.eq_ignore_ascii_case("chunked"),
             "x-leadr-propagated" => propagated = value == "true",
+            "link" => next = next_page(value),
             "connection" => stays = !value.eq_ignore_ascii_case("close"),
             _ => {}
         }
@@ -135,6 +144,7 @@ fn read_answer(stream: &mut impl io::BufRead) -> io::Result<(Answer, bool)> {
     let answer = Answer {
         status,
         propagated,
+        next,
         body,
     };
     Ok((answer, stays))

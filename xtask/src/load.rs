@@ -8,6 +8,9 @@ use serde_json::Value;
 use crate::http::{Connection, Said};
 use crate::sh::{Failure, Outcome};
 
+/// How many keys an account may have that is measured with: as many as there can be.
+pub(crate) const MANY_KEYS: u32 = 1_000_000_000;
+
 /// Bytes from the operating system.
 pub(crate) fn random() -> Outcome<[u8; 32]> {
     let source = "/dev/urandom";

@@ -289,7 +289,8 @@ fn tenant_key(port: u16, operator: &str) -> Outcome<Tenant> {
         port,
         key: Some(operator),
     };
-    let account = client.post("/v1/accounts", &json!({"name": "Load", "slug": "load"}))?;
+    let body = json!({"name": "Load", "slug": "load", "key_limit": load::MANY_KEYS});
+    let account = client.post("/v1/accounts", &body)?;
     let account = load::field(&account, "id")?.to_owned();
     let body = json!({"account_id": account, "name": "caller"});
     let key = client.post("/v1/api-keys", &body)?;

@@ -778,7 +778,11 @@ fn accounts_of(server: &Server, operator: &str, slug: &str, count: u32) -> Outco
         key: Some(operator),
     };
     let accounts = (0..count).map(|n| {
-        let body = json!({"name": format!("{slug} {n}"), "slug": format!("{slug}-{n}")});
+        let body = json!({
+            "name": format!("{slug} {n}"),
+            "slug": format!("{slug}-{n}"),
+            "key_limit": load::MANY_KEYS,
+        });
         let answer = client.post("/v1/accounts", &body)?;
         Ok(load::field(&answer, "id")?.to_owned())
     });

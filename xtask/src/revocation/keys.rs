@@ -200,10 +200,13 @@ impl Maker<'_> {
 
     fn account(&mut self, slug: &str) -> Outcome<String> {
         // What was not answered may have been done, and a slug is free once only.
-        let answer = self.post(
-            "/v1/accounts",
-            |attempt| json!({"name": slug, "slug": format!("{slug}-{attempt}")}),
-        )?;
+        let answer = self.post("/v1/accounts", |attempt| {
+            json!({
+                "name": slug,
+                "slug": format!("{slug}-{attempt}"),
+                "key_limit": load::MANY_KEYS,
+            })
+        })?;
         load::field(&answer, "id").map(str::to_owned)
     }
 
