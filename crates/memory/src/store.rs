@@ -18,7 +18,7 @@ use leadr_auth_ports::{
     KeyRepository, KeyUse, LocalFeed, NodeReport, NodeReports, Once, PepperUse, Pruned, Rehash,
     Rows, SecretRegistry, Signal, Snapshot, StoreError, StoreHealth, StoreLoad, StoredPepper,
     Stores, Subscription, Totals, TransferStore, UpdateAccountError, UpdateKeyError, UsageStore,
-    listing::Page,
+    listing::{LOOKED_AT, Page, Sort},
 };
 use uuid::Uuid;
 
@@ -358,6 +358,14 @@ fn place(key: &ApiKey) -> (Timestamp, &str, KeyId) {
     (key.created_at, key.name.as_str(), key.id)
 }
 
+/// Leaves of a sorted list what a page of a narrowed one looks at, and answers the last of it where that is as much as there may
+/// be.
+fn look_at<'a, T>(sorted: &mut Vec<&'a T>) -> Option<&'a T> {
+    let most = usize::try_from(LOOKED_AT).unwrap_or(usize::MAX);
+    sorted.truncate(most);
+    sorted.last().copied().filter(|_| sorted.len() == most)
+}
+
 /// Is a record, deleted or not, among the rows that are asked for?
 fn among(rows: Rows, deleted: bool) -> bool {
     match rows {
@@ -469,7 +477,7 @@ impl KeyRepository for Memory {
         Ok(stored)
     }
 
-    /// Looks at them all: there is no order but that of their creation.
+    /// Sorts them all: there is no order but that of their creation. What is on a page is as in other stores.
     async fn page(&self, query: &KeyQuery) -> Result<Page<ApiKey, KeyId>, StoreError> {
         let KeyQuery {
             filter,
@@ -477,14 +485,18 @@ impl KeyRepository for Memory {
             limit,
         } = query;
         let state = self.read();
+        // In a list by the time that they were made, a span of it is a part of the list.
+        let by_time = matches!(sort, Sort::CreatedAt { .. });
+        let is_of_list = |key: &ApiKey| !by_time || filter.created.contains(key.created_at);
         let mut keys: Vec<_> = state
             .live_keys(filter.account_id)
-            .filter(|key| filter.matches(key) && sort.is_reached_by(place(key)))
+            .filter(|key| is_of_list(key) && sort.is_reached_by(place(key)))
             .collect();
         keys.sort_by(|key, other| sort.compare(place(key), place(other)));
-        let page = Page::cut(keys, *limit, None, |last| {
-            sort.after(last.created_at, last.name.as_str(), last.id)
-        });
+        let after = |last: &ApiKey| sort.after(last.created_at, last.name.as_str(), last.id);
+        let last = query.is_narrow().then(|| look_at(&mut keys)).flatten();
+        keys.retain(|key| filter.matches(key));
+        let page = Page::cut(keys, *limit, last.map(after), |last| after(last));
         page.try_map(|key| Ok(key.clone()))
     }
 
@@ -612,14 +624,18 @@ impl AccountRepository for Memory {
             limit,
         } = query;
         let state = self.read();
+        let by_time = matches!(sort, Sort::CreatedAt { .. });
+        let is_of_list =
+            |account: &Account| !by_time || filter.created.contains(account.created_at);
         let mut accounts: Vec<_> = state
             .live_accounts()
-            .filter(|account| filter.matches(account) && sort.is_reached_by(place(account)))
+            .filter(|account| is_of_list(account) && sort.is_reached_by(place(account)))
             .collect();
         accounts.sort_by(|account, other| sort.compare(place(account), place(other)));
-        let page = Page::cut(accounts, *limit, None, |last| {
-            sort.after(last.created_at, last.name.as_str(), last.id)
-        });
+        let after = |last: &Account| sort.after(last.created_at, last.name.as_str(), last.id);
+        let last = query.is_narrow().then(|| look_at(&mut accounts)).flatten();
+        accounts.retain(|account| filter.matches(account));
+        let page = Page::cut(accounts, *limit, last.map(after), |last| after(last));
         page.try_map(|account| Ok(account.clone()))
     }
 

@@ -150,6 +150,21 @@ pub fn numbered_key(n: u32, account: &Account) -> ApiKey {
     key
 }
 
+/// The `n`th of `many` accounts, made at [`at`]`(n)`. The first and the last say in their names what they are.
+pub fn numbered_account(n: u32, many: u32) -> Account {
+    let is_end = n == 0 || n == many - 1;
+    let name = format!("Account {n}{}", if is_end { ", an end" } else { "" });
+    let mut bytes = [9; 16];
+    bytes[..4].copy_from_slice(&n.to_be_bytes());
+    Account::new(
+        AccountId::from_random_bytes(bytes),
+        AccountName::parse(&name).expect("a valid name"),
+        Slug::parse(&format!("account-{n}")).expect("a valid slug"),
+        AccountRole::Tenant,
+        at(n),
+    )
+}
+
 /// Keys of an account that differ in all that lists go by, and some that are the same in much of it.
 pub fn listed_keys(owner: &Account) -> Vec<ApiKey> {
     let names = [
