@@ -41,6 +41,9 @@ impl Timestamp {
     /// refused before it costs anything.
     const MAX_TEXT: usize = 64;
 
+    /// The characters of the date.
+    const DATE: usize = 10;
+
     /// The first that there is.
     pub const MIN: Self = Self(datetime!(0001-01-01 0:00 UTC));
 
@@ -60,9 +63,13 @@ impl Timestamp {
         Ok(Self(utc.replace_microsecond(micros).unwrap_or(utc)))
     }
 
-    /// Reads RFC 3339, as `2019-08-24T14:15:22Z` or with any other offset.
+    /// Reads RFC 3339, as `2019-08-24T14:15:22Z` or with any other offset. Between date and time there may be a blank instead of
+    /// the `T`, as section 5.6 allows, and nothing else.
     pub fn parse(text: &str) -> Result<Self, TimestampFault> {
-        if text.len() > Self::MAX_TEXT {
+        // What reads it takes any byte there, a line break or a NUL too.
+        let separator = text.as_bytes().get(Self::DATE);
+        let is_separated = separator.is_none_or(|byte| matches!(byte, b'T' | b't' | b' '));
+        if text.len() > Self::MAX_TEXT || !is_separated {
             return Err(TimestampFault::Malformed);
         }
         match OffsetDateTime::parse(text, &Rfc3339) {
@@ -164,6 +171,7 @@ mod tests {
             ("2026-07-01T02:30:00+05:45", "2026-06-30T20:45:00Z"),
             ("2026-07-01T02:30:00-00:00", "2026-07-01T02:30:00Z"),
             ("2026-07-01t02:30:00z", "2026-07-01T02:30:00Z"),
+            ("2026-07-01 02:30:00+02:00", "2026-07-01T00:30:00Z"),
         ] {
             assert_eq!(Timestamp::parse(text).unwrap().to_string(), utc, "{text}");
         }
@@ -206,6 +214,9 @@ mod tests {
             ("-0001-01-01T00:00:00Z", TimestampFault::Malformed),
             ("10000-01-01T00:00:00Z", TimestampFault::Malformed),
             ("+999999-01-01T00:00:00Z", TimestampFault::Malformed),
+            ("2026-07-01x02:30:00Z", TimestampFault::Malformed),
+            ("2026-07-01\n02:30:00Z", TimestampFault::Malformed),
+            ("2026-07-01\x0002:30:00", TimestampFault::Malformed),
             ("0000-01-01T00:00:00Z", TimestampFault::OutOfRange),
             ("0001-01-01T00:00:00+01:00", TimestampFault::OutOfRange),
             ("9999-12-31T23:59:59-01:00", TimestampFault::OutOfRange),
