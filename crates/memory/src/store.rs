@@ -100,6 +100,15 @@ impl Memory {
         Self::default()
     }
 
+    /// Another store that holds the same, and goes its own way from then on: so that tests need not fill one again and again.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        Self {
+            state: Arc::new(RwLock::new(self.read().clone())),
+            feed: LocalFeed::default(),
+        }
+    }
+
     /// This store, as what it provides.
     pub fn stores(&self) -> Stores {
         let this = Arc::new(self.clone());
