@@ -18,6 +18,7 @@ mod crash;
 mod deploy;
 mod env;
 mod footprint;
+mod fuzz;
 mod http;
 mod instructions;
 mod load;
@@ -149,6 +150,13 @@ const COMMANDS: &[Entry] = &[
         summary: "put nodes on one store, in virtual time, in a million orders of steps and faults, and look at what they \
                   accept; one schedule can be had again by its seed, and tells what happens",
         run: simulate::command,
+    },
+    Entry {
+        name: "fuzz",
+        arguments: "[--target <name>] [--executions <n>] [--keep]",
+        summary: "have a fuzzer make up ten million inputs for keys, headers, timestamps, scopes, cursors and bodies; --keep adds \
+                  those that reach something new to fuzz/corpus",
+        run: fuzz::command,
     },
     Entry {
         name: "help",

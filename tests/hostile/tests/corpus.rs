@@ -60,13 +60,15 @@ macro_rules! corpora {
             run(stringify!($name));
         })+
 
-        /// A target that is new has its test, its corpus and its place in `fuzz/`.
+        /// A target that is new has its test, its corpus and its place in `fuzz/` and in the command.
         #[test]
         fn no_target_is_left_out() {
             let named: Vec<_> = TARGETS.iter().map(|target| target.name).collect();
             assert_eq!(named, [$(stringify!($name)),+]);
             let manifest = fs::read_to_string(fuzz().join("Cargo.toml")).unwrap();
+            let command = fs::read_to_string(fuzz().join("../xtask/src/fuzz.rs")).unwrap();
             for name in named {
+                assert!(command.contains(&format!("(\"{name}\", ")), "{name}");
                 assert!(manifest.contains(&format!("name = \"{name}\"")), "{name}");
                 let file = fuzz().join(format!("fuzz_targets/{name}.rs"));
                 let text = fs::read_to_string(file).unwrap();
