@@ -9,7 +9,8 @@ use leadr_auth_ports::{
 use leadr_auth_postgres::testing::TestDatabase;
 use uuid::Uuid;
 
-/// One account with a hundred thousand keys, and two hundred with a hundred each.
+/// One account with a hundred thousand keys, and two hundred with a hundred each, all made around the instants that are asked
+/// for: what a query costs is guessed by how many come after those.
 async fn crowded() -> TestDatabase {
     let database = TestDatabase::create().await;
     let owner = account(1);
@@ -24,13 +25,15 @@ async fn crowded() -> TestDatabase {
         .batch_execute(&format!(
             "INSERT INTO accounts (name, slug) SELECT 'Other ' || n, 'other-' || n FROM generate_series(1, 200) n;
              INSERT INTO api_keys (account_id, name, key_hash, key_prefix, created_at)
-             SELECT '{}', 'Key', repeat('0', 64), 'ldr_a' || n, '2026-01-01'::timestamptz + n * interval '1 s'
+             SELECT '{}', 'Key', repeat('0', 64), 'ldr_a' || n, '{}'::timestamptz + (n - 50000) * interval '1 s'
              FROM generate_series(1, 100000) n;
-             INSERT INTO api_keys (account_id, name, key_hash, key_prefix)
-             SELECT id, 'Key', repeat('0', 64), 'ldr_b' || row_number() OVER ()
-             FROM accounts, generate_series(1, 100) WHERE slug LIKE 'other-%';
+             INSERT INTO api_keys (account_id, name, key_hash, key_prefix, created_at)
+             SELECT id, 'Key', repeat('0', 64), 'ldr_b' || row_number() OVER (), '{}'::timestamptz + (n - 50) * interval '1 s'
+             FROM accounts, generate_series(1, 100) n WHERE slug LIKE 'other-%';
              ANALYZE",
-            owner.id
+            owner.id,
+            at(0),
+            at(0),
         ))
         .await
         .unwrap();
