@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::body::JsonBody;
 use crate::credential::{RequireKey, RequireOperator};
 use crate::error::ApiError;
-use crate::fields::{Fields, Wrong, boolean, finish, text, uuid};
+use crate::fields::{Fields, Wrong, boolean, finish, text, uuid, whole};
 use crate::idempotency::idempotency;
 use crate::listing::{ListName, WireSort, paging, part_of_name, period};
 use crate::precondition::{etag, if_match};
@@ -53,8 +53,7 @@ fn status(value: &Value) -> Result<AccountStatus, Wrong> {
 }
 
 fn key_limit(value: &Value) -> Result<KeyLimit, Wrong> {
-    let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
-    number.and_then(KeyLimit::new).ok_or_else(|| {
+    whole(value).and_then(KeyLimit::new).ok_or_else(|| {
         let msg = format!("Input should be a whole number from 0 to {}", KeyLimit::MAX);
         Wrong::new("int_out_of_range", msg)
     })

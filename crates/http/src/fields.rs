@@ -467,6 +467,18 @@ pub(crate) fn number(min: u32, max: u32) -> impl Fn(&Value) -> Result<u32, Wrong
     }
 }
 
+/// A whole number of a body. JSON has one kind of number only: `1.0` and `1e0` are 1, and there are programs that write it so.
+pub(crate) fn whole(value: &Value) -> Option<u32> {
+    if let Some(number) = value.as_u64() {
+        return number.try_into().ok();
+    }
+    let number = value.as_f64().filter(|number| number.fract() == 0.0)?;
+    let is_in_range = (0.0..=f64::from(u32::MAX)).contains(&number);
+    // Such a number is written without a fraction, and so without loss. Without `abs`, a zero can have a sign.
+    let text = is_in_range.then(|| number.abs().to_string())?;
+    text.parse().ok()
+}
+
 /// `true` or `false` of a query.
 pub(crate) fn flag(value: &Value) -> Result<bool, Wrong> {
     match string(value)? {

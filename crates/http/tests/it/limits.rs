@@ -79,6 +79,14 @@ async fn a_limit_is_a_whole_number() {
             "{bad}"
         );
     }
+    // However it is written.
+    for (written, limit) in [("7.0", 7), ("1e3", 1000), ("-0", 0), ("-0.0", 0)] {
+        let request = Api::request("PATCH", &path, Some(&api.operator))
+            .insert_header(("content-type", "application/json"))
+            .set_payload(format!(r#"{{"key_limit":{written}}}"#));
+        let changed = api.send(request).await.expect(200).json();
+        assert_eq!(changed["key_limit"], limit, "{written}");
+    }
     let body = json!({"name": "New", "slug": "new", "key_limit": 0});
     let made = api
         .post("/v1/accounts", &api.operator, body)
