@@ -15,9 +15,9 @@ use crate::body::JsonBody;
 use crate::credential::{RequireKey, RequireOperator};
 use crate::error::ApiError;
 use crate::fields::{Fields, Wrong, boolean, finish, text, uuid, whole};
-use crate::idempotency::idempotency;
+use crate::idempotency::{OnceHeader, idempotency};
 use crate::listing::{ListName, WireSort, paging, part_of_name, period};
-use crate::precondition::{etag, if_match};
+use crate::precondition::{IfMatchHeader, etag, if_match};
 use crate::propagation::{WaitQuery, answer_when, wait};
 use crate::{State, run_to_end};
 
@@ -112,8 +112,13 @@ pub(crate) struct ReplayedAccountResponse {
     reason = "it describes the body; what is read of it is a NewAccount"
 )]
 pub(crate) struct CreateAccountRequest {
-    /// What people call it; unique. It holds no API key.
-    #[schema(min_length = 2, max_length = 100)]
+    /// What people call it; unique. Blanks at either end are taken away. It has no control characters and holds no API key.
+    // Blanks, one that is none, any but control characters, one that is none, blanks.
+    #[schema(
+        min_length = 2,
+        max_length = 100,
+        pattern = "^[\\u0020\\u00A0\\u1680\\u2000-\\u200A\\u202F\\u205F\\u3000]*[^\\u0000-\\u001F\\u007F-\\u009F\\u061C\\u200E\\u200F\\u2028-\\u202E\\u2066-\\u2069\\u0020\\u00A0\\u1680\\u2000-\\u200A\\u202F\\u205F\\u3000][^\\u0000-\\u001F\\u007F-\\u009F\\u061C\\u200E\\u200F\\u2028-\\u202E\\u2066-\\u2069]*[^\\u0000-\\u001F\\u007F-\\u009F\\u061C\\u200E\\u200F\\u2028-\\u202E\\u2066-\\u2069\\u0020\\u00A0\\u1680\\u2000-\\u200A\\u202F\\u205F\\u3000][\\u0020\\u00A0\\u1680\\u2000-\\u200A\\u202F\\u205F\\u3000]*$"
+    )]
     name: String,
     /// What addresses call it; unique.
     #[schema(
@@ -135,8 +140,12 @@ pub(crate) struct CreateAccountRequest {
     reason = "it describes the body; what is read of it is an AccountChange"
 )]
 pub(crate) struct UpdateAccountRequest {
-    /// Another name; unique. It holds no API key.
-    #[schema(min_length = 2, max_length = 100)]
+    /// Another name; unique. As for a new account.
+    #[schema(
+        min_length = 2,
+        max_length = 100,
+        pattern = "^[\\u0020\\u00A0\\u1680\\u2000-\\u200A\\u202F\\u205F\\u3000]*[^\\u0000-\\u001F\\u007F-\\u009F\\u061C\\u200E\\u200F\\u2028-\\u202E\\u2066-\\u2069\\u0020\\u00A0\\u1680\\u2000-\\u200A\\u202F\\u205F\\u3000][^\\u0000-\\u001F\\u007F-\\u009F\\u061C\\u200E\\u200F\\u2028-\\u202E\\u2066-\\u2069]*[^\\u0000-\\u001F\\u007F-\\u009F\\u061C\\u200E\\u200F\\u2028-\\u202E\\u2066-\\u2069\\u0020\\u00A0\\u1680\\u2000-\\u200A\\u202F\\u205F\\u3000][\\u0020\\u00A0\\u1680\\u2000-\\u200A\\u202F\\u205F\\u3000]*$"
+    )]
     name: Option<String>,
     /// Another slug; unique.
     #[schema(
@@ -165,7 +174,11 @@ pub(crate) struct ListAccountsQuery {
     /// Only accounts of this status.
     status: Option<WireStatus>,
     /// Only accounts whose name contains this, whatever the case of ASCII letters.
-    #[param(min_length = 1, max_length = 255)]
+    #[param(
+        min_length = 1,
+        max_length = 255,
+        pattern = "^[^\\u0000-\\u001F\\u007F-\\u009F\\u061C\\u200E\\u200F\\u2028-\\u202E\\u2066-\\u2069]*$"
+    )]
     name_contains: Option<String>,
     /// Only accounts that were made at this time or later.
     #[param(value_type = Option<String>, format = DateTime)]
@@ -202,17 +215,15 @@ fn account_id(request: &HttpRequest) -> (Fields, Option<AccountId>) {
 /// Create an account. Operators only.
 #[utoipa::path(
     post, path = "/v1/accounts", tag = "Accounts", request_body = CreateAccountRequest,
-    params(
-        ("Idempotency-Key" = Option<String>, Header, description = "A name for this request: sent again with it within a day, it makes no second account", min_length = 1, max_length = 255),
-    ),
+    params(OnceHeader),
     responses(
         (
             status = 201, description = "The account was made", body = AccountResponse,
-            headers(("ETag" = String, description = "Its state, for `If-Match`")),
+            headers(("ETag" = String, description = "For `If-Match`")),
         ),
         (
             status = 200, description = "The account was made when this request was sent before", body = ReplayedAccountResponse,
-            headers(("ETag" = String, description = "Its state, for `If-Match`")),
+            headers(("ETag" = String, description = "For `If-Match`")),
         ),
         (status = 409, description = "The name or the slug is taken, or the Idempotency-Key is another request's", body = crate::error::ErrorBody),
     ),
@@ -302,7 +313,7 @@ pub(crate) async fn list_accounts(
     responses(
         (
             status = 200, description = "The account", body = AccountResponse,
-            headers(("ETag" = String, description = "Its state, for `If-Match`")),
+            headers(("ETag" = String, description = "For `If-Match`")),
         ),
         (status = 404, description = "Account not found", body = crate::error::ErrorBody),
     ),
@@ -326,23 +337,20 @@ pub(crate) async fn get_account(
 /// All of it happens, or nothing. Suspending or deleting an account stops all its keys at once.
 #[utoipa::path(
     patch, path = "/v1/accounts/{account_id}", tag = "Accounts", request_body = UpdateAccountRequest,
-    params(
-        ("account_id" = Uuid, Path, description = "The account's id"), WaitQuery,
-        ("If-Match" = Option<String>, Header, description = "The `ETag` of the state that the change is for; `*` for any"),
-    ),
+    params(("account_id" = Uuid, Path, description = "The account's id"), WaitQuery, IfMatchHeader),
     responses(
         (
             status = 200, description = "The account", body = AccountResponse,
             headers(
-                ("ETag" = String, description = "Its state, for `If-Match`"),
+                ("ETag" = String, description = "For `If-Match`"),
                 ("X-Leadr-Propagated" = bool, description = "With `wait=propagated`: whether every node has heard of the change, or cannot go by what it knew before any more"),
                 ("X-Leadr-Nodes" = u64, description = "With `wait=propagated`: how many nodes run, as far as this one hears"),
                 ("X-Leadr-Propagation-Ms" = u64, description = "With `wait=propagated`: how long it was waited, in whole milliseconds"),
             ),
         ),
         (status = 404, description = "Account not found", body = crate::error::ErrorBody),
-        (status = 412, description = "It has changed since that state", body = crate::error::ErrorBody),
         (status = 409, description = "The name or the slug is taken, or the account is the operator's", body = crate::error::ErrorBody),
+        (status = 412, description = "The account has changed since it was read", body = crate::error::ErrorBody),
     ),
 )]
 pub(crate) async fn update_account(

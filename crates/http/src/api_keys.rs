@@ -14,10 +14,12 @@ use uuid::Uuid;
 use crate::body::JsonBody;
 use crate::credential::RequireKey;
 use crate::error::ApiError;
-use crate::fields::{Fields, Wrong, boolean, finish, flag, string, text, timestamp, uuid};
-use crate::idempotency::idempotency;
+use crate::fields::{
+    Fields, WireScope, Wrong, boolean, finish, flag, string, text, timestamp, uuid,
+};
+use crate::idempotency::{OnceHeader, idempotency};
 use crate::listing::{ListName, WireSort, paging, part_of_name, period};
-use crate::precondition::{etag, if_match};
+use crate::precondition::{IfMatchHeader, etag, if_match};
 use crate::propagation::{WaitQuery, answer_when, wait};
 use crate::{State, run_to_end};
 
@@ -64,12 +66,13 @@ pub(crate) struct KeyResponse {
     /// Whether it is meant to work.
     status: WireStatus,
     /// What it may be used for; null if it has all rights of its account.
+    #[schema(required)]
     scopes: Option<Vec<String>>,
     /// When it last authenticated a request (UTC); null if it never did.
-    #[schema(format = DateTime)]
+    #[schema(format = DateTime, required)]
     last_used_at: Option<String>,
     /// From when on it no longer works (UTC); null if it never expires.
-    #[schema(format = DateTime)]
+    #[schema(format = DateTime, required)]
     expires_at: Option<String>,
     /// When it was made (UTC).
     #[schema(format = DateTime)]
@@ -118,9 +121,10 @@ pub(crate) struct CreateKeyResponse {
     /// Whether it is meant to work.
     status: WireStatus,
     /// What it may be used for; null if it has all rights of its account.
+    #[schema(required)]
     scopes: Option<Vec<String>>,
     /// From when on it no longer works (UTC); null if it never expires.
-    #[schema(format = DateTime)]
+    #[schema(format = DateTime, required)]
     expires_at: Option<String>,
     /// When it was made (UTC).
     #[schema(format = DateTime)]
@@ -150,7 +154,7 @@ pub(crate) struct ReplayedKeyResponse {
     #[serde(flatten)]
     record: KeyResponse,
     /// Always null.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, required)]
     key: (),
     /// Always true.
     replayed: bool,
@@ -164,15 +168,22 @@ pub(crate) struct CreateKeyRequest {
     /// The account that the key will belong to. An operator has to say it; a tenant may leave it out and means its own.
     #[schema(value_type = Option<Uuid>)]
     account_id: AccountId,
-    /// What people call it (for example 'Production Server'). It holds no API key.
-    #[schema(value_type = String, min_length = 1, max_length = 255)]
+    /// What people call it (for example 'Production Server'). Blanks at either end are taken away. It has no control characters
+    /// and holds no API key.
+    // Blanks, one that is none, any but control characters.
+    #[schema(
+        value_type = String,
+        min_length = 1,
+        max_length = 255,
+        pattern = "^[\\u0020\\u00A0\\u1680\\u2000-\\u200A\\u202F\\u205F\\u3000]*[^\\u0000-\\u001F\\u007F-\\u009F\\u061C\\u200E\\u200F\\u2028-\\u202E\\u2066-\\u2069\\u0020\\u00A0\\u1680\\u2000-\\u200A\\u202F\\u205F\\u3000][^\\u0000-\\u001F\\u007F-\\u009F\\u061C\\u200E\\u200F\\u2028-\\u202E\\u2066-\\u2069]*$"
+    )]
     name: KeyName,
     /// From when on it no longer works, with an offset from UTC; it never expires if this is left out.
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<Timestamp>,
     /// What it may be used for: scopes that the key which issues it holds itself. If this is left out, it may be used for all
     /// that the issuing key may.
-    #[schema(value_type = Option<Vec<String>>, max_items = 64, example = json!(["keys:read", "docs:*"]))]
+    #[schema(value_type = Option<Vec<WireScope>>, max_items = 64, example = json!(["keys:read", "docs:*"]))]
     scopes: Option<ScopeSet>,
 }
 
@@ -217,12 +228,16 @@ pub(crate) struct UpdateKeyRequest {
     status: Option<WireStatus>,
     /// `true` soft-deletes the key, `false` restores it.
     deleted: Option<bool>,
-    /// Another name. It holds no API key.
-    #[schema(min_length = 1, max_length = 255)]
+    /// Another name, as for a new key.
+    #[schema(
+        min_length = 1,
+        max_length = 255,
+        pattern = "^[\\u0020\\u00A0\\u1680\\u2000-\\u200A\\u202F\\u205F\\u3000]*[^\\u0000-\\u001F\\u007F-\\u009F\\u061C\\u200E\\u200F\\u2028-\\u202E\\u2066-\\u2069\\u0020\\u00A0\\u1680\\u2000-\\u200A\\u202F\\u205F\\u3000][^\\u0000-\\u001F\\u007F-\\u009F\\u061C\\u200E\\u200F\\u2028-\\u202E\\u2066-\\u2069]*$"
+    )]
     name: Option<String>,
     /// Other scopes: such that the key which changes it holds itself.
     #[schema(max_items = 64)]
-    scopes: Option<Vec<String>>,
+    scopes: Option<Vec<WireScope>>,
 }
 
 /// What a list is of.
@@ -238,7 +253,11 @@ pub(crate) struct ListKeysQuery {
     /// Only keys of this status.
     status: Option<WireStatus>,
     /// Only keys whose name contains this, whatever the case of ASCII letters.
-    #[param(min_length = 1, max_length = 255)]
+    #[param(
+        min_length = 1,
+        max_length = 255,
+        pattern = "^[^\\u0000-\\u001F\\u007F-\\u009F\\u061C\\u200E\\u200F\\u2028-\\u202E\\u2066-\\u2069]*$"
+    )]
     name_contains: Option<String>,
     /// Only keys that begin like this: at most the 14 characters that are shown of a key. Never send a key here.
     #[param(min_length = 1, max_length = 14, pattern = "^[A-Za-z0-9_-]{1,14}$")]
@@ -315,17 +334,15 @@ fn key_id(request: &HttpRequest) -> (Fields, Option<KeyId>) {
 /// The key is in this answer only: it is stored as a hash and cannot be shown again.
 #[utoipa::path(
     post, path = "/v1/api-keys", tag = "API Keys", request_body = CreateKeyRequest,
-    params(
-        ("Idempotency-Key" = Option<String>, Header, description = "A name for this request: sent again with it within a day, it makes no second key", min_length = 1, max_length = 255),
-    ),
+    params(OnceHeader),
     responses(
         (
             status = 201, description = "The key was issued", body = CreateKeyResponse,
-            headers(("ETag" = String, description = "Its state, for `If-Match`")),
+            headers(("ETag" = String, description = "For `If-Match`")),
         ),
         (
             status = 200, description = "The key was issued when this request was sent before", body = ReplayedKeyResponse,
-            headers(("ETag" = String, description = "Its state, for `If-Match`")),
+            headers(("ETag" = String, description = "For `If-Match`")),
         ),
         (status = 409, description = "The account has as many keys as it may have, or the Idempotency-Key is another request's", body = crate::error::ErrorBody),
         (status = 404, description = "Account not found", body = crate::error::ErrorBody),
@@ -439,7 +456,7 @@ pub(crate) async fn list_api_keys(
     responses(
         (
             status = 200, description = "The key", body = KeyResponse,
-            headers(("ETag" = String, description = "Its state, for `If-Match`")),
+            headers(("ETag" = String, description = "For `If-Match`")),
         ),
         (status = 404, description = "APIKey not found", body = crate::error::ErrorBody),
     ),
@@ -464,23 +481,20 @@ pub(crate) async fn get_api_key(
 /// Only a key that holds all scopes of another reactivates or restores it.
 #[utoipa::path(
     patch, path = "/v1/api-keys/{key_id}", tag = "API Keys", request_body = UpdateKeyRequest,
-    params(
-        ("key_id" = Uuid, Path, description = "The key's id"), WaitQuery,
-        ("If-Match" = Option<String>, Header, description = "The `ETag` of the state that the change is for; `*` for any"),
-    ),
+    params(("key_id" = Uuid, Path, description = "The key's id"), WaitQuery, IfMatchHeader),
     responses(
         (
             status = 200, description = "The key", body = KeyResponse,
             headers(
-                ("ETag" = String, description = "Its state, for `If-Match`"),
+                ("ETag" = String, description = "For `If-Match`"),
                 ("X-Leadr-Propagated" = bool, description = "With `wait=propagated`: whether every node has heard of the change, or cannot go by what it knew before any more"),
                 ("X-Leadr-Nodes" = u64, description = "With `wait=propagated`: how many nodes run, as far as this one hears"),
                 ("X-Leadr-Propagation-Ms" = u64, description = "With `wait=propagated`: how long it was waited, in whole milliseconds"),
             ),
         ),
         (status = 404, description = "APIKey not found", body = crate::error::ErrorBody),
-        (status = 412, description = "It has changed since that state", body = crate::error::ErrorBody),
-        (status = 409, description = "The key cannot be restored: its secret was dropped, or the account has as many keys as it may have", body = crate::error::ErrorBody),
+        (status = 409, description = "The key cannot be restored: its secret was dropped, or its account has as many keys as it may have", body = crate::error::ErrorBody),
+        (status = 412, description = "The key has changed since it was read", body = crate::error::ErrorBody),
     ),
 )]
 pub(crate) async fn update_api_key(

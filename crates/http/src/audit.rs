@@ -8,6 +8,7 @@ use leadr_auth_domain::{
 use leadr_auth_service::{ActorFilter, AuditFilter, AuditPlace};
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
@@ -35,8 +36,10 @@ pub(crate) struct ActorResponse {
     /// What did it.
     kind: ActorKind,
     /// The key that was presented; null if it was no key.
+    #[schema(required)]
     key_id: Option<Uuid>,
     /// The account of that key.
+    #[schema(required)]
     account_id: Option<Uuid>,
 }
 
@@ -59,6 +62,7 @@ impl From<Actor> for ActorResponse {
 #[derive(Serialize, ToSchema)]
 pub(crate) struct AuditEntryResponse {
     /// The account whose trail it is in; null in the deployment's own.
+    #[schema(required)]
     account_id: Option<Uuid>,
     /// Its number in that trail, from 1 on.
     seq: u64,
@@ -71,14 +75,19 @@ pub(crate) struct AuditEntryResponse {
     /// Who did it.
     actor: ActorResponse,
     /// The id of the request that did it.
+    #[schema(required)]
     request_id: Option<String>,
     /// The address that it came from.
+    #[schema(required)]
     client: Option<String>,
     /// The key that it was done to.
+    #[schema(required)]
     key_id: Option<Uuid>,
     /// What changed, as it was before.
+    #[schema(required)]
     before: Option<Value>,
     /// What changed, as it was afterwards; or all there is to say of what was done.
+    #[schema(required)]
     after: Option<Value>,
     /// Its seal: over all of this and the seal of the entry before it.
     #[schema(min_length = 64, max_length = 64)]
@@ -115,6 +124,7 @@ pub(crate) struct AuditResponse {
     #[schema(max_items = 100)]
     entries: Vec<AuditEntryResponse>,
     /// What to send as `cursor` for the entries after these; null if there are none.
+    #[schema(required)]
     next_cursor: Option<String>,
 }
 
@@ -132,8 +142,12 @@ pub(crate) struct AuditQuery {
     /// About this key.
     key_id: Option<Uuid>,
     /// By whom: the id of a key, or `tool`, or `server`.
+    #[param(
+        pattern = "^(tool|server|[0-9A-Fa-f]{32}|[0-9A-Fa-f]{8}-([0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12})$"
+    )]
     actor: Option<String>,
     /// Of this action, as in `key.revoked`.
+    #[param(schema_with = actions)]
     action: Option<String>,
     /// From this time on.
     #[param(value_type = Option<String>, format = DateTime)]
@@ -146,6 +160,15 @@ pub(crate) struct AuditQuery {
     /// The most entries, 1 to 100.
     #[param(minimum = 1, maximum = 100)]
     limit: Option<u32>,
+}
+
+/// Those that there are.
+fn actions() -> Object {
+    let actions = AuditAction::ALL.iter().map(|action| action.as_str());
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(actions))
+        .build()
 }
 
 /// A place in the list, as text.
@@ -193,7 +216,10 @@ fn action(value: &Value) -> Result<AuditAction, Wrong> {
 /// Read the audit trail, newest first. It needs a key with the scope `audit:read`.
 #[utoipa::path(
     get, path = "/v1/audit", tag = "Audit", params(AuditQuery),
-    responses((status = 200, description = "The entries", body = AuditResponse)),
+    responses((
+        status = 200, description = "The entries", body = AuditResponse,
+        headers(("Link" = String, description = "Where there are more: `<…>; rel=\"next\"`")),
+    )),
 )]
 pub(crate) async fn list_audit(
     caller: RequireKey,

@@ -12,6 +12,7 @@ use leadr_auth_domain::{
 use percent_encoding::percent_decode_str;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::error::{ApiError, Fault};
@@ -382,6 +383,17 @@ pub(crate) fn control_free(value: &Value) -> Result<&str, Wrong> {
 }
 
 const NO_CONTROLS: &str = "String should have no control characters";
+
+/// Something that a key may be used for. The scopes that begin with `keys`, `accounts` or `audit` are the service's own, all
+/// others the application's; a last segment `*` stands for everything that goes on from there.
+#[derive(ToSchema)]
+#[schema(
+    as = Scope,
+    max_length = 128,
+    pattern = "^(keys:(read|write|verify)|accounts:(read|write)|audit:read|(?!(keys|accounts|audit)(:|$))[a-z0-9_.-]+(:[a-z0-9_.-]+)*(:\\*)?)$"
+)]
+#[expect(dead_code, reason = "it describes a text that is read into a Scope")]
+pub(crate) struct WireScope(String);
 
 /// A scope.
 fn scope(value: &Value) -> Result<Scope, Wrong> {

@@ -19,7 +19,7 @@ use uuid::fmt::Hyphenated;
 
 use crate::ahead::Asked;
 use crate::error::ApiError;
-use crate::fields::{Fields, finish};
+use crate::fields::{Fields, WireScope, finish};
 
 const ACCOUNT_ID: HeaderName = HeaderName::from_static("x-leadr-account-id");
 const KEY_ID: HeaderName = HeaderName::from_static("x-leadr-key-id");
@@ -36,7 +36,7 @@ const SCOPES: HeaderName = HeaderName::from_static("x-leadr-scopes");
 pub(crate) struct ForwardAuthQuery {
     /// A scope that the key needs; given once for each, all of which it needs. At most 64.
     #[param(max_items = 64)]
-    scope: Option<Vec<String>>,
+    scope: Option<Vec<WireScope>>,
 }
 
 /// May this request pass? For reverse proxies: any method, and the body is not read.

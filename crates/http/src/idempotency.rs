@@ -3,10 +3,22 @@
 use actix_web::HttpRequest;
 use actix_web::http::header::HeaderName;
 use leadr_auth_domain::{Fingerprint, IdempotencyKey};
+use utoipa::IntoParams;
 
 use crate::fields::{Fields, Wrong, string};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// The header.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "it describes the header")]
+pub(crate) struct OnceHeader {
+    /// A name for this request, of your choosing: sent again with it within a day, the request is done no second time. Visible
+    /// ASCII characters; it holds no API key.
+    #[param(rename = "Idempotency-Key", value_type = String, required = false, min_length = 1, max_length = 255, pattern = "^[!-~]+$")]
+    idempotency_key: Option<String>,
+}
 
 /// What the header says, and what tells this request from another one.
 pub(crate) fn idempotency(

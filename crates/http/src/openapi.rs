@@ -1,10 +1,13 @@
 //! The API's description, put together from the handlers.
 
 use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
 };
-use utoipa::openapi::{ContentBuilder, Ref, Response, ResponseBuilder};
+use utoipa::openapi::{
+    ContentBuilder, Header, HeaderBuilder, Ref, RefOr, Required, Response, ResponseBuilder,
+};
 use utoipa::{Modify, OpenApi};
 
 use crate::error::{ErrorBody, ValidationBody};
@@ -117,6 +120,10 @@ fn describe(operation: &mut Operation, route: &Route) {
             .map(|name| SecurityRequirement::new::<_, _, String>(name, []))
             .into(),
     );
+    if let ("PATCH", Some(RefOr::T(body))) = (route.method, &mut operation.request_body) {
+        // Where there is no body, nothing is to change.
+        body.required = Some(Required::False);
+    }
     let mut errors = vec![
         ("401", "No key, or not a valid one", "Error"),
         ("403", forbidden.as_str(), "Error"),
@@ -131,15 +138,28 @@ fn describe(operation: &mut Operation, route: &Route) {
             "Error",
         ),
     ];
+    if route.method != ANY {
+        // Proxies take it for a failure of this service, so those that they ask answer 401 as ever.
+        errors.push((
+            "429",
+            "Too many invalid keys came from this address",
+            "Error",
+        ));
+    }
     if operation.request_body.is_some() {
         errors.extend([
+            (
+                "400",
+                "The body broke off, or its chunks are malformed",
+                "Error",
+            ),
             ("408", "The body did not arrive in time", "Error"),
             ("413", "The body is larger than 16 KiB", "Error"),
             ("415", "The body is not JSON", "Error"),
         ]);
     }
     for (status, description, schema) in errors {
-        let error = error(description, schema).into();
+        let error = error(status, description, schema).into();
         operation
             .responses
             .responses
@@ -148,12 +168,30 @@ fn describe(operation: &mut Operation, route: &Route) {
     }
 }
 
-fn error(description: &str, schema: &str) -> Response {
+fn error(status: &str, description: &str, schema: &str) -> Response {
     let content = ContentBuilder::new()
         .schema(Some(Ref::from_schema_name(schema)))
         .build();
-    ResponseBuilder::new()
+    let response = ResponseBuilder::new()
         .description(description)
-        .content("application/json", content)
+        .content("application/json", content);
+    match status {
+        "401" => response.header(
+            "WWW-Authenticate",
+            header(Type::String, "How to present a key (RFC 6750)"),
+        ),
+        "429" | "503" => response.header(
+            "Retry-After",
+            header(Type::Integer, "When to try again, in seconds from now"),
+        ),
+        _ => response,
+    }
+    .build()
+}
+
+fn header(of: Type, description: &str) -> Header {
+    HeaderBuilder::new()
+        .schema(Some(ObjectBuilder::new().schema_type(of)))
+        .description(Some(description))
         .build()
 }

@@ -7,12 +7,28 @@
 use actix_web::HttpRequest;
 use actix_web::http::header::{ETAG, HeaderName, IF_MATCH};
 use leadr_auth_domain::Revision;
+use utoipa::IntoParams;
 
 use crate::fields::{Fields, Wrong, string};
 
 /// The header that says which state it is.
 pub(crate) fn etag(revision: Revision) -> (HeaderName, String) {
     (ETAG, format!("\"{revision}\""))
+}
+
+/// The header of a change.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "it describes the header")]
+pub(crate) struct IfMatchHeader {
+    /// The `ETag` of what was read: the change is made if nothing has changed since. `*` is as good as none.
+    #[param(
+        rename = "If-Match",
+        value_type = String,
+        required = false,
+        pattern = "^(\\*|(W/)?\"[!#-~\\u0080-\\u00FF]*\"([ \\t]*,[ \\t]*(W/)?\"[!#-~\\u0080-\\u00FF]*\")*)$"
+    )]
+    if_match: Option<String>,
 }
 
 /// What `If-Match` says, and which states that leaves: all where there is none, or where it is `*`.

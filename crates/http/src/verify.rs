@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::State;
 use crate::ahead::Asked;
 use crate::error::ApiError;
-use crate::fields::{Fields, Wrong, finish, string};
+use crate::fields::{Fields, WireScope, Wrong, finish, string};
 
 /// The most keys of a batch.
 const MAX_KEYS: usize = 100;
@@ -43,7 +43,7 @@ pub(crate) struct VerifyRequest {
     key: String,
     /// What it has to be good for: all of these.
     #[schema(max_items = 64, example = json!(["docs:read"]))]
-    scopes: Option<Vec<String>>,
+    scopes: Option<Vec<WireScope>>,
 }
 
 /// Keys to be verified.
@@ -102,15 +102,19 @@ pub(crate) struct VerifyResponse<'a> {
     /// Why, or why not.
     code: VerifyCode,
     /// The key's id.
+    #[schema(required)]
     key_id: Option<Uuid>,
     /// The account that it belongs to.
+    #[schema(required)]
     account_id: Option<Uuid>,
     /// What people call it.
+    #[schema(required)]
     name: Option<&'a str>,
     /// What it may be used for; also null if it has all rights of its account.
+    #[schema(required)]
     scopes: Option<Vec<&'a str>>,
     /// From when on it no longer works (UTC); also null if it never expires.
-    #[schema(format = DateTime)]
+    #[schema(format = DateTime, required)]
     expires_at: Option<String>,
 }
 

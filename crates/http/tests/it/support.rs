@@ -1,6 +1,6 @@
 //! An API on the memory store, with an operator and two tenants.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use actix_web::body::MessageBody;
@@ -9,6 +9,7 @@ use actix_web::http::Method;
 use actix_web::http::header::HeaderMap;
 use actix_web::test::{TestRequest, call_service, init_service};
 use leadr_auth_domain::{Pepper, Timestamp, generate_api_key};
+use leadr_auth_http::routes::{self, ANY, Who};
 use leadr_auth_http::{HttpConfig, State, TrustedProxies, app, metrics_app};
 use leadr_auth_memory::Memory;
 use leadr_auth_memory::system::{ManualClock, SeededEntropy};
@@ -86,6 +87,37 @@ impl Answer {
         assert_eq!(answer.json(), json!({"detail": detail, "code": code}));
         answer
     }
+}
+
+/// Promised of every answer of every test: the API's description knows its status.
+fn assert_described(method: &Method, path: &str, status: u16) {
+    static DOCUMENT: LazyLock<Value> =
+        LazyLock::new(|| serde_json::from_str(&leadr_auth_http::openapi::json()).unwrap());
+    let is_of = |pattern: &str| {
+        let mut parts = pattern.split('/').zip(path.split('/'));
+        pattern.split('/').count() == path.split('/').count()
+            && parts.all(|(wanted, given)| wanted.starts_with('{') || wanted == given)
+    };
+    let route = routes::all().find(|route| {
+        let method = if method == Method::HEAD {
+            "GET"
+        } else {
+            method.as_str()
+        };
+        is_of(route.path) && (route.method == ANY || route.method == method)
+    });
+    // What is no route of its own is found where it is meant, if it is spelled in another way.
+    let Some(route) = route.filter(|route| route.who != Who::Asset) else {
+        return;
+    };
+    let described_as = if route.method == ANY {
+        "GET"
+    } else {
+        route.method
+    };
+    let operation = &DOCUMENT["paths"][route.path][described_as.to_lowercase()];
+    let described = &operation["responses"][status.to_string()];
+    assert!(described.is_object(), "{method} {path}: {status}");
 }
 
 pub(crate) fn stores() -> Stores {
@@ -187,7 +219,11 @@ impl Api {
     pub(crate) async fn send_to(state: &State, request: TestRequest) -> Answer {
         let app = app(state.clone()).new_service(AppConfig::default());
         let app = app.await.unwrap();
-        Self::read(app.call(request.to_request()).await.unwrap()).await
+        let request = request.to_request();
+        let (method, path) = (request.method().clone(), request.path().to_owned());
+        let answer = Self::read(app.call(request).await.unwrap()).await;
+        assert_described(&method, &path, answer.status);
+        answer
     }
 
     /// Asks what only those who run the service may.
