@@ -7,7 +7,8 @@ use crate::codegen::{self, Mode};
 use crate::postgres::Database;
 use crate::sh::{self, Outcome};
 use crate::{
-    crash, deploy, instructions, loom, migrate, no_arguments, revocation, rolling, test, tidy,
+    crash, deploy, fuzz_api, instructions, loom, migrate, no_arguments, revocation, rolling, test,
+    tidy,
 };
 
 /// `ci`
@@ -34,6 +35,7 @@ fn all(steps: &mut Steps) -> Outcome {
     steps.run("test", || test::run(&database, &[]))?;
     steps.run("loom", loom::run)?;
     steps.run("instructions", instructions::run)?;
+    steps.run("fuzz-api", fuzz_api::short)?;
     steps.run("crash", crash::short)?;
     steps.run("rolling", rolling::short)?;
     steps.run("revocation", revocation::short)

@@ -19,6 +19,7 @@ mod deploy;
 mod env;
 mod footprint;
 mod fuzz;
+mod fuzz_api;
 mod http;
 mod instructions;
 mod load;
@@ -137,6 +138,13 @@ const COMMANDS: &[Entry] = &[
         summary: "stop keys on three nodes while something fails, and look for one that is let in too late, or shut out \
                   too early; --sabotage switches a mechanism off, which has to be seen",
         run: revocation::command,
+    },
+    Entry {
+        name: "fuzz-api",
+        arguments: "[--cases <n>] [--store memory|sqlite|postgres]… [--role nobody|tenant|operator]… [--seed <n>] [--dev]",
+        summary: "send requests that are made up from the OpenAPI document, by schemathesis, on every store and as every role, and \
+                  look for an answer that is not as the document says",
+        run: fuzz_api::command,
     },
     Entry {
         name: "loom",
