@@ -2,13 +2,12 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::HttpServer;
-use actix_web::dev::Server;
+use actix_server::Server;
 use anyhow::{Context as _, bail};
 use leadr_auth_domain::{PepperId, PlainKey};
 use leadr_auth_http::{HttpConfig, State, TrustedProxies};
@@ -20,6 +19,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::config::{Config, SecretConfig, StorageConfig};
+use crate::descriptors;
+use crate::server::{self, Limits};
 use crate::storage::Database;
 use crate::system::{OsEntropy, SystemClock, host_name};
 use crate::tls::Certificate;
@@ -27,8 +28,8 @@ use crate::tls::Certificate;
 /// How long start-up waits before it asks a store again that was away.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
-/// How long the head of a request may take to arrive.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many connections may be open to the address of the metrics. They are read by a few programs.
+const METRICS_CONNECTIONS: usize = 256;
 
 /// Something that whoever started the application wants to tell its user.
 #[derive(Clone, Debug)]
@@ -78,6 +79,14 @@ impl Application {
             .context("cannot start without random bytes")?;
         // What can be wrong before anything is made comes first.
         let certificate = config.tls.clone().map(Certificate::read).transpose()?;
+        let limits = Limits {
+            workers: config.workers,
+            connections: descriptors::connections(&config),
+            keep_alive: config.keep_alive,
+            write_timeout: config.write_timeout,
+            shutdown_timeout: config.shutdown_timeout,
+        };
+        let bind = |address| server::bind(address, config.write_timeout);
         let (listener, address) = bind(config.listen)?;
         let metrics = config.metrics_listen.map(bind).transpose()?;
 
@@ -120,22 +129,26 @@ impl Application {
         }
         let state = State::new(service.clone(), http);
         let metrics = metrics
-            .map(|(listener, address)| metrics_server(state.clone(), listener, address))
+            .map(|(listener, address)| {
+                let state = state.clone();
+                // Served apart from the requests, so that a proxy in front of those cannot let strangers in by mistake.
+                let limits = Limits {
+                    workers: 1,
+                    connections: METRICS_CONNECTIONS,
+                    shutdown_timeout: Duration::ZERO,
+                    ..limits
+                };
+                let metrics = move || leadr_auth_http::metrics_app(state.clone());
+                io::Result::Ok((server::serve(limits, listener, None, metrics)?, address))
+            })
             .transpose()?;
-        let server = HttpServer::new(move || leadr_auth_http::app(state.clone()))
-            .workers(config.workers)
-            .client_request_timeout(HEAD_TIMEOUT)
-            .shutdown_timeout(config.shutdown_timeout.as_secs())
-            .disable_signals();
-        let server = match &certificate {
-            None => server.listen(listener)?,
-            Some(certificate) => {
-                server.listen_rustls_0_23(listener, certificate.server_config()?)?
-            }
-        };
+        let tls = certificate.as_ref().map(Certificate::server_config);
+        let server = server::serve(limits, listener, tls.transpose()?, move || {
+            leadr_auth_http::app(state.clone())
+        })?;
         Ok(Self {
             service,
-            server: server.run(),
+            server,
             address,
             metrics,
             certificate,
@@ -243,27 +256,6 @@ impl Application {
             lost => bail!("the last uses of {lost} keys could not be written down and are lost"),
         }
     }
-}
-
-fn bind(address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
-    let listener =
-        TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
-    let bound = listener.local_addr()?;
-    Ok((listener, bound))
-}
-
-/// Served apart from the requests, so that a proxy in front of those cannot let strangers in by mistake.
-fn metrics_server(
-    state: State,
-    listener: TcpListener,
-    address: SocketAddr,
-) -> anyhow::Result<(Server, SocketAddr)> {
-    let server = HttpServer::new(move || leadr_auth_http::metrics_app(state.clone()))
-        .workers(1)
-        .client_request_timeout(HEAD_TIMEOUT)
-        .disable_signals()
-        .listen(listener)?;
-    Ok((server.run(), address))
 }
 
 async fn bring_file_up_to_date(database: &Database, migrate: bool) -> anyhow::Result<()> {

@@ -137,7 +137,7 @@ pub const SETTINGS: &[Setting] = &[
         flag: Some("workers"),
         value: "N",
         default: "the number of cores",
-        help: "How many threads serve requests, 1 to 1024",
+        help: "How many threads serve requests, 1 to 512",
     },
     Setting {
         name: "POOL_SIZE",
@@ -166,6 +166,27 @@ pub const SETTINGS: &[Setting] = &[
         value: "MS",
         default: "5000",
         help: "How long a request's body may take to arrive, in milliseconds, 100 to 600000",
+    },
+    Setting {
+        name: "WRITE_TIMEOUT_MS",
+        flag: Some("write-timeout-ms"),
+        value: "MS",
+        default: "30000",
+        help: "How long a client may take to read what it is sent, in milliseconds, 100 to 600000",
+    },
+    Setting {
+        name: "KEEP_ALIVE_SECONDS",
+        flag: Some("keep-alive-seconds"),
+        value: "S",
+        default: "75",
+        help: "How long a connection stays open without a request, in seconds, 1 to 3600; longer than a proxy in front keeps it",
+    },
+    Setting {
+        name: "MAX_CONNECTIONS",
+        flag: Some("max-connections"),
+        value: "N",
+        default: "25000, or as many as the limit on open files leaves",
+        help: "How many connections may be open at once, 1 to 1000000; more wait to be accepted",
     },
     Setting {
         name: "TRUSTED_PROXIES",
@@ -413,6 +434,12 @@ pub struct Config {
     pub workers: usize,
     /// How long a request's body may take to arrive.
     pub body_timeout: Duration,
+    /// How long a client may take to read what it is sent.
+    pub write_timeout: Duration,
+    /// How long a connection stays open without a request.
+    pub keep_alive: Duration,
+    /// How many connections may be open at once; `None` where nobody said.
+    pub max_connections: Option<usize>,
     /// The proxies whose word is taken for whose request it is.
     pub trusted_proxies: Vec<IpNet>,
     /// How many invalid keys an address may present; `None` for any number.
@@ -577,7 +604,20 @@ impl<'a> Reader<'a> {
         if self.sources.said("WORKERS").is_none() {
             return Some(std::thread::available_parallelism().map_or(1, NonZeroUsize::get));
         }
-        self.size("WORKERS", 1, 1024)
+        self.size("WORKERS", 1, 512)
+    }
+
+    /// `Some(None)` where nothing is said of it, and `None` where it is faulty.
+    #[expect(
+        clippy::option_option,
+        reason = "as with every setting, `None` is a fault"
+    )]
+    fn max_connections(&mut self) -> Option<Option<usize>> {
+        let name = "MAX_CONNECTIONS";
+        if self.sources.said(name).is_none() {
+            return Some(None);
+        }
+        self.size(name, 1, 1_000_000).map(Some)
     }
 
     fn store(&mut self, workers: Option<usize>) -> Option<StoreConfig> {
@@ -1150,6 +1190,9 @@ impl Config {
             reader.fault("METRICS_LISTEN", "is the address of LISTEN");
         }
         let body_timeout = reader.millis("BODY_TIMEOUT_MS", 100, 600_000);
+        let write_timeout = reader.millis("WRITE_TIMEOUT_MS", 100, 600_000);
+        let keep_alive = reader.number("KEEP_ALIVE_SECONDS", 1, 3600);
+        let max_connections = reader.max_connections();
         let trusted_proxies = reader.trusted_proxies();
         let invalid_keys = reader.parsed(
             "INVALID_KEYS_PER_MINUTE",
@@ -1186,6 +1229,9 @@ impl Config {
                 superadmin_key,
                 workers: workers?,
                 body_timeout: body_timeout?,
+                write_timeout: write_timeout?,
+                keep_alive: Duration::from_secs(keep_alive?),
+                max_connections: max_connections?,
                 trusted_proxies: trusted_proxies?,
                 invalid_keys: invalid_keys?,
                 shutdown_grace: Duration::from_secs(shutdown_grace?),
@@ -1636,6 +1682,9 @@ mod tests {
             ("DATABASE_TIMEOUT_MS", "-1"),
             ("STATEMENT_TIMEOUT_MS", "1"),
             ("BODY_TIMEOUT_MS", "1e9"),
+            ("WRITE_TIMEOUT_MS", "99"),
+            ("KEEP_ALIVE_SECONDS", "0"),
+            ("MAX_CONNECTIONS", "all"),
             ("TRUSTED_PROXIES", "10.0.0.0/8, hunter11"),
             ("INVALID_KEYS_PER_MINUTE", "1000001"),
             ("SHUTDOWN_GRACE_SECONDS", "soon"),

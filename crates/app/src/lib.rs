@@ -10,11 +10,14 @@ pub mod application;
 pub mod archive;
 pub mod cli;
 pub mod config;
+mod connection;
+mod descriptors;
 pub mod keyring_file;
 mod new_file;
 #[cfg_attr(not(feature = "otlp"), path = "no_otlp.rs")]
 pub mod otlp;
 pub mod secret_file;
+mod server;
 pub mod storage;
 pub mod system;
 pub mod telemetry;

@@ -14,6 +14,7 @@ mod binary;
 mod canaries;
 mod doctor;
 mod first_start;
+mod framing;
 mod operations;
 #[cfg(feature = "otlp")]
 mod otlp;
@@ -22,6 +23,7 @@ mod refusals;
 mod rotation;
 mod secrets;
 mod service_manager;
+mod slow_clients;
 mod support;
 mod tls;
 mod tools;

@@ -112,6 +112,50 @@ fn requests_come_over_tls_of_both_versions_and_not_without() {
     assert_eq!(ended.code(), Some(0));
 }
 
+/// Whoever opens a connection and says nothing is let go, and however many do that at once, nobody else waits for it.
+#[test]
+fn handshakes_that_do_not_come_hold_up_nobody() {
+    let place = Place::new();
+    let certificate = new_certificate(&place);
+    let environment = [
+        ANYWHERE,
+        ("TLS_CERT", "cert.pem"),
+        ("TLS_KEY", "key.pem"),
+        ("WORKERS", "1"),
+    ];
+    let mut running = place.serve(&[], &environment);
+    let base = running.base();
+    let key = running.first_key();
+    let address = base.strip_prefix("https://").unwrap();
+    // More than `actix-tls` accepts at once unless told otherwise.
+    let mut silent: Vec<_> = (0..600)
+        .map(|_| TcpStream::connect(address).unwrap())
+        .collect();
+    let begun = std::time::Instant::now();
+    std::thread::sleep(Duration::from_millis(500));
+    let mut stream = connect(address, &certificate, rustls::ALL_VERSIONS).unwrap();
+    assert_eq!(ask(&mut stream, &key), 200);
+    let first = silent.first_mut().unwrap();
+    first.set_nonblocking(true).unwrap();
+    let still_open = first.read(&mut [0; 16]);
+    assert!(
+        still_open.is_err(),
+        "the call was answered after the silent ones were let go"
+    );
+    for mut stream in silent {
+        stream.set_nonblocking(false).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        let mut rest = Vec::new();
+        let ended = stream.read_to_end(&mut rest);
+        let timed_out = ended.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+        assert!(!timed_out, "it is still open");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(15));
+    drop(running);
+}
+
 /// Waits for the log to be long enough that a signal has been dealt with: until a new connection is shown this certificate.
 fn shown(address: &str, certificate: &CertificateDer<'static>) -> bool {
     for _ in 0..500 {

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::output::Shown;
 use super::{exit, json_flag, output, setting_flags, sources};
 use crate::config::{Config, KEYRING_FILE_SETTING};
+use crate::descriptors;
 use crate::system::OsEntropy;
 use crate::tls::Certificate;
 
@@ -142,6 +143,9 @@ async fn examine(config: &Config, findings: &mut Findings) {
     // Whatever keeps the directory from being used, keeps what is in it.
     if files::examine_data_dir(&storage, findings) {
         database::examine(config, &storage, findings).await;
+    }
+    if let Some(fault) = descriptors::fault(config) {
+        findings.add("open files", Status::Warning, format!("the limit {fault}"));
     }
     for (check, address) in [
         ("listen", Some(config.listen)),
