@@ -27,6 +27,7 @@ use crate::access_log::{Denied, End, Exchange};
 use crate::body::JsonBody;
 use crate::credential::{presented_to, told, verify};
 use crate::error::ApiError;
+use crate::framing;
 use crate::routes::{Resource, Route, answer_ahead, resources_ahead};
 
 /// A request that is answered ahead of the application, and what its handler may know of it.
@@ -140,7 +141,25 @@ impl Worker {
         response
     }
 
-    /// The same as a part of a span. It is boxed, as what is seldom needed is here: room for it would have to be found for every
+    /// Answers what is no request that anybody else should read.
+    fn refuse(&self, head: &RequestHead, error: &ApiError) -> Response<BoxBody> {
+        let exchange = Exchange::begin(&self.state, head);
+        let mut response: Response<BoxBody> = error.error_response().into();
+        exchange.dress(&self.state, response.head_mut());
+        exchange.end(
+            &self.state,
+            &End {
+                request: head,
+                resource: None,
+                status: response.status(),
+                caller: None,
+                failure: Some(error),
+            },
+        );
+        response
+    }
+
+    /// As [`Worker::ask`], as a part of a span. It is boxed, as what is seldom needed is here: room for it would have to be found for every
     /// answer.
     fn ask_within<'a>(
         &'a self,
@@ -243,7 +262,13 @@ where
         self.application.poll_ready(context)
     }
 
-    fn call(&self, request: Request) -> Self::Future {
+    fn call(&self, mut request: Request) -> Self::Future {
+        if let Err(error) = framing::examine(&mut request) {
+            let response = self.worker.refuse(request.head(), &error);
+            return Either::Left(Box::pin(async move {
+                Ok(response.map_body(|_, body| EitherBody::left(body)))
+            }));
+        }
         let Some(resource) = self.worker.find(&request) else {
             let answer = self.application.call(request);
             return Either::Right(answer.map_ok(|response| {

@@ -81,8 +81,8 @@ async fn collect(mut payload: Payload, max: usize) -> Result<web::Bytes, ApiErro
 /// Is the body declared as JSON in UTF-8, and not compressed?
 fn is_json(headers: &HeaderMap) -> bool {
     if headers
-        .get(CONTENT_ENCODING)
-        .is_some_and(|encoding| encoding != "identity")
+        .get_all(CONTENT_ENCODING)
+        .any(|encoding| encoding != "identity")
     {
         return false;
     }
@@ -139,7 +139,9 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(CONTENT_TYPE, HeaderValue::from_static(text));
             assert_eq!(is_json(&headers), expected, "{text}");
-            headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            headers.append(CONTENT_ENCODING, HeaderValue::from_static("identity"));
+            assert_eq!(is_json(&headers), expected, "{text}");
+            headers.append(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
             assert!(!is_json(&headers));
         }
         assert!(!is_json(&HeaderMap::new()), "undeclared");

@@ -66,6 +66,8 @@ pub(crate) enum ApiError {
     },
     /// The body is not JSON.
     NotJson,
+    /// The head is not as HTTP has it, in this.
+    MalformedRequest(&'static str),
     /// The body broke off, or its chunks are not such.
     MalformedBody,
     /// The body did not arrive in time.
@@ -180,6 +182,7 @@ impl ApiError {
             Self::PreconditionFailed => "precondition_failed",
             Self::BodyTooLarge { .. } => "body_too_large",
             Self::NotJson => "unsupported_media_type",
+            Self::MalformedRequest(_) => "malformed_request",
             Self::MalformedBody => "malformed_body",
             Self::BodyTimeout => "body_timeout",
             Self::NotReady => "not_ready",
@@ -204,9 +207,10 @@ impl ApiError {
             Self::KeyRequired => "API key required",
             Self::InvalidKey => "Invalid or expired API key",
             Self::TooManyInvalidKeys { .. } => "Too many invalid API keys from this address",
-            Self::Forbidden(detail) | Self::NotFound(detail) | Self::Conflict { detail, .. } => {
-                detail
-            }
+            Self::Forbidden(detail)
+            | Self::NotFound(detail)
+            | Self::Conflict { detail, .. }
+            | Self::MalformedRequest(detail) => detail,
             Self::Validation(_) => "The request is not well-formed",
             Self::MethodNotAllowed { .. } => "Method Not Allowed",
             Self::PreconditionFailed => "It has changed since it was read",
@@ -238,6 +242,7 @@ impl ApiError {
             | Self::PreconditionFailed
             | Self::BodyTooLarge { .. }
             | Self::NotJson
+            | Self::MalformedRequest(_)
             | Self::MalformedBody
             | Self::BodyTimeout
             | Self::NotReady => None,
@@ -281,7 +286,7 @@ impl ResponseError for ApiError {
             Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::MalformedBody => StatusCode::BAD_REQUEST,
+            Self::MalformedRequest(_) | Self::MalformedBody => StatusCode::BAD_REQUEST,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::NotReady | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -315,7 +320,10 @@ impl ResponseError for ApiError {
                 response.insert_header((RETRY_AFTER, wait.as_secs() + 1));
             }
             // What is left of such a body must not be read as the next request.
-            Self::BodyTooLarge { .. } | Self::MalformedBody | Self::BodyTimeout => {
+            Self::BodyTooLarge { .. }
+            | Self::MalformedRequest(_)
+            | Self::MalformedBody
+            | Self::BodyTimeout => {
                 response.force_close();
             }
             Self::Forbidden(_)

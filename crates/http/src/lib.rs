@@ -28,6 +28,7 @@ mod embed;
 mod error;
 mod fields;
 mod forward_auth;
+mod framing;
 mod health;
 mod hex;
 mod idempotency;

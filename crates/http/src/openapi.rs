@@ -87,9 +87,12 @@ impl Modify for CommonErrors {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
         for (path, item) in &mut document.paths.paths {
             for route in routes::all().filter(|route| route.path == path) {
-                let needs_key = matches!(route.who, Who::Key | Who::Operator);
-                if let (true, Some(operation)) = (needs_key, operation(item, route.method)) {
-                    describe(operation, route);
+                let Some(operation) = operation(item, route.method) else {
+                    continue;
+                };
+                describe_malformed(operation);
+                if matches!(route.who, Who::Key | Who::Operator) {
+                    describe_with_key(operation, route);
                 }
             }
         }
@@ -106,7 +109,16 @@ fn operation<'a>(item: &'a mut PathItem, method: &str) -> Option<&'a mut Operati
     }
 }
 
-fn describe(operation: &mut Operation, route: &Route) {
+/// What is answered before anything is asked of the caller.
+fn describe_malformed(operation: &mut Operation) {
+    let malformed = match operation.request_body {
+        Some(_) => "The Host is not one, the body broke off, or its chunks are malformed",
+        None => "The Host is not one",
+    };
+    add_errors(operation, [("400", malformed, "Error")]);
+}
+
+fn describe_with_key(operation: &mut Operation, route: &Route) {
     let needs: Vec<_> = route.needs.iter().map(|right| right.as_str()).collect();
     let forbidden = match needs.as_slice() {
         [] => "The key does not allow this".to_owned(),
@@ -148,16 +160,18 @@ fn describe(operation: &mut Operation, route: &Route) {
     }
     if operation.request_body.is_some() {
         errors.extend([
-            (
-                "400",
-                "The body broke off, or its chunks are malformed",
-                "Error",
-            ),
             ("408", "The body did not arrive in time", "Error"),
             ("413", "The body is larger than 16 KiB", "Error"),
             ("415", "The body is not JSON", "Error"),
         ]);
     }
+    add_errors(operation, errors);
+}
+
+fn add_errors<'a>(
+    operation: &mut Operation,
+    errors: impl IntoIterator<Item = (&'a str, &'a str, &'a str)>,
+) {
     for (status, description, schema) in errors {
         let error = error(status, description, schema).into();
         operation

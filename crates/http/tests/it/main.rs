@@ -16,6 +16,7 @@ mod credentials;
 mod draining;
 mod embedding;
 mod forward_auth;
+mod framing;
 mod hostile;
 mod idempotency;
 mod limits;
