@@ -7,8 +7,8 @@ use crate::codegen::{self, Mode};
 use crate::postgres::Database;
 use crate::sh::{self, Outcome};
 use crate::{
-    crash, deploy, fuzz_api, instructions, loom, migrate, no_arguments, revocation, rolling, test,
-    tidy,
+    crash, deploy, framing, fuzz_api, instructions, loom, migrate, no_arguments, revocation,
+    rolling, slow_clients, test, tidy,
 };
 
 /// `ci`
@@ -38,6 +38,8 @@ fn all(steps: &mut Steps) -> Outcome {
     steps.run("fuzz-api", fuzz_api::short)?;
     steps.run("crash", crash::short)?;
     steps.run("rolling", rolling::short)?;
+    steps.run("framing", framing::short)?;
+    steps.run("slow-clients", slow_clients::short)?;
     steps.run("revocation", revocation::short)
 }
 

@@ -18,6 +18,7 @@ mod crash;
 mod deploy;
 mod env;
 mod footprint;
+mod framing;
 mod fuzz;
 mod fuzz_api;
 mod http;
@@ -34,6 +35,7 @@ mod revocation;
 mod rolling;
 mod sh;
 mod simulate;
+mod slow_clients;
 mod test;
 mod tidy;
 
@@ -147,6 +149,13 @@ const COMMANDS: &[Entry] = &[
         run: fuzz_api::command,
     },
     Entry {
+        name: "framing",
+        arguments: "[--dev]",
+        summary: "send requests that can be read in two ways through nginx and haproxy, and see that the service reads them \
+                  as the proxy does",
+        run: framing::command,
+    },
+    Entry {
         name: "loom",
         arguments: "",
         summary: "try the cache's fence and lease in every order in which threads can meet",
@@ -165,6 +174,13 @@ const COMMANDS: &[Entry] = &[
         summary: "have a fuzzer make up ten million inputs for keys, headers, timestamps, scopes, cursors and bodies; --keep adds \
                   those that reach something new to fuzz/corpus",
         run: fuzz::command,
+    },
+    Entry {
+        name: "slow-clients",
+        arguments: "[--rounds <n>] [--dev]",
+        summary: "let clients send heads and bodies slowly, read nothing, stay idle by the thousand and guess keys, and see that \
+                  others are served as ever",
+        run: slow_clients::command,
     },
     Entry {
         name: "help",

@@ -4,6 +4,10 @@
 //! In between a client could hold a connection for as long as it likes: with half of a second request, with a body that is
 //! still to come after its request was answered, or by not reading what it asked for. So the stream below it has deadlines
 //! of its own, and fails when one has passed; `actix-http` then drops the connection.
+//!
+//! `actix-http` also takes as many requests as come at once and keeps them, each of some KiB, until their turn comes; of requests
+//! of forty bytes that is a hundred times of what was sent. So the stream is not read while there is nothing to read for: as
+//! long as a request without a body is being answered, or an answer is not taken.
 
 use std::cell::Cell;
 use std::io::{self, IoSlice};
@@ -12,7 +16,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use actix_http::{ConnectionType, Request};
+use actix_http::{ConnectionType, Payload, Request};
 use actix_service::{Service, ServiceFactory};
 use actix_web::dev::AppConfig;
 use actix_web::error::InternalError;
@@ -25,6 +29,13 @@ use tokio::time::{Instant, Sleep};
 
 /// By how much a connection that is idle outlives what is said of it: `actix-http` ends it in good order at that time.
 const IDLE_SLACK: Duration = Duration::from_secs(2);
+
+/// How much is read before it is looked at, in bytes; what is left of the room there is comes to that.
+const AT_ONCE: usize = 4 * 1024;
+
+/// How much is read, in bytes, while a request is being answered that has a body: more than the largest with all that chunks
+/// put around it.
+const WHILE_ANSWERING: usize = 512 * 1024;
 
 /// How long a client may take for what.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +60,8 @@ pub(crate) struct Progress {
     deadline: Cell<Option<Instant>>,
     /// The last request was to be the last one.
     over: Cell<bool>,
+    /// How much may still be read before the request that is being answered was; `None` where none is.
+    wanted: Cell<Option<usize>>,
 }
 
 impl Progress {
@@ -59,12 +72,15 @@ impl Progress {
             receiving: Cell::new(false),
             deadline: Cell::new(None),
             over: Cell::new(false),
+            wanted: Cell::new(None),
         }
     }
 
     /// The head of a request is there. What comes of it is not the client's to delay, but for the body, which has a deadline
     /// where it is read.
-    fn begin(&self) {
+    fn begin(&self, has_body: bool) {
+        self.wanted
+            .set(Some(if has_body { WHILE_ANSWERING } else { 0 }));
         self.between.set(false);
         self.receiving.set(false);
         self.deadline.set(None);
@@ -72,13 +88,17 @@ impl Progress {
 
     /// It was answered.
     fn end(&self) {
+        self.wanted.set(None);
         self.between.set(true);
         let idle = self.patience.idle + IDLE_SLACK;
         self.deadline.set(Some(Instant::now() + idle));
     }
 
-    /// Something was received: of the next head, or of a body that nobody waits for any more.
-    fn receive(&self) {
+    /// So much was received: of the next head, or of a body, which somebody may still wait for.
+    fn receive(&self, bytes: usize) {
+        if let Some(wanted) = self.wanted.get() {
+            self.wanted.set(Some(wanted.saturating_sub(bytes)));
+        }
         if self.between.get() && !self.receiving.replace(true) {
             let head = Instant::now() + self.patience.head;
             self.deadline.set(Some(head));
@@ -88,7 +108,7 @@ impl Progress {
     /// What was asked for could not be sent until now, so that nobody could look at what came next.
     fn postpone(&self) {
         if self.receiving.replace(false) {
-            self.receive();
+            self.receive(0);
         } else if self.between.get() {
             self.end();
         }
@@ -111,6 +131,10 @@ pub(crate) struct Connection {
     /// So many bytes have been taken, since the beginning.
     written: u64,
     owed: Option<Owed>,
+    /// So much was read and not looked at.
+    unseen: usize,
+    /// Somebody wanted to read when there was nothing to read for.
+    is_held_up: bool,
     /// Goes off no later than the next deadline, and then is set anew: a deadline that is moved back, as each request does,
     /// costs nothing.
     timer: Option<Pin<Box<Sleep>>>,
@@ -123,6 +147,8 @@ impl Connection {
             progress: Rc::new(Progress::new(patience)),
             written: 0,
             owed: None,
+            unseen: 0,
+            is_held_up: false,
             timer: None,
         }
     }
@@ -134,6 +160,11 @@ impl Connection {
     /// What the service tells about requests.
     pub(crate) fn progress(&self) -> Rc<Progress> {
         Rc::clone(&self.progress)
+    }
+
+    /// Is there nothing to read for?
+    fn is_busy(&self) -> bool {
+        self.owed.is_some() || self.progress.wanted.get() == Some(0)
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -194,6 +225,10 @@ impl Connection {
                     self.owed = None;
                     self.progress.postpone();
                 }
+                if self.is_held_up && !self.is_busy() {
+                    self.is_held_up = false;
+                    context.waker().wake_by_ref();
+                }
                 // Nobody may read before the next request is there, or never comes.
                 self.arm(context);
                 Poll::Ready(Ok(taken))
@@ -225,12 +260,26 @@ impl AsyncRead for Connection {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         this.check(context)?;
+        if this.is_busy() {
+            this.is_held_up = true;
+            this.arm(context);
+            return Poll::Pending;
+        }
+        if this.unseen >= AT_ONCE {
+            // It is looked at now, and then it goes on.
+            this.unseen = 0;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buffer.filled().len();
         let outcome = Pin::new(&mut this.stream).poll_read(context, buffer);
+        let read = buffer.filled().len().saturating_sub(before);
         if outcome.is_pending() {
+            this.unseen = 0;
             this.arm(context);
-        } else if buffer.filled().len() > before {
-            this.progress.receive();
+        } else if read > 0 {
+            this.unseen += read;
+            this.progress.receive(read);
         }
         outcome
     }
@@ -316,11 +365,11 @@ impl<S: Service<Request, Error = Error>> Service<Request> for TellingService<S> 
         self.0.poll_ready(context)
     }
 
-    fn call(&self, request: Request) -> Self::Future {
+    fn call(&self, mut request: Request) -> Self::Future {
         let progress = request.conn_data::<Rc<Progress>>().cloned();
         let mut is_behind_the_last = false;
         if let Some(progress) = &progress {
-            progress.begin();
+            progress.begin(!matches!(request.payload(), Payload::None));
             let stays = request.head().connection_type() == ConnectionType::KeepAlive;
             is_behind_the_last = progress.over.replace(!stays);
         }

@@ -238,6 +238,59 @@ fn not_much_is_kept_for_whoever_does_not_read() {
     assert!(kept > 0 && kept < 512 * 1024, "{kept} bytes");
 }
 
+/// `actix-http` would take thousands of requests that came at once, and keep each with all that belongs to one.
+#[test]
+fn requests_that_come_at_once_take_little_memory() {
+    let (running, address) = serve(&[]);
+    let request = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n".repeat(4000);
+    let before = memory(running.id());
+    let streams: Vec<_> = (0..20)
+        .map(|_| {
+            let mut stream = connect(&address);
+            stream.set_nonblocking(true).unwrap();
+            let _ = stream.write(&request).unwrap();
+            stream
+        })
+        .collect();
+    thread::sleep(Duration::from_secs(2));
+    let more = memory(running.id()) - before;
+    assert!(more < 100 * 1024, "{more} KiB");
+    drop(streams);
+}
+
+/// The memory that a process has in use, in KiB.
+fn memory(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let size = line.unwrap().split_whitespace().nth(1);
+    size.unwrap().parse().unwrap()
+}
+
+/// All of them are answered, in their turn.
+#[test]
+fn requests_that_come_at_once_are_all_answered() {
+    let (_running, address) = serve(&[]);
+    let mut stream = connect(&address);
+    let mut sender = stream.try_clone().unwrap();
+    let request = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n".repeat(5000);
+    let sent = thread::spawn(move || sender.write_all(&request));
+    // With what each ends, so that nothing of the last one is left.
+    let end = r#"{"status":"alive"}"#;
+    let (mut answers, mut text) = (0, String::new());
+    let mut buffer = [0; 16 * 1024];
+    while answers < 5000 {
+        let read = stream.read(&mut buffer).unwrap();
+        assert!(read > 0, "closed after {answers}");
+        text += std::str::from_utf8(&buffer[..read]).unwrap();
+        answers += text.matches(end).count();
+        // What may be the beginning of the next.
+        text = text[text.len().saturating_sub(end.len() - 1)..].to_owned();
+    }
+    assert_eq!(answers, 5000);
+    sent.join().unwrap().unwrap();
+    ask(&mut stream);
+}
+
 /// Something that was answered, closed and never read: the kernel gives that up as well.
 #[test]
 fn what_is_left_of_a_closed_connection_is_given_up() {
