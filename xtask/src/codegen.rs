@@ -6,6 +6,7 @@ use std::fs;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
+use crate::node;
 use crate::postgres::Database;
 use crate::sh::{self, Failure, Outcome};
 
@@ -48,8 +49,8 @@ pub(crate) fn check_schemas(database: &Database) -> Outcome {
 }
 
 fn schemas(database: &Database, mode: Mode) -> Outcome<Vec<&'static str>> {
-    let postgres = sh::output(database.lend(&mut postgres_tool("print")))?;
-    let sqlite = sh::output(&mut sqlite_tool("print"))?;
+    let postgres = sh::output(database.lend(&mut postgres_tool("print")?))?;
+    let sqlite = sh::output(&mut sqlite_tool("print")?)?;
     let stale = [
         ensure_contents(POSTGRES_SCHEMA, &format(&postgres)?, mode)?,
         ensure_contents(SQLITE_SCHEMA, &format(&sqlite)?, mode)?,
@@ -58,31 +59,27 @@ fn schemas(database: &Database, mode: Mode) -> Outcome<Vec<&'static str>> {
 }
 
 /// The example of the PostgreSQL crate that knows its migrations, called with one action.
-pub(crate) fn postgres_tool(action: &str) -> Command {
-    let mut cargo = sh::cargo(["run", "--quiet", "--locked", "-p", "leadr-auth-postgres"]);
-    cargo.args(["--features", "testing", "--example", "postgres_schema"]);
-    cargo.args(["--", action]);
-    cargo
+pub(crate) fn postgres_tool(action: &str) -> Outcome<Command> {
+    let mut tool = example("postgres_schema")?;
+    tool.arg(action);
+    Ok(tool)
 }
 
 /// The same of the SQLite crate. It needs no server.
-pub(crate) fn sqlite_tool(action: &str) -> Command {
-    let mut cargo = sh::cargo(["run", "--quiet", "--locked", "-p", "leadr-auth-sqlite"]);
-    cargo.args(["--example", "sqlite_schema", "--", action]);
-    cargo
+pub(crate) fn sqlite_tool(action: &str) -> Outcome<Command> {
+    let mut tool = example("sqlite_schema")?;
+    tool.arg(action);
+    Ok(tool)
 }
 
 fn openapi() -> Outcome<String> {
-    let example = [
-        "run",
-        "--quiet",
-        "--locked",
-        "-p",
-        "leadr-auth-http",
-        "--example",
-        "openapi",
-    ];
-    sh::output(&mut sh::cargo(example))
+    sh::output(&mut example("openapi")?)
+}
+
+fn example(name: &str) -> Outcome<Command> {
+    let mut command = sh::command(node::build_as_tests()?.join("examples").join(name));
+    command.current_dir(sh::root());
+    Ok(command)
 }
 
 /// As `cargo fmt` would leave it, so that the two never disagree about the file.

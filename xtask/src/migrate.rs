@@ -25,8 +25,8 @@ pub(crate) fn command(arguments: &[String]) -> Outcome {
 
 /// Every migration applied, undone and applied again, and each `schema.rs` equal to what its database then holds.
 pub(crate) fn check(database: &Database) -> Outcome {
-    sh::run(database.lend(&mut codegen::postgres_tool("check")))?;
-    sh::run(&mut codegen::sqlite_tool("check"))?;
+    sh::run(database.lend(&mut codegen::postgres_tool("check")?))?;
+    sh::run(&mut codegen::sqlite_tool("check")?)?;
     codegen::check_schemas(database)
 }
 
@@ -37,7 +37,7 @@ fn on_the_callers_database(action: &str) -> Outcome {
             "migrate {action} works on the database in DATABASE_URL, which is not set"
         )));
     }
-    sh::run(&mut codegen::postgres_tool(action))
+    sh::run(&mut codegen::postgres_tool(action)?)
 }
 
 fn new(name: &str) -> Outcome {

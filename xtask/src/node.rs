@@ -17,6 +17,8 @@ use crate::{env, postgres};
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(5);
 
+const PRODUCT: &str = "leadr-auth";
+
 /// Which build to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Profile {
@@ -51,19 +53,25 @@ pub(crate) fn build(profile: Profile) -> Outcome<PathBuf> {
 
 /// The same, with a feature that no release has.
 pub(crate) fn build_with(profile: Profile, feature: Option<&str>) -> Outcome<PathBuf> {
-    let mut cargo = sh::cargo(["build", "--locked", "-p", "leadr-auth-app"]);
+    if profile == Profile::Dev {
+        return Ok(build_as_tests()?.join(PRODUCT));
+    }
+    let mut cargo = sh::cargo(["build", "--locked", "--release", "-p", "leadr-auth-app"]);
     if let Some(feature) = feature {
         cargo.args(["--features", feature]);
     }
-    let folder = match profile {
-        Profile::Dev => "debug",
-        Profile::Release => {
-            cargo.arg("--release");
-            "release"
-        }
-    };
     sh::run(&mut cargo)?;
-    Ok(target_folder()?.join(folder).join("leadr-auth"))
+    Ok(target_folder()?.join("release").join(PRODUCT))
+}
+
+/// Builds the product and the examples as `cargo test` does, and answers which folder they are in. Built one by one they would
+/// have other features of what they depend on, and each would take a build of its own of most of that.
+pub(crate) fn build_as_tests() -> Outcome<PathBuf> {
+    let mut cargo = sh::cargo(["build", "--quiet", "--locked", "--workspace"]);
+    // This very program is running.
+    cargo.args(["--exclude", "xtask"]);
+    sh::run(cargo.args(["--all-features", "--bins", "--examples"]))?;
+    Ok(target_folder()?.join("debug"))
 }
 
 /// Where cargo puts what it builds, whichever way that was chosen.
