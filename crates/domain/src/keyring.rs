@@ -226,13 +226,13 @@ impl Keyring {
         if let Some(pepper) = self.get(pepper_id) {
             return Some(pepper.verify_digest(key, digest));
         }
-        self.verify_against_nothing(key);
+        self.current.verify_against_nothing(key);
         None
     }
 
     /// Does the work of [`Keyring::verify`] where no record was found.
-    pub fn verify_against_nothing(&self, key: &PlainKey) {
-        self.current.verify_against_nothing(key);
+    pub fn verify_against_nobody(&self, key: &PlainKey) {
+        self.verify_digest(key, &self.current_id, &KeyDigest::of_nobody());
     }
 }
 

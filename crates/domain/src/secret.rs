@@ -7,6 +7,7 @@
 //!
 //! None of the types here can be printed, serialised or compared with `==`.
 
+use std::hint::black_box;
 use std::{borrow::Cow, fmt};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -195,20 +196,7 @@ impl KeyHash {
 
     /// The 32 bytes, or zeroes (the hash of nothing anyone can find) where the text is not 64 hexadecimal digits.
     fn bytes(&self) -> [u8; 32] {
-        let mut bytes = [0; 32];
-        let digits: Option<Vec<u8>> = self
-            .0
-            .chars()
-            .map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok()))
-            .collect();
-        if let Some(digits) = digits.filter(|digits| digits.len() == 64) {
-            for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-                if let [high, low] = pair {
-                    *byte = high << 4 | low;
-                }
-            }
-        }
-        bytes
+        digits(&self.0)
     }
 
     fn of_tag(tag: &hmac::Tag) -> Self {
@@ -226,6 +214,23 @@ impl KeyHash {
     }
 }
 
+/// What 64 hexadecimal digits say; zeroes where these are none.
+fn digits(hex: &str) -> [u8; 32] {
+    let digit = |byte: u8| u8::try_from(char::from(byte).to_digit(16)?).ok();
+    let mut bytes = [0; 32];
+    if hex.len() != 2 * bytes.len() {
+        return bytes;
+    }
+    for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
+        let &[high, low] = pair else { return [0; 32] };
+        let (Some(high), Some(low)) = (digit(high), digit(low)) else {
+            return [0; 32];
+        };
+        *byte = high << 4 | low;
+    }
+    bytes
+}
+
 impl fmt::Debug for KeyHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("KeyHash(…)")
@@ -236,7 +241,15 @@ impl fmt::Debug for KeyHash {
 #[derive(Clone, Copy)]
 pub struct KeyDigest([u8; 32]);
 
+/// The hash of nothing anyone can find, as it would be stored.
+const NOBODYS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
 impl KeyDigest {
+    /// The hash that stands in where no record was found. It is read as one of a record is, which takes as long.
+    pub fn of_nobody() -> Self {
+        Self(digits(black_box(NOBODYS)))
+    }
+
     /// The hash as it is stored.
     pub fn to_hash(&self) -> KeyHash {
         KeyHash::of_bytes(&self.0)

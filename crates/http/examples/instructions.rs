@@ -2,6 +2,9 @@
 //!
 //! `instructions forward-auth|verify|in-process|livez <how often>`: the whole application without a socket, on a store in memory, with the
 //! key in the cache. What it costs to get there is in every run, so that the difference of two runs is the requests' alone.
+//!
+//! `instructions refused|managed-unknown|wrong-secret|revoked|expired <how often>`: the same with a key that is refused for this reason, by
+//! the cache or by the store that a route which manages keys asks. All of these are answered alike.
 
 use std::error::Error;
 use std::time::Duration;
@@ -9,9 +12,13 @@ use std::time::Duration;
 use actix_web::App;
 use actix_web::body::{BoxBody, to_bytes};
 use actix_web::dev::{AppConfig, Response, Service as _, ServiceFactory as _};
-use actix_web::http::header;
+use actix_web::http::{StatusCode, header};
 use actix_web::test::{TestRequest, init_service};
+use leadr_auth_domain::{
+    Access, KeyName, Origin, PlainKey, Principal, Scope, ScopeSet, Timestamp, generate_api_key,
+};
 use leadr_auth_http::{HttpConfig, State, TrustedProxies, app};
+use leadr_auth_service::{NewKey, Service};
 use tokio::sync::oneshot;
 
 #[path = "protect_a_route.rs"]
@@ -25,7 +32,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
     let count: u32 = count.parse()?;
     let service = protect_a_route::service()?;
-    let key = protect_a_route::first_key(&service, &["keys:verify", "docs:read"]).await?;
+    let good = protect_a_route::first_key(&service, &SCOPES).await?;
+    let (route, reason) = shape.split_once('-').unwrap_or((shape, ""));
+    let is_refused = matches!(route, "refused" | "managed");
+    let key = if is_refused {
+        refused_key(&service, &good, reason).await?
+    } else {
+        good
+    };
     let (stop, stopped) = oneshot::channel::<()>();
     let background = actix_web::rt::spawn(service.clone().run(async {
         let _ = stopped.await;
@@ -60,6 +74,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 .insert_header(("leadr-api-key", key.expose()))
                 .insert_header((header::CONTENT_TYPE, "application/json"))
                 .set_payload(body.clone()),
+            _ if is_refused => {
+                let path = match route {
+                    "managed" => "/v1/api-keys",
+                    _ => "/v1/forward-auth",
+                };
+                TestRequest::get()
+                    .uri(path)
+                    .insert_header(("leadr-api-key", key.expose()))
+            }
             "in-process" => TestRequest::get()
                 .uri("/docs")
                 .insert_header(("leadr-api-key", key.expose())),
@@ -71,7 +94,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
         } else {
             app.call(request.to_request()).await?.map_into_boxed_body()
         };
-        if !answer.status().is_success() {
+        let is_expected = if is_refused {
+            answer.status() == StatusCode::UNAUTHORIZED
+        } else {
+            answer.status().is_success()
+        };
+        if !is_expected {
             return Err(format!("the answer was {}", answer.status()).into());
         }
         // What is sent is made when it is asked for.
@@ -82,4 +110,50 @@ async fn main() -> Result<(), Box<dyn Error>> {
     drop(stop);
     background.await?;
     Ok(())
+}
+
+const SCOPES: [&str; 2] = ["keys:verify", "docs:read"];
+
+/// A key that is refused for a reason. What is read for it is one and the same record, but for that reason.
+async fn refused_key(
+    service: &Service,
+    good: &PlainKey,
+    reason: &str,
+) -> Result<PlainKey, Box<dyn Error>> {
+    let by = Principal::deployment(Origin::TOOL);
+    let owner = service.key_by_prefix(Access::All, &good.prefix()).await?;
+    let scopes: Result<Vec<_>, _> = SCOPES.iter().map(|scope| Scope::parse(scope)).collect();
+    let new = NewKey {
+        name: KeyName::parse("Refused")?,
+        expires_at: match reason {
+            "expired" => Some(Timestamp::parse("2020-01-01T00:00:00Z")?),
+            _ => None,
+        },
+        scopes: Some(ScopeSet::new(scopes?)?),
+    };
+    // There is nothing before one with this at its end.
+    let issued = loop {
+        let issued = service
+            .issue_key(&by, owner.account_id, new.clone())
+            .await?;
+        if !issued.key.key_prefix.as_str().ends_with('-') {
+            break issued;
+        }
+    };
+    if reason == "revoked" {
+        service.revoke_key(&by, issued.key.id).await?;
+    }
+    let prefix = issued.plain_key.prefix();
+    let (known, other) = (prefix.as_str(), generate_api_key([7; 32]));
+    let end: String = other.expose().chars().skip(known.len()).collect();
+    let key = match reason {
+        "wrong-secret" => format!("{known}{end}"),
+        // Just before the one that there is, which is the one that a store comes upon.
+        "unknown" => {
+            let begin: String = known.chars().take(known.len().saturating_sub(1)).collect();
+            format!("{begin}-{end}")
+        }
+        _ => return Ok(issued.plain_key),
+    };
+    Ok(PlainKey::parse(&key)?)
 }

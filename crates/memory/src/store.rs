@@ -40,8 +40,8 @@ type Place = (Reverse<Timestamp>, Reverse<KeyId>);
 #[derive(Clone, Default)]
 struct State {
     accounts: HashMap<AccountId, Account>,
-    keys: HashMap<KeyId, ApiKey>,
-    keys_by_prefix: HashMap<KeyPrefix, KeyId>,
+    keys: BTreeMap<KeyId, ApiKey>,
+    keys_by_prefix: BTreeMap<KeyPrefix, KeyId>,
     keys_by_account: HashMap<AccountId, BTreeSet<Place>>,
     /// How many live keys each account has.
     live_counts: HashMap<AccountId, u64>,
@@ -387,22 +387,25 @@ fn among(rows: Rows, deleted: bool) -> bool {
 impl KeyLookup for Memory {
     async fn find(&self, prefix: &KeyPrefix) -> Result<Option<KeyRecord>, StoreError> {
         let state = self.read();
-        let Some(key) = state
-            .keys_by_prefix
-            .get(prefix)
-            .and_then(|id| state.keys.get(id))
-        else {
+        let mut from_there = state.keys_by_prefix.range(prefix..);
+        let first = from_there.next().and_then(|(_, id)| state.keys.get(id));
+        let Some(key) = first else {
             return Ok(None);
         };
-        match state.accounts.get(&key.account_id) {
-            Some(account) => Ok(Some(KeyRecord {
+        let record = match state.accounts.get(&key.account_id) {
+            Some(account) => Ok(KeyRecord {
                 key: key.clone(),
                 account: account.clone(),
-            })),
+            }),
             None => Err(StoreError::internal(format!(
                 "key {} has no account",
                 key.id
             ))),
+        };
+        if key.key_prefix == *prefix {
+            record.map(Some)
+        } else {
+            Ok(None)
         }
     }
 }
@@ -435,11 +438,8 @@ impl KeyRepository for Memory {
 
     async fn get(&self, id: KeyId, rows: Rows) -> Result<Option<ApiKey>, StoreError> {
         let state = self.read();
-        Ok(state
-            .keys
-            .get(&id)
-            .filter(|key| among(rows, key.is_deleted()))
-            .cloned())
+        let first = state.keys.range(id..).next().map(|(_, key)| key.clone());
+        Ok(first.filter(|key| key.id == id && among(rows, key.is_deleted())))
     }
 
     async fn update<'a>(

@@ -160,7 +160,8 @@ pub trait KeyRepository: Send + Sync {
         request: &IdempotentRequest,
     ) -> Result<Once<KeyId>, CreateKeyError>;
 
-    /// The key with this id, if there is one among `rows`.
+    /// The key with this id, if there is one among `rows`. Whether there is takes no other time, for the reason and in the way that
+    /// [`KeyLookup::find`](crate::KeyLookup::find) has: a tenant is not to learn whether an id is another's.
     async fn get(&self, id: KeyId, rows: Rows) -> Result<Option<ApiKey>, StoreError>;
 
     /// Replaces the key with this id, deleted or not, by what `change` makes of it. Atomic: no other change comes

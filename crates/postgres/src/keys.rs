@@ -49,6 +49,30 @@ pub(crate) fn find_query<'a>(prefix: &'a str) -> _ {
         .select(columns)
 }
 
+/// The first key with this prefix or a greater one, and its account.
+#[diesel::dsl::auto_type(no_type_alias)]
+pub(crate) fn find_from_query<'a>(prefix: &'a str) -> _ {
+    let columns: diesel::dsl::AsSelect<(KeyRow, AccountRow), diesel::pg::Pg> =
+        <(KeyRow, AccountRow)>::as_select();
+    api_keys::table
+        .inner_join(accounts::table)
+        .filter(api_keys::key_prefix.ge(prefix))
+        .order(api_keys::key_prefix)
+        .select(columns)
+        .limit(1_i64)
+}
+
+/// The first key with this id or a greater one.
+#[diesel::dsl::auto_type(no_type_alias)]
+pub(crate) fn get_from_query(id: Uuid) -> _ {
+    let columns: diesel::dsl::AsSelect<KeyRow, diesel::pg::Pg> = KeyRow::as_select();
+    api_keys::table
+        .filter(api_keys::id.ge(id))
+        .order(api_keys::id)
+        .select(columns)
+        .limit(1_i64)
+}
+
 type Listed<'a, Columns> = api_keys::BoxedQuery<'a, Pg, Columns>;
 
 /// Where a key stands in every order.
@@ -390,7 +414,7 @@ impl Keys {
 #[async_trait]
 impl KeyLookup for Keys {
     async fn find(&self, prefix: &KeyPrefix) -> Result<Option<KeyRecord>, StoreError> {
-        let query = find_query(prefix.as_str());
+        let query = find_from_query(prefix.as_str());
         let found = self
             .pool
             .lookup(async |connection| {
@@ -401,14 +425,17 @@ impl KeyLookup for Keys {
             })
             .await?
             .map_err(error::of_query)?;
-        found
-            .map(|(key, account)| {
-                Ok(KeyRecord {
-                    key: rows::key(key)?,
-                    account: rows::account(account)?,
-                })
-            })
-            .transpose()
+        let Some((key, account)) = found else {
+            return Ok(None);
+        };
+        let is_wanted = key.key_prefix == prefix.as_str();
+        // Another one is read as a whole, too, and whatever is wrong with it is not the matter here.
+        let record = rows::record(key, account);
+        if is_wanted {
+            record.map(Some)
+        } else {
+            Ok(None)
+        }
     }
 }
 
@@ -453,17 +480,19 @@ impl KeyRepository for Keys {
     }
 
     async fn get(&self, id: KeyId, rows: Rows) -> Result<Option<ApiKey>, StoreError> {
-        let any = (rows == Rows::WithDeleted).into_sql::<Bool>();
-        let query = api_keys::table
-            .find(id.as_uuid())
-            .filter(api_keys::deleted_at.is_null().or(any))
-            .select(KeyRow::as_select());
+        let query = get_from_query(id.as_uuid());
         let found = self
             .pool
-            .statement(async |connection| query.get_result(connection).await.optional())
+            .statement(async |connection| query.get_result::<KeyRow>(connection).await.optional())
             .await?
             .map_err(error::of_query)?;
-        found.map(rows::key).transpose()
+        let Some(row) = found else {
+            return Ok(None);
+        };
+        let is_wanted =
+            row.id == id.as_uuid() && (rows == Rows::WithDeleted || row.deleted_at.is_none());
+        let key = rows::key(row);
+        if is_wanted { key.map(Some) } else { Ok(None) }
     }
 
     async fn update<'a>(

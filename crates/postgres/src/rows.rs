@@ -20,8 +20,8 @@ use diesel::{
 use leadr_auth_domain::{
     Account, AccountId, AccountName, AccountRole, AccountStatus, Actor, ApiKey, ApiKeyStatus,
     AuditEntry, AuditHash, ChainHead, ChainId, Checkpoint, Facts, KeyHash, KeyId, KeyLimit,
-    KeyName, KeyPrefix, NodeId, Origin, PepperCheck, PepperId, Scopes, SealedAuditKey, Slug,
-    Timestamp,
+    KeyName, KeyPrefix, KeyRecord, NodeId, Origin, PepperCheck, PepperId, Scopes, SealedAuditKey,
+    Slug, Timestamp,
 };
 use leadr_auth_ports::{
     NodeReport, StoreError, StoredPepper, UnreadableReport, listing::Direction,
@@ -312,6 +312,13 @@ pub(crate) fn key_changes(key: &ApiKey) -> KeyChanges {
         deleted_at: key.deleted_at.map(instant),
         scopes: key.scopes.to_store(),
     }
+}
+
+pub(crate) fn record(key_row: KeyRow, account_row: AccountRow) -> Result<KeyRecord, StoreError> {
+    Ok(KeyRecord {
+        key: key(key_row)?,
+        account: account(account_row)?,
+    })
 }
 
 pub(crate) fn account(row: AccountRow) -> Result<Account, StoreError> {

@@ -1,6 +1,8 @@
 //! Who presents this key? For whoever manages keys and accounts: the store is asked each time. For everybody else's keys
 //! there is [`crate::verification`].
 
+use std::hint::black_box;
+
 use leadr_auth_domain::{
     Access, ApiKey, KeyDigest, KeyRecord, Keyring, OperatorAccess, PepperId, PlainKey, Principal,
     Verdict, decide,
@@ -61,12 +63,23 @@ impl Service {
     }
 
     async fn find_out(&self, key: &PlainKey) -> Result<Authentication, StoreError> {
-        let Some(record) = self.find_genuine(key).await? else {
-            return Ok(Authentication::Refused(Verdict::Unknown));
-        };
+        let looked = self.look_up_record(key).await?;
         let now = self.clock.now();
-        match decide(&record, now) {
-            Verdict::Valid => {
+        // A refusal is not to be known by the time that it takes: what is another's is judged, too, and whatever is refused goes the
+        // same way from here on.
+        let verdict = match &looked {
+            Some((record, is_genuine)) => {
+                let verdict = black_box(decide(record, now));
+                if *is_genuine {
+                    verdict
+                } else {
+                    Verdict::Unknown
+                }
+            }
+            None => Verdict::Unknown,
+        };
+        match (verdict, looked) {
+            (Verdict::Valid, Some((record, _))) => {
                 self.usage.note(record.key.id, now);
                 let ApiKey { id, pepper_id, .. } = &record.key;
                 self.rehasher
@@ -75,7 +88,7 @@ impl Service {
                     });
                 Ok(Authentication::Accepted(Box::new(Caller { record })))
             }
-            refusal => Ok(Authentication::Refused(refusal)),
+            (refusal, _) => Ok(Authentication::Refused(refusal)),
         }
     }
 
@@ -86,19 +99,22 @@ impl Service {
         _: &OperatorAccess,
         key: &PlainKey,
     ) -> Result<(Verdict, Option<KeyRecord>), StoreError> {
-        let Some(mut record) = self.find_genuine(key).await? else {
+        let Some((mut record, true)) = self.look_up_record(key).await? else {
             return Ok((Verdict::Unknown, None));
         };
         record.key = self.usage.overlay(record.key);
         Ok((decide(&record, self.clock.now()), Some(record)))
     }
 
-    /// The record of this very key, whatever its state; `None` where the prefix is unknown or the secret is another.
-    async fn find_genuine(&self, key: &PlainKey) -> Result<Option<KeyRecord>, StoreError> {
+    /// The record under this key's prefix, whatever its state, and whether it is this very key's; `None` where nobody has the prefix.
+    async fn look_up_record(
+        &self,
+        key: &PlainKey,
+    ) -> Result<Option<(KeyRecord, bool)>, StoreError> {
         let ring = self.keyring();
         let Some(record) = self.stores.lookup.find(&key.prefix()).await? else {
             // The work of a comparison all the same: time must not tell an unknown prefix from a wrong secret.
-            ring.verify_against_nothing(key);
+            ring.verify_against_nobody(key);
             return Ok(None);
         };
         let ApiKey {
@@ -108,7 +124,7 @@ impl Service {
         } = &record.key;
         let digest = key_hash.digest();
         let is_genuine = self.is_genuine(&ring, key, pepper_id, &digest).await?;
-        Ok(is_genuine.then_some(record))
+        Ok(Some((record, is_genuine)))
     }
 
     /// Is the key the one whose hash this is? An error where that cannot be told.

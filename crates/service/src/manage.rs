@@ -198,6 +198,14 @@ impl Service {
             by.may_give(scopes)?;
         }
         let access = by.access;
+        if let Access::Account(_) = access {
+            // What is another's is not as much as locked: that would take another time than an id that nobody has, and hold up
+            // whoever may change it.
+            let found = self.stores.keys.get(id, Rows::WithDeleted).await?;
+            if !found.is_some_and(|key| access.reaches_key(&key)) {
+                return Err(KeyError::NotFound);
+            }
+        }
         let now = self.clock.now();
         let auditor = self.auditor(&by.origin, now).await?;
         let mut shown = None;

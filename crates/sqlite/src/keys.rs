@@ -2,7 +2,6 @@
 
 use async_trait::async_trait;
 use diesel::{
-    IntoSql as _,
     dsl::{AsSelect, SqlTypeOf, exists, sql},
     prelude::*,
     sql_types::{Bool, Text},
@@ -40,6 +39,30 @@ pub(crate) fn find_query<'a>(prefix: &'a str) -> _ {
         .inner_join(accounts::table)
         .filter(api_keys::key_prefix.eq(prefix))
         .select(columns)
+}
+
+/// The first key with this prefix or a greater one, and its account.
+#[diesel::dsl::auto_type(no_type_alias)]
+fn find_from_query<'a>(prefix: &'a str) -> _ {
+    let columns: diesel::dsl::AsSelect<(KeyRow, AccountRow), Sqlite> =
+        <(KeyRow, AccountRow)>::as_select();
+    api_keys::table
+        .inner_join(accounts::table)
+        .filter(api_keys::key_prefix.ge(prefix))
+        .order(api_keys::key_prefix)
+        .select(columns)
+        .limit(1_i64)
+}
+
+/// The first key with this id or a greater one.
+#[diesel::dsl::auto_type(no_type_alias)]
+fn get_from_query(id: Id) -> _ {
+    let columns: diesel::dsl::AsSelect<KeyRow, Sqlite> = KeyRow::as_select();
+    api_keys::table
+        .filter(api_keys::id.ge(id))
+        .order(api_keys::id)
+        .select(columns)
+        .limit(1_i64)
 }
 
 type Listed<Columns> = api_keys::BoxedQuery<'static, Sqlite, Columns>;
@@ -285,23 +308,26 @@ impl Keys {
 #[async_trait]
 impl KeyLookup for Keys {
     async fn find(&self, prefix: &KeyPrefix) -> Result<Option<KeyRecord>, StoreError> {
-        let prefix = prefix.clone();
+        let wanted = prefix.clone();
         let found = self
             .0
             .lookup(move |connection| {
-                find_query(prefix.as_str())
+                find_from_query(wanted.as_str())
                     .get_result::<(KeyRow, AccountRow)>(connection)
                     .optional()
             })
             .await?;
-        found
-            .map(|(key, account)| {
-                Ok(KeyRecord {
-                    key: rows::key(key)?,
-                    account: rows::account(account)?,
-                })
-            })
-            .transpose()
+        let Some((key, account)) = found else {
+            return Ok(None);
+        };
+        let is_wanted = key.key_prefix == prefix.as_str();
+        // Another one is read as a whole, too, and whatever is wrong with it is not the matter here.
+        let record = rows::record(key, account);
+        if is_wanted {
+            record.map(Some)
+        } else {
+            Ok(None)
+        }
     }
 }
 
@@ -334,16 +360,18 @@ impl KeyRepository for Keys {
     }
 
     async fn get(&self, id: KeyId, rows: Rows) -> Result<Option<ApiKey>, StoreError> {
-        let any = (rows == Rows::WithDeleted).into_sql::<Bool>();
-        let query = api_keys::table
-            .find(Id::from(id))
-            .filter(api_keys::deleted_at.is_null().or(any))
-            .select(KeyRow::as_select());
+        let query = get_from_query(Id::from(id));
         let found = self
             .0
-            .row(move |connection| query.get_result(connection).optional())
+            .row(move |connection| query.get_result::<KeyRow>(connection).optional())
             .await?;
-        found.map(rows::key).transpose()
+        let Some(row) = found else {
+            return Ok(None);
+        };
+        let is_wanted =
+            row.id == Id::from(id) && (rows == Rows::WithDeleted || row.deleted_at.is_none());
+        let key = rows::key(row);
+        if is_wanted { key.map(Some) } else { Ok(None) }
     }
 
     /// Compares and swaps: the change cannot be lent to the thread that writes, so it is made out here, of the key as it was

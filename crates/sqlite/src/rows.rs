@@ -18,8 +18,8 @@ use diesel::{
 };
 use leadr_auth_domain::{
     Account, AccountId, AccountName, AccountRole, AccountStatus, ApiKey, ApiKeyStatus, KeyHash,
-    KeyId, KeyLimit, KeyName, KeyPrefix, PepperCheck, PepperId, Scopes, SealedAuditKey, Slug,
-    Timestamp,
+    KeyId, KeyLimit, KeyName, KeyPrefix, KeyRecord, PepperCheck, PepperId, Scopes, SealedAuditKey,
+    Slug, Timestamp,
 };
 use leadr_auth_ports::{
     Change, StoreError, StoredPepper,
@@ -95,7 +95,7 @@ pub(crate) struct AccountRow {
 #[derive(Queryable, Selectable, Insertable)]
 #[diesel(table_name = api_keys, check_for_backend(Sqlite))]
 pub(crate) struct KeyRow {
-    id: Id,
+    pub(crate) id: Id,
     pub(crate) account_id: Id,
     name: String,
     key_hash: String,
@@ -107,7 +107,7 @@ pub(crate) struct KeyRow {
     expires_at: Option<i64>,
     created_at: i64,
     updated_at: i64,
-    deleted_at: Option<i64>,
+    pub(crate) deleted_at: Option<i64>,
 }
 
 impl AccountRow {
@@ -260,6 +260,13 @@ pub(crate) fn pepper(row: PepperRow) -> StoredPepper {
         check: PepperCheck::from_store(row.check_value),
         audit_key: row.audit_key.map(SealedAuditKey::from_store),
     }
+}
+
+pub(crate) fn record(key_row: KeyRow, account_row: AccountRow) -> Result<KeyRecord, StoreError> {
+    Ok(KeyRecord {
+        key: key(key_row)?,
+        account: account(account_row)?,
+    })
 }
 
 pub(crate) fn account(row: AccountRow) -> Result<Account, StoreError> {

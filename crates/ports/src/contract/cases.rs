@@ -643,6 +643,26 @@ cases! { $
         assert_eq!(pages, 2);
     }
 
+    /// What is between others is not taken for one of them.
+    async fn what_others_surround_is_not_there(stores) {
+        let owner = account(1);
+        stores.accounts.create(&owner, &entry()).await.unwrap();
+        let all: Vec<_> = (0..40).map(|n| key(n, &owner)).collect();
+        for stored in all.iter().step_by(2) {
+            stores.keys.create(stored, &entry()).await.unwrap();
+        }
+        for (n, wanted) in all.iter().enumerate() {
+            let is_stored = n % 2 == 0;
+            let found = stores.lookup.find(&wanted.key_prefix).await.unwrap();
+            let found = found.map(|record| record.key.id);
+            assert_eq!(found, is_stored.then_some(wanted.id), "{n}");
+            for rows in [Rows::Live, Rows::WithDeleted] {
+                let got = stores.keys.get(wanted.id, rows).await.unwrap();
+                assert_eq!(got.map(|key| key.id), is_stored.then_some(wanted.id), "{n}");
+            }
+        }
+    }
+
     /// The hot path gets key and account, whatever their state.
     async fn lookup_finds_key_and_account_in_any_state(stores) {
         let owner = account(1);

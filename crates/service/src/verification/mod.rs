@@ -29,6 +29,7 @@ mod lease;
 #[cfg(test)]
 #[cfg(leadr_loom)]
 mod loom_tests;
+mod nobody;
 mod nodes;
 mod onlooker;
 mod record;
@@ -41,6 +42,7 @@ mod sync;
 mod tests;
 
 use std::fmt;
+use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -57,6 +59,7 @@ use tokio::sync::Semaphore;
 
 use crate::{Chain, Service, StoreError};
 use cache::{Fill, Known, VerificationCache};
+use nobody::StandIns;
 use nodes::Nodes;
 
 /// How verification behaves where it has a choice.
@@ -151,14 +154,24 @@ impl Verification {
     }
 }
 
-/// What is known of a key that is presented, and may be relied on.
-enum Remembered {
-    /// It is this one.
-    Key(VerifiedKey),
-    /// Nobody has its prefix, or who has it has another secret.
-    NoKey,
-    /// The store has to be asked.
-    Nothing,
+/// The record that is under a key's prefix, or what stands in for one where there is none.
+///
+/// It is judged whether it is this key's or not: a refusal is not to be known by the time that it takes.
+struct Looked {
+    found: VerifiedKey,
+    /// It is this very key's.
+    is_genuine: bool,
+}
+
+impl Looked {
+    /// Of a prefix that nobody has. The key is compared with what stands in, and is not the one whatever comes of it.
+    fn nobodys(ring: &Keyring, key: &PlainKey, stand_in: VerifiedKey) -> Self {
+        ring.verify_digest(key, stand_in.pepper_id(), stand_in.digest());
+        Self {
+            found: stand_in,
+            is_genuine: false,
+        }
+    }
 }
 
 /// How often what was known answered, and how often it did not.
@@ -183,6 +196,7 @@ pub struct CacheStatistics {
 /// What verification knows, and by which it is kept true. A service's clones share it.
 pub(crate) struct Verifier {
     pub(crate) cache: Arc<VerificationCache>,
+    stand_ins: StandIns,
     nodes: Arc<Nodes>,
     /// Which node of a deployment this process is, once it follows changes.
     node_id: OnceLock<NodeId>,
@@ -198,6 +212,7 @@ impl Verifier {
         let cache = VerificationCache::new(config.cache_bytes, config.sabotage);
         let permits = usize::try_from(follow::TICKS_AT_ONCE).unwrap_or(1);
         Self {
+            stand_ins: StandIns::new(&cache),
             cache: Arc::new(cache),
             nodes: Arc::default(),
             node_id: OnceLock::new(),
@@ -255,17 +270,20 @@ impl Service {
     ) -> Result<Verification, StoreError> {
         let ring = self.keyring();
         let began = self.lease_time();
-        let found = match self.find_known(&ring, key, began)? {
-            Remembered::Key(found) => Some(found),
-            Remembered::NoKey => None,
+        let Looked { found, is_genuine } = match self.find_known(&ring, key, began)? {
+            Some(known) => known,
             // Apart, since room for what it takes to ask the store would otherwise be found for every answer from memory.
-            Remembered::Nothing => Box::pin(self.find_stored(&ring, key, began)).await?,
-        };
-        let Some(found) = found.filter(|found| reach.reaches(found.account_id())) else {
-            return Ok(Verification::Refused(Verdict::Unknown, None));
+            None => Box::pin(self.find_stored(&ring, key, began)).await?,
         };
         let now = self.clock.now();
-        match found.verdict(now) {
+        // Not put off by the compiler until it is wanted: the records that it reads are far from the processor.
+        let judged = black_box(found.verdict(now));
+        let verdict = if is_genuine && reach.reaches(found.account_id()) {
+            judged
+        } else {
+            Verdict::Unknown
+        };
+        match verdict {
             Verdict::Valid => {
                 self.usage.note_by(found.id(), now, found.uses());
                 self.rehasher
@@ -274,40 +292,40 @@ impl Service {
                     });
                 Ok(Verification::Accepted(found))
             }
-            refusal => Ok(Verification::Refused(refusal, Some(found))),
+            refusal => {
+                let told = (refusal != Verdict::Unknown).then_some(found);
+                Ok(Verification::Refused(refusal, told))
+            }
         }
     }
 
-    /// This very key by what is known, whatever its state.
+    /// By what is known and may be relied on; `None` where the store has to be asked.
     fn find_known(
         &self,
         ring: &Keyring,
         key: &PlainKey,
         began: Duration,
-    ) -> Result<Remembered, StoreError> {
+    ) -> Result<Option<Looked>, StoreError> {
         let counters = &self.verifier.counters;
         if !self.verifier.cache.may_answer(began) {
             count(&counters.bypasses);
-            return Ok(Remembered::Nothing);
+            return Ok(None);
         }
-        let known = match self.verifier.cache.get(key.prefix_code()) {
-            Some(Known::Nobody) => {
-                // The work of a comparison all the same: time must not tell an unknown prefix from a wrong secret.
-                ring.verify_against_nothing(key);
-                Remembered::NoKey
-            }
+        let code = key.prefix_code();
+        let known = match self.verifier.cache.get(code) {
             Some(Known::Key(known)) => {
-                let known = VerifiedKey(known);
-                match self.is_genuine_by(ring, key, known.pepper_id(), known.digest())? {
-                    Some(true) => Remembered::Key(known),
-                    Some(false) => Remembered::NoKey,
+                let found = VerifiedKey(known);
+                self.is_genuine_by(ring, key, found.pepper_id(), found.digest())?
                     // Under a secret that this process does not have it may have been hashed anew meanwhile.
-                    None => Remembered::Nothing,
-                }
+                    .map(|is_genuine| Looked { found, is_genuine })
             }
-            None => Remembered::Nothing,
+            Some(Known::Nobody) => {
+                let stand_in = self.verifier.stand_ins.known(code);
+                Some(Looked::nobodys(ring, key, stand_in))
+            }
+            None => None,
         };
-        count(if matches!(known, Remembered::Nothing) {
+        count(if known.is_none() {
             &counters.misses
         } else {
             &counters.hits
@@ -315,23 +333,29 @@ impl Service {
         Ok(known)
     }
 
-    /// This very key by what the store says, whatever its state; `None` where the prefix is unknown or the secret is another.
+    /// By what the store says.
     async fn find_stored(
         &self,
         ring: &Keyring,
         key: &PlainKey,
         began: Duration,
-    ) -> Result<Option<VerifiedKey>, StoreError> {
+    ) -> Result<Looked, StoreError> {
         let found = match self.look_up(key, began).await {
-            Ok(found) => found,
-            Err(error) => return self.known_before(ring, key, began, error).map(Some),
-        };
-        let Some(found) = found.map(VerifiedKey) else {
-            ring.verify_against_nothing(key);
-            return Ok(None);
+            Ok(Some(found)) => VerifiedKey(found),
+            Ok(None) => {
+                let (stand_ins, cache) = (&self.verifier.stand_ins, &self.verifier.cache);
+                let stand_in = stand_ins.found(cache, key.prefix_code());
+                return Ok(Looked::nobodys(ring, key, stand_in));
+            }
+            Err(error) => {
+                let found = self.known_before(ring, key, began, error)?;
+                let is_genuine = true;
+                return Ok(Looked { found, is_genuine });
+            }
         };
         let is_genuine = self.is_genuine(ring, key, found.pepper_id(), found.digest());
-        Ok(is_genuine.await?.then_some(found))
+        let is_genuine = is_genuine.await?;
+        Ok(Looked { found, is_genuine })
     }
 
     /// Asks the store: once for all who ask at the same time, while the lease holds. Without it whoever began before may have

@@ -735,6 +735,21 @@ async fn a_key_that_is_hashed_anew_elsewhere_is_looked_up_again_when_its_secret_
     assert_eq!(verified.unwrap().verdict(), Verdict::Valid);
 }
 
+/// What stands in for a record is under a secret, too, and it need not be one that the process has.
+#[tokio::test]
+async fn a_key_that_nobody_has_is_refused_under_any_secrets() {
+    for secrets in [Bench::keyring(), rotated(), only_new()] {
+        let mut setting = Setting::new().await;
+        setting.bench.service.keyring = Arc::new(std::sync::RwLock::new(Arc::new(secrets)));
+        let stranger = leadr_auth_domain::generate_api_key([77; 32]);
+        for _ in 0..3 {
+            assert_eq!(setting.verdict(&stranger).await, Verdict::Unknown);
+        }
+        let told = setting.bench.service.statistics().cache;
+        assert_eq!((told.hits, told.misses), (2, 1));
+    }
+}
+
 /// Two processes on one store, each with its own cache, which run.
 struct Two {
     one: Setting,
