@@ -105,6 +105,46 @@ impl<Id: Copy + Ord> Sort<Id> {
         }
     }
 
+    /// Where a page of a list by time begins: after a place, or where a span of time does. Of the two it is the further that counts,
+    /// and the other is left out of what this answers: the place, and what is left of the span. A store would take either of them
+    /// for where it enters its index, and pass over all that lies between it and the other.
+    pub fn entering(&self, span: Period) -> (Option<&Self>, Period) {
+        let Self::CreatedAt {
+            direction,
+            after: Some((at, _)),
+        } = self
+        else {
+            return (Some(self), span);
+        };
+        let Period { since, until } = span;
+        let (is_further, left) = match direction {
+            Direction::Ascending => (
+                since.is_none_or(|since| since <= *at),
+                Period { since: None, until },
+            ),
+            Direction::Descending => (
+                until.is_none_or(|until| *at < until),
+                Period { since, until: None },
+            ),
+        };
+        if is_further {
+            (Some(self), left)
+        } else {
+            (None, span)
+        }
+    }
+
+    /// What is left of a span of time to be looked at where the page ends at a row in it at the latest: for the reason of
+    /// [`Sort::entering`], and where the end of the index's range is concerned.
+    #[must_use]
+    pub const fn ending_within(&self, span: Period) -> Period {
+        let Period { since, until } = span;
+        match self.direction() {
+            Direction::Ascending => Period { since, until: None },
+            Direction::Descending => Period { since: None, until },
+        }
+    }
+
     /// How two rows stand to each other, of each of which this is when it was made, and its name and id.
     pub fn compare(
         &self,
@@ -234,6 +274,47 @@ mod tests {
             assert!(sort.is_reached_by(second), "from the beginning");
             let itself = sort.after(first.0, first.1, first.2);
             assert!(!itself.is_reached_by(first));
+        }
+    }
+
+    /// Whichever of the two a page is entered by, it has the same rows.
+    #[test]
+    fn what_is_left_out_of_a_page_is_said_by_what_is_left() {
+        let ends = [None, Some(at(2)), Some(at(4))];
+        let places = [1, 2, 3, 4, 5].map(|second| Some((at(second), 5)));
+        let rows: Vec<(Timestamp, i32)> = (0..7)
+            .flat_map(|second| [4, 5, 6].map(|id| (at(second), id)))
+            .collect();
+        for direction in [Direction::Ascending, Direction::Descending] {
+            for after in places.into_iter().chain([None]) {
+                for (since, until) in ends
+                    .into_iter()
+                    .flat_map(|since| ends.map(|until| (since, until)))
+                {
+                    let (span, sort) = (
+                        Period { since, until },
+                        Sort::CreatedAt { direction, after },
+                    );
+                    let among = |sort: &Sort<i32>, span: Period| -> Vec<_> {
+                        let is_there = |(made, id): &&(Timestamp, i32)| {
+                            span.contains(*made) && sort.is_reached_by((*made, "", *id))
+                        };
+                        rows.iter().filter(is_there).copied().collect()
+                    };
+                    let (place, left) = sort.entering(span);
+                    let begins = match direction {
+                        Direction::Ascending => left.since,
+                        Direction::Descending => left.until,
+                    };
+                    assert!(place.is_none() || after.is_none() || begins.is_none());
+                    let from_the_first = Sort::CreatedAt {
+                        direction,
+                        after: None,
+                    };
+                    let entered = among(place.unwrap_or(&from_the_first), left);
+                    assert_eq!(entered, among(&sort, span), "{sort:?} {span:?}");
+                }
+            }
         }
     }
 

@@ -100,15 +100,23 @@ type PlaceRow = (PgTimestamp, String, Uuid);
 fn candidates<'a, Columns>(
     mut query: Listed<'a, Columns>,
     AccountQuery { filter, sort, .. }: &'a AccountQuery,
+    horizon: Option<&'a Sort<AccountId>>,
 ) -> Listed<'a, Columns> {
     query = query.filter(accounts::deleted_at.is_null());
+    let (place, mut span) = sort.entering(filter.created);
+    if horizon.is_some() {
+        span = sort.ending_within(span);
+    }
     if let Sort::CreatedAt { .. } = sort {
-        for made in listing::made_in(TABLE, filter.created) {
+        for made in listing::made_in(TABLE, span) {
             query = query.filter(made);
         }
     }
-    if let Some(after) = listing::after(TABLE, sort) {
+    if let Some(after) = place.and_then(|place| listing::after(TABLE, place)) {
         query = query.filter(after);
+    }
+    if let Some(within) = horizon.and_then(|horizon| listing::up_to(TABLE, horizon)) {
+        query = query.filter(within);
     }
     query.order(listing::order(TABLE, sort))
 }
@@ -120,7 +128,7 @@ fn horizon_query(query: &AccountQuery) -> Listed<'_, SqlTypeOf<Place>> {
         .offset(i64::from(LOOKED_AT - 1))
         .limit(1)
         .into_boxed();
-    candidates(all, query)
+    candidates(all, query, None)
 }
 
 /// The accounts of a page and one more, up to the last one that is looked at.
@@ -133,14 +141,11 @@ pub(crate) fn page_query<'a>(
         .select(AccountRow::as_select())
         .limit(i64::from(*limit) + 1)
         .into_boxed();
-    let mut page = candidates(all, query);
+    let mut page = candidates(all, query, horizon);
     if let Sort::Name { .. } = query.sort {
         for made in listing::made_in(TABLE, filter.created) {
             page = page.filter(coalesce(made.nullable(), false));
         }
-    }
-    if let Some(within) = horizon.and_then(|horizon| listing::up_to(TABLE, horizon)) {
-        page = page.filter(within);
     }
     if let Some(status) = filter.status {
         page = page.filter(coalesce(
@@ -157,24 +162,35 @@ pub(crate) fn page_query<'a>(
     page
 }
 
+/// Up to where the page of a narrowed list looks; `None` where that is to the end.
+async fn horizon(
+    connection: &mut AsyncPgConnection,
+    query: &AccountQuery,
+) -> diesel::QueryResult<Option<Sort<AccountId>>> {
+    let last = horizon_query(query).get_result::<PlaceRow>(connection);
+    let last = last.await.optional()?;
+    Ok(last.map(|(at, name, id)| {
+        let made = rows::nearest(at);
+        query.sort.after(made, &name, AccountId::new(id))
+    }))
+}
+
 /// A page, and where the next one begins.
 async fn page(
     connection: &mut AsyncPgConnection,
     query: &AccountQuery,
 ) -> diesel::QueryResult<Page<AccountRow, AccountId>> {
-    // A list that is not narrowed finds all that it looks at.
-    let horizon = if query.is_narrow() {
-        let last = horizon_query(query).get_result::<PlaceRow>(connection);
-        let last = last.await.optional()?;
-        last.map(|(at, name, id)| {
-            query
-                .sort
-                .after(rows::nearest(at), &name, AccountId::new(id))
-        })
+    let (horizon, accounts) = if query.is_narrow() {
+        let both = async |connection: &mut AsyncPgConnection| {
+            let horizon = horizon(connection, query).await?;
+            let accounts = page_query(query, horizon.as_ref()).load(connection).await?;
+            diesel::QueryResult::Ok((horizon, accounts))
+        };
+        listing::one_view(connection).run(both).await?
     } else {
-        None
+        // It finds all that it looks at.
+        (None, page_query(query, None).load(connection).await?)
     };
-    let accounts = page_query(query, horizon.as_ref()).load(connection).await?;
     Ok(Page::cut(accounts, query.limit, horizon, |last| {
         let made = rows::nearest(last.created_at);
         query.sort.after(made, &last.name, AccountId::new(last.id))
@@ -297,11 +313,15 @@ impl AccountRepository for Accounts {
     }
 
     async fn page(&self, query: &AccountQuery) -> Result<Page<Account, AccountId>, StoreError> {
-        let page = self
-            .0
-            .statement(async |connection| page(connection, query).await)
-            .await?
-            .map_err(error::of_query)?;
+        let pool = &self.0;
+        let page = if query.is_narrow() {
+            pool.transaction(async |connection| page(connection, query).await)
+                .await
+        } else {
+            pool.statement(async |connection| page(connection, query).await)
+                .await
+        };
+        let page = page?.map_err(error::of_query)?;
         page.try_map(rows::account)
     }
 

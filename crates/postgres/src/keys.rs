@@ -88,17 +88,25 @@ type PlaceRow = (PgTimestamp, String, Uuid);
 fn candidates<'a, Columns>(
     mut query: Listed<'a, Columns>,
     KeyQuery { filter, sort, .. }: &'a KeyQuery,
+    horizon: Option<&'a Sort<KeyId>>,
 ) -> Listed<'a, Columns> {
     query = query
         .filter(api_keys::account_id.eq(filter.account_id.as_uuid()))
         .filter(api_keys::deleted_at.is_null());
+    let (place, mut span) = sort.entering(filter.created);
+    if horizon.is_some() {
+        span = sort.ending_within(span);
+    }
     if let Sort::CreatedAt { .. } = sort {
-        for made in listing::made_in(TABLE, filter.created) {
+        for made in listing::made_in(TABLE, span) {
             query = query.filter(made);
         }
     }
-    if let Some(after) = listing::after(TABLE, sort) {
+    if let Some(after) = place.and_then(|place| listing::after(TABLE, place)) {
         query = query.filter(after);
+    }
+    if let Some(within) = horizon.and_then(|horizon| listing::up_to(TABLE, horizon)) {
+        query = query.filter(within);
     }
     query.order(listing::order(TABLE, sort))
 }
@@ -110,7 +118,7 @@ pub(crate) fn horizon_query(query: &KeyQuery) -> Listed<'_, SqlTypeOf<Place>> {
         .offset(i64::from(LOOKED_AT - 1))
         .limit(1)
         .into_boxed();
-    candidates(all, query)
+    candidates(all, query, None)
 }
 
 /// The keys of a page and one more, up to the last one that is looked at.
@@ -123,14 +131,11 @@ pub(crate) fn page_query<'a>(
         .select(KeyRow::as_select())
         .limit(i64::from(*limit) + 1)
         .into_boxed();
-    let mut page = candidates(all, query);
+    let mut page = candidates(all, query, horizon);
     if let Sort::Name { .. } = query.sort {
         for made in listing::made_in(TABLE, filter.created) {
             page = page.filter(coalesce(made.nullable(), false));
         }
-    }
-    if let Some(within) = horizon.and_then(|horizon| listing::up_to(TABLE, horizon)) {
-        page = page.filter(within);
     }
     if let Some(status) = filter.status {
         page = page.filter(coalesce(
@@ -186,14 +191,11 @@ pub(crate) fn page_query<'a>(
     page
 }
 
-/// Up to where a page looks; `None` where that is to the end. A list that is not narrowed finds all that it looks at.
+/// Up to where the page of a narrowed list looks; `None` where that is to the end.
 pub(crate) async fn horizon(
     connection: &mut AsyncPgConnection,
     query: &KeyQuery,
 ) -> diesel::QueryResult<Option<Sort<KeyId>>> {
-    if !query.is_narrow() {
-        return Ok(None);
-    }
     let last = horizon_query(query).get_result::<PlaceRow>(connection);
     let last = last.await.optional()?;
     Ok(last.map(|(at, name, id)| query.sort.after(rows::nearest(at), &name, KeyId::new(id))))
@@ -204,8 +206,17 @@ async fn page(
     connection: &mut AsyncPgConnection,
     query: &KeyQuery,
 ) -> diesel::QueryResult<Page<KeyRow, KeyId>> {
-    let horizon = horizon(connection, query).await?;
-    let keys = page_query(query, horizon.as_ref()).load(connection).await?;
+    let (horizon, keys) = if query.is_narrow() {
+        let both = async |connection: &mut AsyncPgConnection| {
+            let horizon = horizon(connection, query).await?;
+            let keys = page_query(query, horizon.as_ref()).load(connection).await?;
+            diesel::QueryResult::Ok((horizon, keys))
+        };
+        listing::one_view(connection).run(both).await?
+    } else {
+        // It finds all that it looks at.
+        (None, page_query(query, None).load(connection).await?)
+    };
     Ok(Page::cut(keys, query.limit, horizon, |last| {
         let made = rows::nearest(last.created_at);
         query.sort.after(made, &last.name, KeyId::new(last.id))
@@ -516,11 +527,15 @@ impl KeyRepository for Keys {
     }
 
     async fn page(&self, query: &KeyQuery) -> Result<Page<ApiKey, KeyId>, StoreError> {
-        let page = self
-            .pool
-            .statement(async |connection| page(connection, query).await)
-            .await?
-            .map_err(error::of_query)?;
+        let pool = &self.pool;
+        let page = if query.is_narrow() {
+            pool.transaction(async |connection| page(connection, query).await)
+                .await
+        } else {
+            pool.statement(async |connection| page(connection, query).await)
+                .await
+        };
+        let page = page?.map_err(error::of_query)?;
         page.try_map(rows::key)
     }
 

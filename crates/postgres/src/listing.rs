@@ -10,6 +10,7 @@ use diesel::{
     pg::Pg,
     sql_types::{Bool, Nullable, Text, Timestamptz, Uuid as SqlUuid},
 };
+use diesel_async::{AsyncPgConnection, pg::TransactionBuilder};
 use leadr_auth_domain::{AccountId, KeyId, Timestamp};
 use leadr_auth_ports::listing::{Direction, Period, Sort};
 use uuid::Uuid;
@@ -50,6 +51,18 @@ pub(crate) fn order<Id: RowId>(table: &str, sort: &Sort<Id>) -> SqlLiteral<Text>
         Direction::Descending => "DESC",
     };
     sql(&format!("{column} {way}, {table}.id {way}"))
+}
+
+/// A transaction in which a page of a narrowed list is read: how far it looks, and what it finds up to there.
+///
+/// The two are of one view, because rows that are written in between would break what each says of the other: a page that was to
+/// look to the end of its list could meet a million rows that an import has just brought, and the last row up to which a page looks
+/// could be renamed away. Two round trips more are little beside thousands of rows that are looked at. One statement for both would
+/// save them, and would be planned before it is known how few rows are left.
+pub(crate) fn one_view(
+    connection: &mut AsyncPgConnection,
+) -> TransactionBuilder<'_, AsyncPgConnection> {
+    connection.build_transaction().repeatable_read().read_only()
 }
 
 /// Whether a row of a table is among those that are wanted.

@@ -56,15 +56,23 @@ type PlaceRow = (i64, String, Id);
 fn candidates<Columns>(
     mut query: Listed<Columns>,
     AccountQuery { filter, sort, .. }: &AccountQuery,
+    horizon: Option<&Sort<AccountId>>,
 ) -> Listed<Columns> {
     query = query.filter(accounts::deleted_at.is_null());
+    let (place, mut span) = sort.entering(filter.created);
+    if horizon.is_some() {
+        span = sort.ending_within(span);
+    }
     if let Sort::CreatedAt { .. } = sort {
-        for made in listing::made_in(TABLE, filter.created, sort) {
+        for made in listing::made_in(TABLE, span, sort) {
             query = query.filter(made);
         }
     }
-    if let Some(after) = listing::after(TABLE, sort) {
+    if let Some(after) = place.and_then(|place| listing::after(TABLE, place)) {
         query = query.filter(after);
+    }
+    if let Some(within) = horizon.and_then(|horizon| listing::up_to(TABLE, horizon)) {
+        query = query.filter(within);
     }
     query.order(listing::order(TABLE, sort))
 }
@@ -76,7 +84,7 @@ fn horizon_query(query: &AccountQuery) -> Listed<SqlTypeOf<Place>> {
         .offset(i64::from(LOOKED_AT - 1))
         .limit(1)
         .into_boxed();
-    candidates(all, query)
+    candidates(all, query, None)
 }
 
 /// The accounts of a page and one more, up to the last one that is looked at.
@@ -89,14 +97,11 @@ fn page_query(
         .select(AccountRow::as_select())
         .limit(i64::from(*limit) + 1)
         .into_boxed();
-    let mut page = candidates(all, query);
+    let mut page = candidates(all, query, horizon);
     if let Sort::Name { .. } = query.sort {
         for made in listing::made_in(TABLE, filter.created, &query.sort) {
             page = page.filter(made);
         }
-    }
-    if let Some(within) = horizon.and_then(|horizon| listing::up_to(TABLE, horizon)) {
-        page = page.filter(within);
     }
     if let Some(status) = filter.status {
         page = page.filter(accounts::status.eq(status.as_str()));
@@ -107,24 +112,34 @@ fn page_query(
     page
 }
 
+/// Up to where the page of a narrowed list looks; `None` where that is to the end.
+fn horizon(
+    connection: &mut SqliteConnection,
+    query: &AccountQuery,
+) -> QueryResult<Option<Sort<AccountId>>> {
+    let last = horizon_query(query).get_result::<PlaceRow>(connection);
+    let place = |(made, name, Id(id)): PlaceRow| {
+        let made = rows::nearest(made);
+        query.sort.after(made, &name, AccountId::new(id))
+    };
+    Ok(last.optional()?.map(place))
+}
+
 /// A page, and where the next one begins.
 fn page(
     connection: &mut SqliteConnection,
     query: &AccountQuery,
 ) -> QueryResult<Page<AccountRow, AccountId>> {
-    // A list that is not narrowed finds all that it looks at.
-    let horizon = if query.is_narrow() {
-        let last = horizon_query(query).get_result::<PlaceRow>(connection);
-        let place = |(made, name, Id(id)): PlaceRow| {
-            query
-                .sort
-                .after(rows::nearest(made), &name, AccountId::new(id))
-        };
-        last.optional()?.map(place)
+    let (horizon, accounts) = if query.is_narrow() {
+        listing::one_view(connection, |connection| {
+            let horizon = horizon(connection, query)?;
+            let accounts = page_query(query, horizon.as_ref()).load(connection)?;
+            Ok((horizon, accounts))
+        })?
     } else {
-        None
+        // It finds all that it looks at.
+        (None, page_query(query, None).load(connection)?)
     };
-    let accounts = page_query(query, horizon.as_ref()).load(connection)?;
     Ok(Page::cut(accounts, query.limit, horizon, |last| {
         last.place(&query.sort)
     }))

@@ -80,17 +80,25 @@ type PlaceRow = (i64, String, Id);
 fn candidates<Columns>(
     mut query: Listed<Columns>,
     KeyQuery { filter, sort, .. }: &KeyQuery,
+    horizon: Option<&Sort<KeyId>>,
 ) -> Listed<Columns> {
     query = query
         .filter(api_keys::account_id.eq(Id::from(filter.account_id)))
         .filter(api_keys::deleted_at.is_null());
+    let (place, mut span) = sort.entering(filter.created);
+    if horizon.is_some() {
+        span = sort.ending_within(span);
+    }
     if let Sort::CreatedAt { .. } = sort {
-        for made in listing::made_in(TABLE, filter.created, sort) {
+        for made in listing::made_in(TABLE, span, sort) {
             query = query.filter(made);
         }
     }
-    if let Some(after) = listing::after(TABLE, sort) {
+    if let Some(after) = place.and_then(|place| listing::after(TABLE, place)) {
         query = query.filter(after);
+    }
+    if let Some(within) = horizon.and_then(|horizon| listing::up_to(TABLE, horizon)) {
+        query = query.filter(within);
     }
     query.order(listing::order(TABLE, sort))
 }
@@ -102,7 +110,7 @@ fn horizon_query(query: &KeyQuery) -> Listed<SqlTypeOf<Place>> {
         .offset(i64::from(LOOKED_AT - 1))
         .limit(1)
         .into_boxed();
-    candidates(all, query)
+    candidates(all, query, None)
 }
 
 /// The keys of a page and one more, up to the last one that is looked at.
@@ -116,14 +124,11 @@ fn page_query(
         .select(KeyRow::as_select())
         .limit(i64::from(*limit) + 1)
         .into_boxed();
-    let mut page = candidates(all, query);
+    let mut page = candidates(all, query, horizon);
     if let Sort::Name { .. } = query.sort {
         for made in listing::made_in(TABLE, filter.created, &query.sort) {
             page = page.filter(made);
         }
-    }
-    if let Some(within) = horizon.and_then(|horizon| listing::up_to(TABLE, horizon)) {
-        page = page.filter(within);
     }
     if let Some(wanted) = filter.status {
         page = page.filter(status.eq(wanted.as_str()));
@@ -161,19 +166,30 @@ fn page_query(
     page
 }
 
+/// Up to where the page of a narrowed list looks; `None` where that is to the end.
+fn horizon(
+    connection: &mut SqliteConnection,
+    query: &KeyQuery,
+) -> QueryResult<Option<Sort<KeyId>>> {
+    let last = horizon_query(query).get_result::<PlaceRow>(connection);
+    let place = |(made, name, Id(id)): PlaceRow| {
+        query.sort.after(rows::nearest(made), &name, KeyId::new(id))
+    };
+    Ok(last.optional()?.map(place))
+}
+
 /// A page, and where the next one begins.
 fn page(connection: &mut SqliteConnection, query: &KeyQuery) -> QueryResult<Page<KeyRow, KeyId>> {
-    // A list that is not narrowed finds all that it looks at.
-    let horizon = if query.is_narrow() {
-        let last = horizon_query(query).get_result::<PlaceRow>(connection);
-        let place = |(made, name, Id(id)): PlaceRow| {
-            query.sort.after(rows::nearest(made), &name, KeyId::new(id))
-        };
-        last.optional()?.map(place)
+    let (horizon, keys) = if query.is_narrow() {
+        listing::one_view(connection, |connection| {
+            let horizon = horizon(connection, query)?;
+            let keys = page_query(query, horizon.as_ref()).load(connection)?;
+            Ok((horizon, keys))
+        })?
     } else {
-        None
+        // It finds all that it looks at.
+        (None, page_query(query, None).load(connection)?)
     };
-    let keys = page_query(query, horizon.as_ref()).load(connection)?;
     Ok(Page::cut(keys, query.limit, horizon, |last| {
         last.place(&query.sort)
     }))
@@ -425,18 +441,71 @@ impl KeyRepository for Keys {
 #[cfg(test)]
 mod tests {
     use leadr_auth_ports::contract::fixtures::{account, at, key_filters, key_sorts};
+    use leadr_auth_ports::{
+        KeyFilter,
+        listing::{Direction, Period},
+    };
 
     use super::*;
     use crate::plans::plan;
 
     #[test]
     fn a_lookup_goes_by_its_index() {
-        let plan = plan(&find_query("ldr_a"));
-        assert!(
-            plan.contains("SEARCH api_keys USING INDEX ix_api_keys_key_prefix"),
-            "{plan}"
-        );
-        assert!(!plan.contains("SCAN"), "{plan}");
+        for plan in [
+            plan(&find_query("ldr_a")),
+            plan(&find_from_query("ldr_a")),
+            plan(&get_from_query(Id::from(KeyId::from_random_bytes([1; 16])))),
+        ] {
+            assert!(
+                plan.contains("SEARCH api_keys USING INDEX ix_api_keys_key_prefix")
+                    || plan.contains("SEARCH api_keys USING INDEX sqlite_autoindex_api_keys_1"),
+                "{plan}"
+            );
+            assert!(
+                !plan.contains("SCAN") && !plan.contains("TEMP B-TREE"),
+                "{plan}"
+            );
+        }
+    }
+
+    /// Where a page goes on is where the index is entered, and up to where it looks is where that is left; also where a span of time
+    /// would do for either.
+    #[test]
+    fn a_page_in_a_span_of_time_is_a_range_of_its_own() {
+        let mut filter = KeyFilter::of(account(1).id);
+        filter.created = Period {
+            since: Some(at(1)),
+            until: Some(at(9)),
+        };
+        let id = KeyId::from_random_bytes([1; 16]);
+        for first in key_sorts() {
+            let Sort::CreatedAt { direction, .. } = first else {
+                continue;
+            };
+            let sort = first.after(at(5), "Key", id);
+            let query = KeyQuery {
+                filter: filter.clone(),
+                sort: sort.clone(),
+                limit: 100,
+            };
+            let (enters, leaves, ends) = match direction {
+                Direction::Ascending => (">(?,?)", "<(?,?)", "created_at<?"),
+                Direction::Descending => ("<(?,?)", ">(?,?)", "created_at>?"),
+            };
+            let far = sort.after(at(6), "Key", id);
+            let to_the_end = plan(&page_query(&query, None));
+            assert!(
+                to_the_end.contains(&format!("(created_at,id){enters}"))
+                    && to_the_end.contains(ends),
+                "{to_the_end}"
+            );
+            let to_the_horizon = plan(&page_query(&query, Some(&far)));
+            assert!(
+                to_the_horizon.contains(&format!("(created_at,id){enters}"))
+                    && to_the_horizon.contains(&format!("(created_at,id){leaves}")),
+                "{to_the_horizon}"
+            );
+        }
     }
 
     #[test]

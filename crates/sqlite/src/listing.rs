@@ -3,11 +3,11 @@
 //! Where a list goes on is told by comparing whole rows, for which Diesel has no words here: that is a range of an index.
 
 use diesel::{
-    BoxableExpression,
+    BoxableExpression, Connection as _, QueryResult,
     dsl::sql,
     expression::SqlLiteral,
     sql_types::{BigInt, Binary, Bool, Text},
-    sqlite::Sqlite,
+    sqlite::{Sqlite, SqliteConnection},
 };
 use leadr_auth_domain::Timestamp;
 use leadr_auth_ports::listing::{Direction, Period, Sort};
@@ -30,6 +30,18 @@ pub(crate) fn order<RowId: Copy + Ord>(table: &str, sort: &Sort<RowId>) -> SqlLi
         Direction::Descending => "DESC",
     };
     sql(&format!("{column} {way}, {table}.id {way}"))
+}
+
+/// Reads a page of a narrowed list: how far it looks, and what it finds up to there.
+///
+/// The two are of one view, because rows that are written in between would break what each says of the other: a page that was to
+/// look to the end of its list could meet a million rows that an import has just brought, and the last row up to which a page looks
+/// could be renamed away. The transaction begins with the first read, and locks nobody out.
+pub(crate) fn one_view<T>(
+    connection: &mut SqliteConnection,
+    read: impl FnOnce(&mut SqliteConnection) -> QueryResult<T>,
+) -> QueryResult<T> {
+    connection.transaction(read)
 }
 
 /// Whether a row of a table is among those that are wanted.

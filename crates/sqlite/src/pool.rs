@@ -474,7 +474,7 @@ impl Pool {
             .await
     }
 
-    /// Reads anything else. What has to be one view has to be a single statement.
+    /// Reads anything else. What has to be one view has to be a single statement, or a transaction.
     pub(crate) async fn read<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut SqliteConnection) -> QueryResult<T> + Send + 'static,

@@ -6,6 +6,7 @@ use diesel::{
     sql_types::Text,
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use leadr_auth_domain::KeyId;
 use leadr_auth_ports::{AccountQuery, AuditQuery, KeyQuery, KeyUse, Rehash};
 
 use crate::{Postgres, accounts, audit, keys, secrets, usage};
@@ -36,17 +37,25 @@ impl<Q> diesel::RunQueryDsl<AsyncPgConnection> for Explain<Q> {}
 impl Postgres {
     /// The plan of the lookup.
     pub async fn explain_find(&self, prefix: &str) -> String {
-        self.explain(keys::find_query(prefix)).await
+        self.explain(keys::find_from_query(prefix)).await
+    }
+
+    /// The plan of reading a key by its id.
+    pub async fn explain_get(&self, id: KeyId) -> String {
+        self.explain(keys::get_from_query(id.as_uuid())).await
     }
 
     /// The plans of a page of an account's keys: of looking for its end, and of what is looked at up to there.
     pub async fn explain_keys(&self, query: &KeyQuery) -> [String; 2] {
-        let horizon = self
-            .pool
-            .statement(async |connection| keys::horizon(connection, query).await)
-            .await
-            .expect("a connection")
-            .expect("the end can be looked for");
+        let horizon = if query.is_narrow() {
+            self.pool
+                .statement(async |connection| keys::horizon(connection, query).await)
+                .await
+                .expect("a connection")
+                .expect("the end can be looked for")
+        } else {
+            None
+        };
         [
             self.explain(keys::horizon_query(query)).await,
             self.explain(keys::page_query(query, horizon.as_ref()))

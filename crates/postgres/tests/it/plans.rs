@@ -4,7 +4,7 @@ use leadr_auth_domain::{ChainId, HashedKey, KeyHash, KeyId, PepperId};
 use leadr_auth_ports::{
     KeyFilter, KeyQuery, KeyUse, Rehash,
     contract::fixtures::{account, at, audit_lists, entry, key_filters, key_sorts},
-    listing::Sort,
+    listing::{Direction, Period, Sort},
 };
 use leadr_auth_postgres::testing::TestDatabase;
 use uuid::Uuid;
@@ -71,6 +71,30 @@ async fn queries_of_a_crowded_store_use_their_indexes() {
             }
         }
     }
+    // Where a page goes on is where the index is entered, also where a span of time would do.
+    let mut spanned = KeyFilter::of(account(1).id);
+    spanned.created = Period {
+        since: Some(at(1)),
+        until: Some(at(9_000_000)),
+    };
+    for first in key_sorts() {
+        let Sort::CreatedAt { direction, .. } = first else {
+            continue;
+        };
+        let query = KeyQuery {
+            filter: spanned.clone(),
+            sort: first.after(at(7), "Key", later),
+            limit: 100,
+        };
+        let [horizon, page] = postgres.explain_keys(&query).await;
+        let (enters, is_passed) = match direction {
+            Direction::Ascending => ("ROW(created_at, id) > ROW(", "(created_at >= "),
+            Direction::Descending => ("ROW(created_at, id) < ROW(", "(created_at < "),
+        };
+        for plan in [horizon, page] {
+            assert!(plan.contains(enters) && !plan.contains(is_passed), "{plan}");
+        }
+    }
     let other = database
         .client()
         .await
@@ -94,6 +118,10 @@ async fn queries_of_a_crowded_store_use_their_indexes() {
         "{plan}"
     );
     assert!(!plan.contains("Seq Scan on api_keys"), "{plan}");
+
+    let plan = postgres.explain_get(later).await;
+    assert!(plan.contains("Index Scan using api_keys_pkey"), "{plan}");
+    assert!(!plan.contains("Sort"), "{plan}");
 
     let uses: Vec<KeyUse> = (0..100)
         .map(|n| KeyUse {
