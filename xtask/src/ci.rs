@@ -7,7 +7,7 @@ use crate::codegen::{self, Mode};
 use crate::postgres::Database;
 use crate::sh::{self, Outcome};
 use crate::{
-    crash, deploy, framing, fuzz_api, instructions, loom, migrate, no_arguments, revocation,
+    crash, deploy, framing, fuzz_api, instructions, loom, migrate, no_arguments, races, revocation,
     rolling, slow_clients, test, tidy,
 };
 
@@ -40,7 +40,8 @@ fn all(steps: &mut Steps) -> Outcome {
     steps.run("rolling", rolling::short)?;
     steps.run("framing", framing::short)?;
     steps.run("slow-clients", slow_clients::short)?;
-    steps.run("revocation", revocation::short)
+    steps.run("revocation", revocation::short)?;
+    steps.run("races", races::short)
 }
 
 fn clippy() -> Outcome {

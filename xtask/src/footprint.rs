@@ -126,7 +126,7 @@ fn write_records(path: &Path, keys: usize) -> io::Result<()> {
     });
     writeln!(file, "{header}")?;
     let mut chance = Chance::new(3);
-    let account = id(&mut chance);
+    let account = chance.uuid();
     let record = json!({ "account": {
         "id": account,
         "name": "Many Keys",
@@ -139,13 +139,13 @@ fn write_records(path: &Path, keys: usize) -> io::Result<()> {
     }});
     writeln!(file, "{record}")?;
     for n in 0..keys {
-        let secret = bytes(&mut chance);
+        let secret = chance.bytes();
         let prefix: String = load::key_of(&secret).chars().take(14).collect();
         let record = json!({ "key": {
-            "id": id(&mut chance),
+            "id": chance.uuid(),
             "account_id": account,
             "name": format!("Key {n}"),
-            "key_hash": load::hex(&bytes(&mut chance)),
+            "key_hash": load::hex(&chance.bytes()),
             "key_prefix": prefix,
             "status": "active",
             "last_used_at": null,
@@ -157,27 +157,6 @@ fn write_records(path: &Path, keys: usize) -> io::Result<()> {
         writeln!(file, "{record}")?;
     }
     file.flush()
-}
-
-fn bytes(chance: &mut Chance) -> [u8; 32] {
-    let mut bytes = [0; 32];
-    for eight in bytes.chunks_mut(8) {
-        eight.copy_from_slice(&chance.next().to_le_bytes());
-    }
-    bytes
-}
-
-/// A UUID, version 4.
-fn id(chance: &mut Chance) -> String {
-    let (a, b) = (chance.next(), chance.next());
-    format!(
-        "{:08x}-{:04x}-4{:03x}-8{:03x}-{:012x}",
-        a >> 32,
-        a >> 16 & 0xffff,
-        a & 0xfff,
-        b >> 52,
-        b & 0xffff_ffff_ffff
-    )
 }
 
 /// How much of a process is in memory, in MB (of 1,000,000 bytes).

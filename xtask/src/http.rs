@@ -21,13 +21,15 @@ pub(crate) struct Connection {
 }
 
 /// A whole answer.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
     /// `X-Leadr-Propagated`: whether every node has heard of a change, where that was asked for.
     pub(crate) propagated: bool,
     /// `Link` with `rel="next"`: where a list goes on.
     pub(crate) next: Option<String>,
+    /// `ETag`: which state of a record this is.
+    pub(crate) etag: Option<String>,
     pub(crate) body: String,
 }
 
@@ -36,6 +38,23 @@ impl Answer {
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_default()
     }
+}
+
+/// A request as it goes over the wire; each of `headers` is a whole line without its end.
+pub(crate) fn request(method: &str, path: &str, headers: &[String], body: &str) -> String {
+    let headers = headers
+        .iter()
+        .fold(String::new(), |text, header| text + header + "\r\n");
+    format!(
+        "{method} {path} HTTP/1.1\r\nhost: localhost\r\n{headers}content-type: application/json\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// The header that presents a key.
+pub(crate) fn credential(key: &str) -> String {
+    format!("{KEY_HEADER}: {key}")
 }
 
 /// What a request says besides its method and its path.
@@ -63,20 +82,17 @@ impl Connection {
     /// Sends a request and waits for the whole answer. After an error nobody can tell whether the request was heard; the
     /// connection is closed then, and the next request opens another.
     pub(crate) fn send(&mut self, method: &str, path: &str, said: Said<'_>) -> io::Result<Answer> {
+        let body = said.body.map(Value::to_string).unwrap_or_default();
+        let headers: Vec<String> = said.key.map(credential).into_iter().collect();
+        self.exchange(&request(method, path, &headers, &body))
+    }
+
+    /// The same of a request that is written out already.
+    pub(crate) fn exchange(&mut self, request: &str) -> io::Result<Answer> {
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
             None => self.open()?,
         };
-        let body = said.body.map(Value::to_string).unwrap_or_default();
-        let credential = said
-            .key
-            .map(|key| format!("{KEY_HEADER}: {key}\r\n"))
-            .unwrap_or_default();
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: localhost\r\n{credential}content-type: application/json\r\n\
-             content-length: {}\r\n\r\n{body}",
-            body.len()
-        );
         stream.get_mut().write_all(request.as_bytes())?;
         let (answer, stays) = read_answer(&mut stream)?;
         if stays {
@@ -104,13 +120,13 @@ fn malformed(what: &str) -> io::Error {
 }
 
 /// The answer, and whether the connection stays open.
-fn read_answer(stream: &mut impl io::BufRead) -> io::Result<(Answer, bool)> {
+pub(crate) fn read_answer(stream: &mut impl io::BufRead) -> io::Result<(Answer, bool)> {
     let status: u16 = line(stream)?
         .strip_prefix("HTTP/1.1 ")
         .and_then(|rest| rest.split(' ').next()?.parse().ok())
         .ok_or_else(|| malformed("the answer is not HTTP"))?;
     let (mut length, mut chunked, mut stays, mut propagated) = (None, false, true, false);
-    let mut next = None;
+    let (mut next, mut etag) = (None, None);
     loop {
         let line = line(stream)?;
         if line.is_empty() {
@@ -125,6 +141,7 @@ fn read_answer(stream: &mut impl io::BufRead) -> io::Result<(Answer, bool)> {
             "transfer-encoding" => chunked = value.eq_ignore_ascii_case("chunked"),
             "x-leadr-propagated" => propagated = value == "true",
             "link" => next = next_page(value),
+            "etag" => etag = Some(value.to_owned()),
             "connection" => stays = !value.eq_ignore_ascii_case("close"),
             _ => {}
         }
@@ -145,6 +162,7 @@ fn read_answer(stream: &mut impl io::BufRead) -> io::Result<(Answer, bool)> {
         status,
         propagated,
         next,
+        etag,
         body,
     };
     Ok((answer, stays))
@@ -217,6 +235,17 @@ mod tests {
             let (status, body, stays) = read(text).unwrap();
             assert_eq!((status, body.as_str(), stays), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn headers_that_matter_are_read() {
+        let text = "HTTP/1.1 200 OK\r\nETag: \"x\"\r\nLink: </v1/api-keys?cursor=c>; rel=\"next\"\r\ncontent-length: 0\r\n\r\n";
+        let (answer, _) = read_answer(&mut text.as_bytes()).unwrap();
+        assert_eq!(answer.etag.as_deref(), Some("\"x\""));
+        assert_eq!(answer.next.as_deref(), Some("/v1/api-keys?cursor=c"));
+        let text = request("POST", "/x", &[credential("k")], "{}");
+        assert!(text.contains("\r\nleadr-api-key: k\r\n"), "{text}");
+        assert!(text.ends_with("\r\ncontent-length: 2\r\n\r\n{}"), "{text}");
     }
 
     #[test]

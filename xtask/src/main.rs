@@ -13,6 +13,7 @@ mod arrows;
 mod bench;
 mod chance;
 mod ci;
+mod cluster;
 mod codegen;
 mod crash;
 mod deploy;
@@ -31,6 +32,7 @@ mod migrate;
 mod node;
 mod postgres;
 mod process;
+mod races;
 mod revocation;
 mod rolling;
 mod sh;
@@ -154,6 +156,12 @@ const COMMANDS: &[Entry] = &[
         summary: "send requests that can be read in two ways through nginx and haproxy, and see that the service reads them \
                   as the proxy does",
         run: framing::command,
+    },
+    Entry {
+        name: "races",
+        arguments: "[--race <name>]… [--rounds <n>] [--store memory|sqlite|postgres] [--seed <n>] [--program <path>] [--dev]",
+        summary: "send requests that only one may win, all at once, and count the winners",
+        run: races::command,
     },
     Entry {
         name: "loom",

@@ -6,7 +6,7 @@
 //! measured at a constant rate as well, where a closed loop hides what stalls.
 
 mod loader;
-mod pinning;
+pub(crate) mod pinning;
 mod plot;
 mod report;
 mod scenarios;
@@ -42,7 +42,7 @@ pub(crate) enum Kept {
 }
 
 impl Kept {
-    const ALL: [Self; 3] = [Self::Memory, Self::Sqlite, Self::Postgres];
+    pub(crate) const ALL: [Self; 3] = [Self::Memory, Self::Sqlite, Self::Postgres];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -50,6 +50,14 @@ impl Kept {
             Self::Sqlite => "sqlite",
             Self::Postgres => "postgres",
         }
+    }
+
+    /// The one that an option names.
+    pub(crate) fn named(value: Option<&str>) -> Outcome<Self> {
+        let found = Self::ALL
+            .into_iter()
+            .find(|kept| Some(kept.name()) == value);
+        found.ok_or_else(|| Failure::usage("--store takes memory, sqlite or postgres"))
     }
 }
 
@@ -95,7 +103,7 @@ impl Options {
         let mut words = arguments.iter().map(String::as_str);
         while let Some(word) = words.next() {
             match word {
-                "--store" => options.stores = vec![store(words.next())?],
+                "--store" => options.stores = vec![Kept::named(words.next())?],
                 "--only" => options.only = Some(words.next().unwrap_or_default().to_owned()),
                 "--rounds" => options.rounds = number(word, words.next())?,
                 "--seconds" => options.seconds = seconds(word, words.next())?,
@@ -126,13 +134,6 @@ impl Options {
             .as_ref()
             .is_none_or(|only| name.contains(only.as_str()))
     }
-}
-
-fn store(value: Option<&str>) -> Outcome<Kept> {
-    let found = Kept::ALL
-        .into_iter()
-        .find(|kept| Some(kept.name()) == value);
-    found.ok_or_else(|| Failure::usage("--store takes memory, sqlite or postgres"))
 }
 
 fn seconds(option: &str, value: Option<&str>) -> Outcome<f64> {

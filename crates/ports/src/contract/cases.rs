@@ -6,8 +6,8 @@ use std::time::Duration;
 use leadr_auth_domain::{
     Account, AccountId, AccountName, AccountRefusal, AccountRole, AccountStatus, Actor, ApiKey,
     ApiKeyStatus, AuditAction, AuditEntry, ChainCheck, ChainHead, ChainId, Checkpoint, Facts,
-    Fingerprint, HashedKey, IdempotencyKey, IdempotentRequest, KeyHash, KeyId, KeyLimit, KeyName,
-    KeyPrefix, KeyRefusal, Keyring, Origin, Pepper, PepperId, Scope, ScopeSet, Scopes,
+    Fingerprint, HashedKey, IdempotencyKey, IdempotentRequest, KeyChange, KeyHash, KeyId, KeyLimit,
+    KeyName, KeyPrefix, KeyRefusal, Keyring, Origin, Pepper, PepperId, Scope, ScopeSet, Scopes,
     SealedAuditKey, Slug, Timestamp,
 };
 
@@ -373,6 +373,78 @@ cases! { $
             match racer.await.unwrap() {
                 Ok(key) => assert!(winner.replace(key).is_none(), "two winners"),
                 Err(UpdateKeyError::Refused(KeyRefusal::Deleted)) => {}
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        let read = stores.keys.get(contested.id, Rows::Live).await.unwrap().unwrap();
+        assert_eq!(fields(&read), fields(&winner.expect("no winner")));
+    }
+
+    /// Of many that revoke a key exactly one has done it, and the trail says it once.
+    async fn racing_revocations_of_a_key_are_one(stores) {
+        let owner = account(1);
+        stores.accounts.create(&owner, &entry()).await.unwrap();
+        let contested = key(1, &owner);
+        stores.keys.create(&contested, &entry()).await.unwrap();
+        let before = entries(&stores).await;
+        let mut race = Vec::new();
+        for n in 0..RACERS {
+            let keys = Arc::clone(&stores.keys);
+            let id = contested.id;
+            race.push(tokio::spawn(async move {
+                keys.update(id, &mut |mut key| {
+                    if key.status == ApiKeyStatus::Revoked {
+                        return Ok(Audited::unchanged(key));
+                    }
+                    key.revoke(at(100 + u32::try_from(n).unwrap()));
+                    Ok(noted(key))
+                })
+                .await
+                .unwrap()
+            }));
+        }
+        let mut answered = Vec::new();
+        for racer in race {
+            answered.push(racer.await.unwrap());
+        }
+        let read = stores.keys.get(contested.id, Rows::Live).await.unwrap().unwrap();
+        assert_eq!(read.status, ApiKeyStatus::Revoked);
+        for key in &answered {
+            assert_eq!(fields(key), fields(&read));
+        }
+        assert_eq!(entries(&stores).await, before + 1);
+    }
+
+    /// Of many changes that are for the one state in which all have seen a key, one is made.
+    async fn racing_changes_of_a_seen_state_have_one_winner(stores) {
+        let owner = account(1);
+        stores.accounts.create(&owner, &entry()).await.unwrap();
+        let contested = key(1, &owner);
+        stores.keys.create(&contested, &entry()).await.unwrap();
+        let seen = stores.keys.get(contested.id, Rows::Live).await.unwrap().unwrap().revision();
+        let mut race = Vec::new();
+        for n in 0..RACERS {
+            let keys = Arc::clone(&stores.keys);
+            let id = contested.id;
+            let change = KeyChange {
+                name: Some(KeyName::parse(&format!("By {n}")).unwrap()),
+                only_if: Some(vec![seen]),
+                ..KeyChange::default()
+            };
+            race.push(tokio::spawn(async move {
+                keys.update(id, &mut |key| {
+                    // All at one time, so that it is not by their times that they differ.
+                    let (_, changed) = key.apply(&change, at(100))?;
+                    Ok(noted(changed))
+                })
+                .await
+            }));
+        }
+        let mut winner = None;
+        for racer in race {
+            match racer.await.unwrap() {
+                Ok(key) => assert!(winner.replace(key).is_none(), "two winners"),
+                Err(UpdateKeyError::Refused(KeyRefusal::Changed)) => {}
                 Err(other) => panic!("{other:?}"),
             }
         }
@@ -1025,6 +1097,30 @@ cases! { $
         let once = stores.accounts.create_once(&second, &entry(), &free).await.unwrap();
         assert_eq!(once, Once::Now(second.id));
         assert_eq!(stores.accounts.list().await.unwrap().len(), 2);
+    }
+
+    /// Of many that are one request for an account, exactly one is done.
+    async fn racing_with_one_request_makes_one_account(stores) {
+        let mut race = Vec::new();
+        for n in 0..RACERS {
+            let accounts = Arc::clone(&stores.accounts);
+            let account = account(u8::try_from(n).unwrap());
+            race.push(tokio::spawn(async move {
+                let request = request(1, "n", "an account", 1);
+                accounts.create_once(&account, &entry(), &request).await.unwrap()
+            }));
+        }
+        let (mut made, mut named) = (Vec::new(), Vec::new());
+        for racer in race {
+            match racer.await.unwrap() {
+                Once::Now(id) => made.push(id),
+                Once::Before(id) => named.push(id),
+            }
+        }
+        let listed = stores.accounts.list().await.unwrap();
+        let listed: Vec<_> = listed.iter().map(|account| account.id).collect();
+        assert_eq!(made, listed);
+        assert_eq!(named, vec![made[0]; RACERS - 1]);
     }
 
     /// Names and slugs are unique among live accounts; the name is named first.
