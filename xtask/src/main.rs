@@ -30,6 +30,7 @@ mod manifest;
 mod markdown;
 mod migrate;
 mod node;
+mod pages;
 mod postgres;
 mod process;
 mod races;
@@ -162,6 +163,12 @@ const COMMANDS: &[Entry] = &[
         arguments: "[--race <name>]… [--rounds <n>] [--store memory|sqlite|postgres] [--seed <n>] [--program <path>] [--dev]",
         summary: "send requests that only one may win, all at once, and count the winners",
         run: races::command,
+    },
+    Entry {
+        name: "pages",
+        arguments: "[--keys <n>] [--rounds <n>] [--store sqlite|postgres] [--unanalyzed] [--program <path>] [--dev]",
+        summary: "measure a page of an account's list of many keys beside one of a thousand",
+        run: pages::command,
     },
     Entry {
         name: "loom",
