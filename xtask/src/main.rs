@@ -41,6 +41,7 @@ mod simulate;
 mod slow_clients;
 mod test;
 mod tidy;
+mod timing;
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -169,6 +170,12 @@ const COMMANDS: &[Entry] = &[
         arguments: "[--keys <n>] [--rounds <n>] [--store sqlite|postgres] [--unanalyzed] [--program <path>] [--dev]",
         summary: "measure a page of an account's list of many keys beside one of a thousand",
         run: pages::command,
+    },
+    Entry {
+        name: "timing",
+        arguments: "[--calls <n>] [--only <question>] [--store memory|sqlite|postgres] [--seed <n>] [--program <path>] [--dev]",
+        summary: "ask what is answered alike, many thousand times, and look whether time tells it apart",
+        run: timing::command,
     },
     Entry {
         name: "loom",
