@@ -37,7 +37,7 @@ const ALIKE: &[&[&str]] = &[
     ],
 ];
 /// By how much the dearest of these may be dearer than the cheapest, in percent. How the memory that a request needs is found makes
-/// up to two; the hash that is computed where no key was found is five.
+/// up to two; without the hash that is computed where no key was found, a refusal is cheaper by a fifth.
 const LIKENESS: f64 = 2.5;
 /// How much dearer it may be, in percent. Runs of one binary differ by some hundredths of a percent, as the maps' random seeds
 /// fall and what runs beside; the rest is for what a change elsewhere does to inlining.
