@@ -38,17 +38,6 @@ pub(crate) struct Keys {
     pub(crate) creations: Creations,
 }
 
-/// The key with this prefix and its account.
-#[diesel::dsl::auto_type(no_type_alias)]
-pub(crate) fn find_query<'a>(prefix: &'a str) -> _ {
-    let columns: diesel::dsl::AsSelect<(KeyRow, AccountRow), diesel::pg::Pg> =
-        <(KeyRow, AccountRow)>::as_select();
-    api_keys::table
-        .inner_join(accounts::table)
-        .filter(api_keys::key_prefix.eq(prefix))
-        .select(columns)
-}
-
 /// The first key with this prefix or a greater one, and its account.
 #[diesel::dsl::auto_type(no_type_alias)]
 pub(crate) fn find_from_query<'a>(prefix: &'a str) -> _ {
