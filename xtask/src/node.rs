@@ -64,6 +64,24 @@ pub(crate) fn build_with(profile: Profile, feature: Option<&str>) -> Outcome<Pat
     Ok(target_folder()?.join("release").join(PRODUCT))
 }
 
+/// A build that is there already, as the option `--program` names it; or one that is made now.
+pub(crate) fn given_or_built(
+    given: Option<&Path>,
+    profile: Profile,
+    feature: Option<&str>,
+) -> Outcome<PathBuf> {
+    match given {
+        Some(program) => Ok(program.to_owned()),
+        None => build_with(profile, feature),
+    }
+}
+
+/// What the option `--program` says.
+pub(crate) fn program(value: Option<&str>) -> Outcome<PathBuf> {
+    let path = value.map(PathBuf::from);
+    path.ok_or_else(|| Failure::usage("--program takes a path"))
+}
+
 /// Builds the product and the examples as `cargo test` does, and answers which folder they are in. Built one by one they would
 /// have other features of what they depend on, and each would take a build of its own of most of that.
 pub(crate) fn build_as_tests() -> Outcome<PathBuf> {

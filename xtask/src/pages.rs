@@ -42,19 +42,12 @@ const TIMEOUT: Duration = Duration::from_mins(2);
 /// `pages [--keys <n>] [--rounds <n>] [--store sqlite|postgres] [--unanalyzed] [--program <path>] [--dev]`
 pub(crate) fn command(arguments: &[String]) -> Outcome {
     let options = Options::parse(arguments)?;
-    let program = match &options.program {
-        Some(program) => program.clone(),
-        None => node::build(options.profile)?,
-    };
+    let program = node::given_or_built(options.program.as_deref(), options.profile, None)?;
     let mut faults = Vec::new();
     for kept in &options.stores {
         faults.extend(measure(*kept, &program, &options)?);
     }
-    if faults.is_empty() {
-        Ok(())
-    } else {
-        Err(Failure::new(faults.join("\n")))
-    }
+    sh::unless_none(&faults)
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -93,11 +86,7 @@ impl Options {
                     kept => options.stores = vec![kept],
                 },
                 "--unanalyzed" => options.unanalyzed = true,
-                "--program" => {
-                    let path = words.next().map(PathBuf::from);
-                    let missing = || Failure::usage("--program takes a path");
-                    options.program = Some(path.ok_or_else(missing)?);
-                }
+                "--program" => options.program = Some(node::program(words.next())?),
                 "--dev" => options.profile = Profile::Dev,
                 _ => return Err(Failure::usage(format!("pages does not know `{word}`"))),
             }

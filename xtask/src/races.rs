@@ -16,7 +16,7 @@ use crate::cluster::{Cluster, Parts};
 use crate::node::{self, Profile};
 use crate::number;
 use crate::postgres;
-use crate::sh::{Failure, Outcome};
+use crate::sh::{self, Failure, Outcome};
 
 use rounds::{Arena, Race, Round};
 
@@ -72,11 +72,7 @@ impl Options {
                 "--rounds" => options.rounds = number::<usize>(word, words.next())?.max(1),
                 "--store" => options.stores.push(Kept::named(words.next())?),
                 "--seed" => options.seed = Some(number(word, words.next())?),
-                "--program" => {
-                    let path = words.next().map(PathBuf::from);
-                    let missing = || Failure::usage("--program takes a path");
-                    options.program = Some(path.ok_or_else(missing)?);
-                }
+                "--program" => options.program = Some(node::program(words.next())?),
                 "--dev" => options.profile = Profile::Dev,
                 _ => return Err(Failure::usage(format!("races does not know `{word}`"))),
             }
@@ -150,10 +146,7 @@ fn share(some: usize, all: usize) -> f64 {
 }
 
 fn run(options: &Options) -> Outcome {
-    let program = match &options.program {
-        Some(program) => program.clone(),
-        None => node::build(options.profile)?,
-    };
+    let program = node::given_or_built(options.program.as_deref(), options.profile, None)?;
     let seed = options.seed.map_or_else(chance::seed, Ok)?;
     eprintln!("seed {seed}");
     let mut chance = Chance::new(seed);
@@ -190,11 +183,7 @@ fn run(options: &Options) -> Outcome {
         );
         cluster.still_runs()?;
     }
-    if faults.is_empty() {
-        Ok(())
-    } else {
-        Err(Failure::new(faults.join("\n")))
-    }
+    sh::unless_none(&faults)
 }
 
 fn hold(race: Race, rounds: usize, cluster: &mut Cluster, chance: &mut Chance) -> Outcome<Tally> {

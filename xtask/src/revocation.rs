@@ -114,11 +114,7 @@ impl Options {
                 }
                 "--sabotage" => options.sabotage = Some(sabotage(words.next())?),
                 "--seed" => options.seed = Some(number(word, words.next())?),
-                "--program" => {
-                    let path = words.next().map(PathBuf::from);
-                    let missing = || Failure::usage("--program takes a path");
-                    options.program = Some(path.ok_or_else(missing)?);
-                }
+                "--program" => options.program = Some(node::program(words.next())?),
                 "--dev" => options.profile = Profile::Dev,
                 "--json" => options.json = true,
                 "--short" => options.short = true,
@@ -166,10 +162,7 @@ fn sabotage(value: Option<&str>) -> Outcome<&'static str> {
 fn run(options: &Options) -> Outcome {
     let binaries = postgres::find_or_install_binaries()?;
     let feature = options.sabotage.map(|_| FEATURE);
-    let program = match &options.program {
-        Some(program) => program.clone(),
-        None => node::build_with(options.profile, feature)?,
-    };
+    let program = node::given_or_built(options.program.as_deref(), options.profile, feature)?;
     let seed = options.seed.map_or_else(chance::seed, Ok)?;
     let parts = Parts {
         program: &program,

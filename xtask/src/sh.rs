@@ -46,6 +46,15 @@ impl Failure {
     }
 }
 
+/// A failure that says all that was found to be wrong, if anything was.
+pub(crate) fn unless_none(faults: &[String]) -> Outcome {
+    if faults.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::new(faults.join("\n")))
+    }
+}
+
 /// The folder of the workspace.
 pub(crate) fn root() -> &'static Path {
     let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -23,7 +23,7 @@ use crate::http::{self, Answer, Connection};
 use crate::node::{self, Profile};
 use crate::number;
 use crate::postgres;
-use crate::sh::{Failure, Outcome};
+use crate::sh::{self, Failure, Outcome};
 
 use classes::{Class, Part, People, Question};
 use welch::Moments;
@@ -40,21 +40,14 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// `timing [--calls <n>] [--only <question>] [--store memory|sqlite|postgres] [--seed <n>] [--program <path>] [--dev]`
 pub(crate) fn command(arguments: &[String]) -> Outcome {
     let options = Options::parse(arguments)?;
-    let program = match &options.program {
-        Some(program) => program.clone(),
-        None => node::build(options.profile)?,
-    };
+    let program = node::given_or_built(options.program.as_deref(), options.profile, None)?;
     let mut faults = Vec::new();
     for kept in &options.stores {
         for remembered in [true, false] {
             faults.extend(measure(*kept, remembered, &program, &options)?);
         }
     }
-    if faults.is_empty() {
-        Ok(())
-    } else {
-        Err(Failure::new(faults.join("\n")))
-    }
+    sh::unless_none(&faults)
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -85,11 +78,7 @@ impl Options {
                 "--only" => options.only = Some(words.next().unwrap_or_default().to_owned()),
                 "--store" => options.stores.push(Kept::named(words.next())?),
                 "--seed" => options.seed = Some(number(word, words.next())?),
-                "--program" => {
-                    let path = words.next().map(PathBuf::from);
-                    let missing = || Failure::usage("--program takes a path");
-                    options.program = Some(path.ok_or_else(missing)?);
-                }
+                "--program" => options.program = Some(node::program(words.next())?),
                 "--dev" => options.profile = Profile::Dev,
                 _ => return Err(Failure::usage(format!("timing does not know `{word}`"))),
             }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::Part;
 use super::target::Seen;
 use crate::process;
-use crate::sh::{Failure, Outcome};
+use crate::sh::{self, Failure, Outcome};
 
 /// How much of a run's findings is shown, in lines: one cause has many.
 const MOST_LINES: usize = 150;
@@ -148,11 +148,7 @@ pub(super) fn told(
             all.failures, all.server_errors
         ));
     }
-    if broken.is_empty() {
-        Ok(())
-    } else {
-        Err(Failure::new(broken.join("\n")))
-    }
+    sh::unless_none(&broken)
 }
 
 fn row(table: &mut String, store: &str, role: &str, tally: &Tally) {
