@@ -1,7 +1,9 @@
 //! Everything in and out.
 
 use async_trait::async_trait;
-use diesel::{connection::SimpleConnection as _, prelude::*, sqlite::SqliteConnection};
+use diesel::{
+    connection::SimpleConnection as _, dsl::exists, prelude::*, sqlite::SqliteConnection,
+};
 use leadr_auth_domain::{
     Account, AccountId, ApiKey, AuditEntry, ChainHead, ChainId, Checkpoint, KeyId,
 };
@@ -74,15 +76,15 @@ fn import_key(connection: &mut SqliteConnection, key: &ApiKey) -> Result<ImportO
     if accounts::find(connection, key.account_id)?.is_none() {
         return Ok(ImportOutcome::Conflict(ImportConflict::AccountMissing));
     }
-    let prefix = keys::find_query(key.key_prefix.as_str());
-    match prefix
-        .get_result::<(KeyRow, AccountRow)>(connection)
-        .optional()?
-    {
-        Some(_) => Ok(ImportOutcome::Conflict(ImportConflict::PrefixTaken)),
-        None if dropped => Ok(ImportOutcome::Conflict(ImportConflict::PepperDropped)),
-        None => Err(not_stored("key", key.id.as_uuid())),
+    let prefix = schema::api_keys::key_prefix.eq(key.key_prefix.as_str());
+    let same_prefix = schema::api_keys::table.filter(prefix);
+    if diesel::select(exists(same_prefix)).get_result(connection)? {
+        return Ok(ImportOutcome::Conflict(ImportConflict::PrefixTaken));
     }
+    if dropped {
+        return Ok(ImportOutcome::Conflict(ImportConflict::PepperDropped));
+    }
+    Err(not_stored("key", key.id.as_uuid()))
 }
 
 fn present_if(same: bool) -> ImportOutcome {
