@@ -120,7 +120,7 @@ impl AuditEntryResponse {
 /// A part of the audit trail.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct AuditResponse {
-    /// The entries, newest first.
+    /// The entries, newest first. There may be fewer than were asked for, or none, where there are more all the same.
     #[schema(max_items = 100)]
     entries: Vec<AuditEntryResponse>,
     /// What to send as `cursor` for the entries after these; null if there are none.
@@ -243,22 +243,18 @@ pub(crate) async fn list_audit(
     let list = ListName::of(&request, "/v1/audit", LIST_PARAMETERS, owner);
     let after = list.cursor(&mut query, &state.service, place);
     finish([query], Some(()))?;
-    // One more than is shown: whether there is more.
-    let listed = state
+    let page = state
         .service
-        .list_audit(access, account, filter, after, limit + 1);
-    let mut entries = listed.await?;
-    let shown = usize::try_from(limit).unwrap_or(usize::MAX);
-    let is_more = entries.len() > shown;
-    entries.truncate(shown);
-    let end = entries.last().filter(|_| is_more).map(AuditPlace::of);
-    let next = end.map(|end| list.seal(&state.service, &place_text(end)));
+        .list_audit(access, account, filter, after, limit)
+        .await?;
+    let next = page.next.map(place_text);
+    let next = next.map(|next| list.seal(&state.service, &next));
     let mut answer = HttpResponse::Ok();
     if let Some(cursor) = &next {
         answer.insert_header((LINK, list.link(cursor)?));
     }
     Ok(answer.json(AuditResponse {
         next_cursor: next,
-        entries: entries.iter().map(AuditEntryResponse::of).collect(),
+        entries: page.rows.iter().map(AuditEntryResponse::of).collect(),
     }))
 }

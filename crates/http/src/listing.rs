@@ -139,7 +139,7 @@ impl ListName {
     pub(crate) fn answer<Row, Id: Listed, Shown: Serialize>(
         &self,
         service: &Service,
-        page: &Page<Row, Id>,
+        page: &Page<Row, Sort<Id>>,
         show: impl Fn(&Row) -> Shown,
     ) -> Result<HttpResponse, ApiError> {
         let mut answer = HttpResponse::Ok();

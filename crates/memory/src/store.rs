@@ -12,13 +12,14 @@ use leadr_auth_domain::{
     LastPlace, NodeId, PepperId, Slug, Timestamp,
 };
 use leadr_auth_ports::{
-    AccountChangeFn, AccountQuery, AccountRepository, ActorFilter, AuditQuery, AuditStore, Audited,
-    Change, ChangeFeed, CreateAccountError, CreateKeyError, CreateOperatorError, DropPepperError,
-    Heard, ImportConflict, ImportMode, ImportOutcome, KeyChangeFn, KeyLookup, KeyQuery,
-    KeyRepository, KeyUse, LocalFeed, NodeReport, NodeReports, Once, PepperUse, Pruned, Rehash,
-    Rows, SecretRegistry, Signal, Snapshot, StoreError, StoreHealth, StoreLoad, StoredPepper,
-    Stores, Subscription, Totals, TransferStore, UpdateAccountError, UpdateKeyError, UsageStore,
-    listing::{LOOKED_AT, Page, Sort},
+    AccountChangeFn, AccountQuery, AccountRepository, ActorFilter, AuditPlace, AuditQuery,
+    AuditStore, Audited, Change, ChangeFeed, CreateAccountError, CreateKeyError,
+    CreateOperatorError, DropPepperError, Heard, ImportConflict, ImportMode, ImportOutcome,
+    KeyChangeFn, KeyLookup, KeyQuery, KeyRepository, KeyUse, LocalFeed, NodeReport, NodeReports,
+    Once, PepperUse, Pruned, Rehash, Rows, SecretRegistry, Signal, Snapshot, StoreError,
+    StoreHealth, StoreLoad, StoredPepper, Stores, Subscription, Totals, TransferStore,
+    UpdateAccountError, UpdateKeyError, UsageStore,
+    listing::{Page, Period, Sort},
 };
 use uuid::Uuid;
 
@@ -367,10 +368,9 @@ fn place(key: &ApiKey) -> (Timestamp, &str, KeyId) {
     (key.created_at, key.name.as_str(), key.id)
 }
 
-/// Leaves of a sorted list what a page of a narrowed one looks at, and answers the last of it where that is as much as there may
-/// be.
-fn look_at<'a, T>(sorted: &mut Vec<&'a T>) -> Option<&'a T> {
-    let most = usize::try_from(LOOKED_AT).unwrap_or(usize::MAX);
+/// Leaves of a sorted list what a page looks at, and answers the last of it where that is as much as there may be.
+fn look_at<'a, T>(sorted: &mut Vec<&'a T>, most: Option<u32>) -> Option<&'a T> {
+    let most = usize::try_from(most?).unwrap_or(usize::MAX);
     sorted.truncate(most);
     sorted.last().copied().filter(|_| sorted.len() == most)
 }
@@ -487,7 +487,7 @@ impl KeyRepository for Memory {
     }
 
     /// Sorts them all: there is no order but that of their creation. What is on a page is as in other stores.
-    async fn page(&self, query: &KeyQuery) -> Result<Page<ApiKey, KeyId>, StoreError> {
+    async fn page(&self, query: &KeyQuery) -> Result<Page<ApiKey, Sort<KeyId>>, StoreError> {
         let KeyQuery {
             filter,
             sort,
@@ -503,7 +503,7 @@ impl KeyRepository for Memory {
             .collect();
         keys.sort_by(|key, other| sort.compare(place(key), place(other)));
         let after = |last: &ApiKey| sort.after(last.created_at, last.name.as_str(), last.id);
-        let last = query.is_narrow().then(|| look_at(&mut keys)).flatten();
+        let last = look_at(&mut keys, query.looks_at());
         keys.retain(|key| filter.matches(key));
         let page = Page::cut(keys, *limit, last.map(after), |last| after(last));
         page.try_map(|key| Ok(key.clone()))
@@ -623,7 +623,10 @@ impl AccountRepository for Memory {
         }
     }
 
-    async fn page(&self, query: &AccountQuery) -> Result<Page<Account, AccountId>, StoreError> {
+    async fn page(
+        &self,
+        query: &AccountQuery,
+    ) -> Result<Page<Account, Sort<AccountId>>, StoreError> {
         fn place(account: &Account) -> (Timestamp, &str, AccountId) {
             (account.created_at, account.name.as_str(), account.id)
         }
@@ -642,7 +645,7 @@ impl AccountRepository for Memory {
             .collect();
         accounts.sort_by(|account, other| sort.compare(place(account), place(other)));
         let after = |last: &Account| sort.after(last.created_at, last.name.as_str(), last.id);
-        let last = query.is_narrow().then(|| look_at(&mut accounts)).flatten();
+        let last = look_at(&mut accounts, query.looks_at());
         accounts.retain(|account| filter.matches(account));
         let page = Page::cut(accounts, *limit, last.map(after), |last| after(last));
         page.try_map(|account| Ok(account.clone()))
@@ -799,8 +802,13 @@ fn passes(query: &AuditQuery, entry: &AuditEntry) -> bool {
         && query
             .action
             .is_none_or(|action| entry.action == action.as_str())
-        && query.since.is_none_or(|since| entry.at >= since)
-        && query.until.is_none_or(|until| entry.at < until)
+        && is_of_span(query, entry)
+}
+
+/// Is it of the time that a query asks for?
+fn is_of_span(query: &AuditQuery, entry: &AuditEntry) -> bool {
+    let (since, until) = (query.since, query.until);
+    Period { since, until }.contains(entry.at)
 }
 
 #[async_trait]
@@ -810,9 +818,8 @@ impl AuditStore for Memory {
         Ok(())
     }
 
-    async fn list(&self, query: &AuditQuery) -> Result<Vec<AuditEntry>, StoreError> {
+    async fn page(&self, query: &AuditQuery) -> Result<Page<AuditEntry, AuditPlace>, StoreError> {
         let state = self.read();
-        let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
         let of_chain = |chain| state.trails.get(&chain).map(|trail| &trail.entries);
         let mut entries: Vec<&AuditEntry> = match query.chain {
             Some(chain) => of_chain(chain).into_iter().flatten().rev().collect(),
@@ -832,8 +839,15 @@ impl AuditStore for Memory {
                 None => place(entry) < (after.at, after.chain, after.seq),
             })
         });
-        let wanted = entries.into_iter().filter(|entry| passes(query, entry));
-        Ok(wanted.take(limit).cloned().collect())
+        if query.chain.is_none() {
+            entries.retain(|entry| is_of_span(query, entry));
+        }
+        let last = look_at(&mut entries, query.looks_at());
+        entries.retain(|entry| passes(query, entry));
+        let page = Page::cut(entries, query.limit, last.map(AuditPlace::of), |last| {
+            AuditPlace::of(last)
+        });
+        page.try_map(|entry| Ok(entry.clone()))
     }
 
     async fn prune(&self, upto: &[Checkpoint], entry: &AuditDraft) -> Result<Pruned, StoreError> {

@@ -7,7 +7,7 @@ use leadr_auth_domain::{
     Account, AccountId, AccountRefusal, AccountStatus, ApiKey, AuditDraft, IdempotentRequest, Slug,
 };
 
-use crate::listing::{LOOKED_AT, Page, Period, Sort, contains};
+use crate::listing::{self, AT_A_TIME, Page, Period, Sort, contains};
 use crate::{Audited, Once, Rows, StoreError};
 
 /// A change to an account, run by the adapter on the account as it is; nothing is written if that has changed meanwhile. It
@@ -55,13 +55,13 @@ pub struct AccountQuery {
 }
 
 impl AccountQuery {
-    /// As [`KeyQuery::is_narrow`](crate::KeyQuery::is_narrow).
-    pub fn is_narrow(&self) -> bool {
+    /// As [`KeyQuery::looks_at`](crate::KeyQuery::looks_at).
+    pub fn looks_at(&self) -> Option<u32> {
         let mut wide = AccountFilter::ALL;
         if let Sort::CreatedAt { .. } = self.sort {
             wide.created = self.filter.created;
         }
-        self.filter != wide
+        (self.filter != wide).then(|| listing::looked_at(self.limit))
     }
 }
 
@@ -109,9 +109,12 @@ pub trait AccountRepository: Send + Sync {
         change: &'a mut AccountChangeFn<'a>,
     ) -> Result<Account, UpdateAccountError>;
 
-    /// A page of the live accounts that pass the filter, in the query's order; see [`listing`](crate::listing) for what it
+    /// A page of the live accounts that pass the filter, in the query's order; see [`listing`] for what it
     /// costs. One consistent view.
-    async fn page(&self, query: &AccountQuery) -> Result<Page<Account, AccountId>, StoreError>;
+    async fn page(
+        &self,
+        query: &AccountQuery,
+    ) -> Result<Page<Account, Sort<AccountId>>, StoreError>;
 
     /// All live accounts, newest first; of two made in the same microsecond the one with the greater id first. Each of the
     /// pages that they come in is one consistent view.
@@ -119,7 +122,7 @@ pub trait AccountRepository: Send + Sync {
         let mut query = AccountQuery {
             filter: AccountFilter::ALL,
             sort: Sort::NEWEST_FIRST,
-            limit: LOOKED_AT,
+            limit: AT_A_TIME,
         };
         let mut listed = Vec::new();
         loop {

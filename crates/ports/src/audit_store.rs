@@ -5,7 +5,7 @@ use leadr_auth_domain::{
     AuditAction, AuditDraft, AuditEntry, ChainId, Checkpoint, KeyId, Timestamp,
 };
 
-use crate::StoreError;
+use crate::{StoreError, listing::Page};
 
 /// A record, and what the audit trail is to say of its being stored: nothing where nothing changed. The two are stored
 /// together or not at all.
@@ -90,6 +90,10 @@ pub struct AuditQuery {
 }
 
 impl AuditQuery {
+    /// How many entries are looked at for a page of a narrowed list. More than of other lists: what is looked for in a trail is rare,
+    /// and whoever looks for it should not have to go on all too often.
+    pub const LOOKED_AT: u32 = 10_000;
+
     /// The newest `limit` entries of a chain, or of all.
     pub const fn of(chain: Option<ChainId>, limit: u32) -> Self {
         Self {
@@ -102,6 +106,17 @@ impl AuditQuery {
             after: None,
             limit,
         }
+    }
+
+    /// How many entries are looked at for the page, where there may be some between its first and its last that do not pass. In
+    /// the list of all chains a span of time is a part of it; in one chain an entry may be of an earlier time than the one before.
+    pub fn looks_at(&self) -> Option<u32> {
+        let is_of_span = self.since.is_some() || self.until.is_some();
+        let is_narrow = self.key_id.is_some()
+            || self.actor.is_some()
+            || self.action.is_some()
+            || (self.chain.is_some() && is_of_span);
+        is_narrow.then_some(Self::LOOKED_AT)
     }
 }
 
@@ -121,9 +136,10 @@ pub trait AuditStore: Send + Sync {
     /// Writes an entry of something that changed nothing. Atomic: the entry and its chain's end.
     async fn append(&self, entry: &AuditDraft) -> Result<(), StoreError>;
 
-    /// The entries that pass the query, newest first: of one chain in the order of their numbers, of all in that of their
-    /// times, then of the chains, then of the numbers. One consistent view.
-    async fn list(&self, query: &AuditQuery) -> Result<Vec<AuditEntry>, StoreError>;
+    /// A page of the entries that pass the query, newest first: of one chain in the order of their numbers, of all in that of
+    /// their times, then of the chains, then of the numbers. Where it is narrowed, no more than [`AuditQuery::LOOKED_AT`] are looked at for it;
+    /// see [`listing`](crate::listing). One consistent view.
+    async fn page(&self, query: &AuditQuery) -> Result<Page<AuditEntry, AuditPlace>, StoreError>;
 
     /// For each checkpoint, of different chains: takes away the chain's entries up to and with its number, and leaves it in
     /// their place, instead of an earlier one. A chain that has nothing to take away, or whose checkpoint has that number or

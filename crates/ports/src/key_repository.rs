@@ -7,7 +7,7 @@ use leadr_auth_domain::{
     AccountId, ApiKey, ApiKeyStatus, AuditDraft, IdempotentRequest, KeyId, KeyPrefix, KeyRefusal,
 };
 
-use crate::listing::{LOOKED_AT, Page, Period, Sort, contains};
+use crate::listing::{self, AT_A_TIME, Page, Period, Sort, contains};
 use crate::{Audited, StoreError};
 
 /// A change to a key, run by the adapter on the key as it is; nothing is written if that has changed meanwhile. It may be
@@ -120,14 +120,15 @@ pub struct KeyQuery {
 }
 
 impl KeyQuery {
-    /// Are there keys between its first and its last that do not pass? A time in which keys were made is a part of the list by
-    /// that.
-    pub fn is_narrow(&self) -> bool {
+    /// How many keys are looked at for the page, where there may be some between its first and its last that do not pass. A time in
+    /// which keys were made is a part of the list by that.
+    pub fn looks_at(&self) -> Option<u32> {
         let mut wide = KeyFilter::of(self.filter.account_id);
         if let Sort::CreatedAt { .. } = self.sort {
             wide.created = self.filter.created;
         }
-        self.filter != wide && self.filter.whole_prefix().is_none()
+        let is_narrow = self.filter != wide && self.filter.whole_prefix().is_none();
+        is_narrow.then(|| listing::looked_at(self.limit))
     }
 }
 
@@ -178,9 +179,9 @@ pub trait KeyRepository: Send + Sync {
         change: &'a mut KeyChangeFn<'a>,
     ) -> Result<ApiKey, UpdateKeyError>;
 
-    /// A page of the live keys that pass the filter, in the query's order; see [`listing`](crate::listing) for what it costs.
+    /// A page of the live keys that pass the filter, in the query's order; see [`listing`] for what it costs.
     /// One consistent view. An account that does not exist has none.
-    async fn page(&self, query: &KeyQuery) -> Result<Page<ApiKey, KeyId>, StoreError>;
+    async fn page(&self, query: &KeyQuery) -> Result<Page<ApiKey, Sort<KeyId>>, StoreError>;
 
     /// All live keys that pass the filter, newest first; of two made in the same microsecond the one with the greater id
     /// first. Each of the pages that they come in is one consistent view.
@@ -188,7 +189,7 @@ pub trait KeyRepository: Send + Sync {
         let mut query = KeyQuery {
             filter,
             sort: Sort::NEWEST_FIRST,
-            limit: LOOKED_AT,
+            limit: AT_A_TIME,
         };
         let mut listed = Vec::new();
         loop {

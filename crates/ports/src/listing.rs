@@ -1,15 +1,26 @@
 //! Lists that may be long: which rows are wanted, in which order, and where a page ends.
 //!
-//! A page costs the same however long its list is. Where it is narrowed, a store looks at [`LOOKED_AT`] rows at the most before
-//! it answers what it has found among them, and says where to go on: so a page may be shorter than was asked for, or empty,
-//! and there is more all the same. Only where nothing is said to go on with is the list over.
+//! A page costs the same however long its list is. Where it is narrowed, a store looks at so many rows ([`looked_at`]) before it
+//! answers what it has found among them, and says where to go on: so a page may be shorter than was asked for, or empty, and
+//! there is more all the same. Only where nothing is said to go on with is the list over.
 
 use std::cmp::Ordering;
 
 use leadr_auth_domain::Timestamp;
 
-/// How many rows of an account, or how many accounts, are looked at for one page.
-pub const LOOKED_AT: u32 = 5_000;
+/// How many keys of an account, or how many accounts, are looked at for a page of at most `limit`: some times as many as are
+/// wanted, and no fewer than an account may have where nobody gave it another limit. Its list is looked at as a whole then, and a
+/// page of a longer one costs no more than that.
+pub const fn looked_at(limit: u32) -> u32 {
+    const TIMES: u32 = 5;
+    const LEAST: u32 = 1_024;
+    let some_times = limit.saturating_mul(TIMES);
+    if some_times < LEAST {
+        LEAST
+    } else {
+        some_times
+    }
+}
 
 /// A span of time: from an instant on, and before another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +48,9 @@ impl Period {
         at.map_or(self == Self::ALWAYS, |at| self.contains(at))
     }
 }
+
+/// The limit of a page where all of a list is read, one page after the other.
+pub(crate) const AT_A_TIME: u32 = 5_000;
 
 /// Which way a list goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,23 +184,23 @@ impl<Id: Copy + Ord> Sort<Id> {
     }
 }
 
-/// A part of a list.
+/// A part of a list, in which a `Place` is where it may go on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Page<T, Id> {
+pub struct Page<T, Place> {
     /// What is on it.
     pub rows: Vec<T>,
     /// Where the next one begins; `None` where there is no more.
-    pub next: Option<Sort<Id>>,
+    pub next: Option<Place>,
 }
 
-impl<T, Id> Page<T, Id> {
+impl<T, Place> Page<T, Place> {
     /// A page of what was found, which is one more than `limit` where there are so many. Where there are not, the next page
     /// begins at the `horizon`, up to which was looked. `place` says where the list goes on after a row.
     pub fn cut(
         mut found: Vec<T>,
         limit: u32,
-        horizon: Option<Sort<Id>>,
-        place: impl FnOnce(&T) -> Sort<Id>,
+        horizon: Option<Place>,
+        place: impl FnOnce(&T) -> Place,
     ) -> Self {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let is_full = found.len() > limit;
@@ -199,7 +213,7 @@ impl<T, Id> Page<T, Id> {
     }
 
     /// The same page with something else for each row.
-    pub fn try_map<U, E>(self, map: impl FnMut(T) -> Result<U, E>) -> Result<Page<U, Id>, E> {
+    pub fn try_map<U, E>(self, map: impl FnMut(T) -> Result<U, E>) -> Result<Page<U, Place>, E> {
         Ok(Page {
             rows: self.rows.into_iter().map(map).collect::<Result<_, _>>()?,
             next: self.next,
@@ -316,6 +330,14 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn all_that_an_account_has_as_a_rule_is_looked_at() {
+        let default = leadr_auth_domain::KeyLimit::default().keys();
+        assert!(looked_at(1) > default && looked_at(100) > default);
+        assert_eq!(looked_at(1_000), 5_000);
+        assert_eq!(looked_at(u32::MAX), u32::MAX);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use leadr_auth_domain::{
 use leadr_auth_ports::{
     AccountChangeFn, AccountQuery, AccountRepository, Audited, CreateAccountError,
     CreateOperatorError, Once, Rows, StoreError, UpdateAccountError,
-    listing::{LOOKED_AT, Page, Sort},
+    listing::{Page, Sort},
 };
 use uuid::Uuid;
 
@@ -22,7 +22,7 @@ use crate::{
     audit::{self, Heads, NewHead},
     error::{self, PepperDropped, Stop},
     keys::{self, Inserted},
-    listing::{self, coalesce},
+    listing::{self, Paged, coalesce},
     pool::Pool,
     requests::{self, OtherRequest},
     rows::{self, AccountRow},
@@ -95,37 +95,24 @@ const TABLE: &str = "accounts";
 /// The values of a [`Place`].
 type PlaceRow = (PgTimestamp, String, Uuid);
 
-/// The live accounts from where the page begins: what may be looked at. In a list by the time that they were made, a span of it is
-/// where the list begins and ends.
+/// The live accounts that the page may look at, in the list's order.
 fn candidates<'a, Columns>(
     mut query: Listed<'a, Columns>,
     AccountQuery { filter, sort, .. }: &'a AccountQuery,
     horizon: Option<&'a Sort<AccountId>>,
 ) -> Listed<'a, Columns> {
     query = query.filter(accounts::deleted_at.is_null());
-    let (place, mut span) = sort.entering(filter.created);
-    if horizon.is_some() {
-        span = sort.ending_within(span);
-    }
-    if let Sort::CreatedAt { .. } = sort {
-        for made in listing::made_in(TABLE, span) {
-            query = query.filter(made);
-        }
-    }
-    if let Some(after) = place.and_then(|place| listing::after(TABLE, place)) {
-        query = query.filter(after);
-    }
-    if let Some(within) = horizon.and_then(|horizon| listing::up_to(TABLE, horizon)) {
-        query = query.filter(within);
+    for among in listing::range(TABLE, sort, filter.created, horizon) {
+        query = query.filter(among);
     }
     query.order(listing::order(TABLE, sort))
 }
 
-/// The last account that is looked at, if there are so many.
-fn horizon_query(query: &AccountQuery) -> Listed<'_, SqlTypeOf<Place>> {
+/// The `nth` of them, if there are so many.
+fn horizon_query(query: &AccountQuery, nth: u32) -> Listed<'_, SqlTypeOf<Place>> {
     let all = accounts::table
         .select(Place::default())
-        .offset(i64::from(LOOKED_AT - 1))
+        .offset(i64::from(nth) - 1)
         .limit(1)
         .into_boxed();
     candidates(all, query, None)
@@ -162,39 +149,35 @@ pub(crate) fn page_query<'a>(
     page
 }
 
-/// Up to where the page of a narrowed list looks; `None` where that is to the end.
-async fn horizon(
-    connection: &mut AsyncPgConnection,
-    query: &AccountQuery,
-) -> diesel::QueryResult<Option<Sort<AccountId>>> {
-    let last = horizon_query(query).get_result::<PlaceRow>(connection);
-    let last = last.await.optional()?;
-    Ok(last.map(|(at, name, id)| {
-        let made = rows::nearest(at);
-        query.sort.after(made, &name, AccountId::new(id))
-    }))
-}
+impl Paged for AccountQuery {
+    type Row = AccountRow;
+    type Place = Sort<AccountId>;
 
-/// A page, and where the next one begins.
-async fn page(
-    connection: &mut AsyncPgConnection,
-    query: &AccountQuery,
-) -> diesel::QueryResult<Page<AccountRow, AccountId>> {
-    let (horizon, accounts) = if query.is_narrow() {
-        let both = async |connection: &mut AsyncPgConnection| {
-            let horizon = horizon(connection, query).await?;
-            let accounts = page_query(query, horizon.as_ref()).load(connection).await?;
-            diesel::QueryResult::Ok((horizon, accounts))
+    async fn horizon(
+        &self,
+        connection: &mut AsyncPgConnection,
+        nth: u32,
+    ) -> QueryResult<Option<Self::Place>> {
+        let last = horizon_query(self, nth).get_result::<PlaceRow>(connection);
+        let place = |(made, name, id): PlaceRow| {
+            let made = rows::nearest(made);
+            self.sort.after(made, &name, AccountId::new(id))
         };
-        listing::one_view(connection).run(both).await?
-    } else {
-        // It finds all that it looks at.
-        (None, page_query(query, None).load(connection).await?)
-    };
-    Ok(Page::cut(accounts, query.limit, horizon, |last| {
-        let made = rows::nearest(last.created_at);
-        query.sort.after(made, &last.name, AccountId::new(last.id))
-    }))
+        Ok(last.await.optional()?.map(place))
+    }
+
+    async fn rows(
+        &self,
+        connection: &mut AsyncPgConnection,
+        horizon: Option<&Self::Place>,
+    ) -> QueryResult<Vec<Self::Row>> {
+        page_query(self, horizon).load(connection).await
+    }
+
+    fn place(&self, row: &Self::Row) -> Self::Place {
+        let made = rows::nearest(row.created_at);
+        self.sort.after(made, &row.name, AccountId::new(row.id))
+    }
 }
 
 #[async_trait]
@@ -312,16 +295,11 @@ impl AccountRepository for Accounts {
         Ok(changed)
     }
 
-    async fn page(&self, query: &AccountQuery) -> Result<Page<Account, AccountId>, StoreError> {
-        let pool = &self.0;
-        let page = if query.is_narrow() {
-            pool.transaction(async |connection| page(connection, query).await)
-                .await
-        } else {
-            pool.statement(async |connection| page(connection, query).await)
-                .await
-        };
-        let page = page?.map_err(error::of_query)?;
+    async fn page(
+        &self,
+        query: &AccountQuery,
+    ) -> Result<Page<Account, Sort<AccountId>>, StoreError> {
+        let page = listing::page(&self.0, query, query.limit, query.looks_at()).await?;
         page.try_map(rows::account)
     }
 

@@ -31,8 +31,8 @@ use std::{
 
 use async_trait::async_trait;
 use diesel::{
-    dsl::sql,
-    pg::Pg,
+    dsl::{AsSelect, SqlTypeOf, sql},
+    pg::{Pg, data_types::PgTimestamp},
     prelude::*,
     query_builder::{AstPass, QueryFragment, QueryId},
     sql_types::{
@@ -41,14 +41,18 @@ use diesel::{
 };
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl};
 use leadr_auth_domain::{
-    AuditDraft, AuditEntry, AuditHash, ChainHead, ChainId, Checkpoint, LastPlace,
+    AuditDraft, AuditEntry, AuditHash, ChainHead, ChainId, Checkpoint, LastPlace, Timestamp,
 };
-use leadr_auth_ports::{ActorFilter, AuditQuery, AuditStore, Pruned, StoreError};
+use leadr_auth_ports::{
+    ActorFilter, AuditPlace, AuditQuery, AuditStore, Pruned, StoreError,
+    listing::{Direction, Page},
+};
 use tokio::sync::OwnedMutexGuard;
 use uuid::Uuid;
 
 use crate::{
-    error::{self, Stop},
+    error::Stop,
+    listing::{self, Among, Paged},
     pool::{self, Pool},
     rows::{self, EntryRow, HeadRow},
     schema::{audit_entries, audit_heads},
@@ -488,65 +492,137 @@ pub(crate) async fn append_all<R>(
     Ok(heads)
 }
 
-type ListQuery = audit_entries::BoxedQuery<
-    'static,
-    Pg,
-    diesel::dsl::SqlTypeOf<diesel::dsl::AsSelect<EntryRow, Pg>>,
->;
+type Listed<'a, Columns> = audit_entries::BoxedQuery<'a, Pg, Columns>;
 
-/// The entries that pass a query, in its order. Where a list goes on is told by comparing whole rows, which is a range of the
-/// index.
-pub(crate) fn list_query(wanted: &AuditQuery) -> ListQuery {
-    let mut query = audit_entries::table
-        .select(EntryRow::as_select())
-        .limit(i64::from(wanted.limit))
+/// Where an entry stands in every list.
+type Standing = (audit_entries::at, audit_entries::chain, audit_entries::seq);
+
+/// The values of a [`Standing`].
+type StandingRow = (PgTimestamp, Uuid, i64);
+
+/// Whether an entry stands to a place in the list of all chains as `relation` says: a range of the index.
+fn standing<'a>(relation: &str, place: &AuditPlace) -> Among<'a, audit_entries::table> {
+    let row = "(audit_entries.at, audit_entries.chain, audit_entries.seq)";
+    Box::new(
+        sql::<Bool>(&format!("{row} {relation} ("))
+            .bind::<Timestamptz, _>(rows::edge(place.at, Direction::Descending))
+            .sql(", ")
+            .bind::<SqlUuid, _>(place.chain.as_uuid())
+            .sql(", ")
+            .bind::<BigInt, _>(place.seq.cast_signed())
+            .sql(")"),
+    )
+}
+
+/// The entries that the page may look at, in the list's order. In the list of all chains a span of time is where it begins and
+/// ends, but where it goes on after a place, and ends at the horizon: of two ranges of the index only one is where it is entered.
+fn candidates<'a, Columns>(
+    mut list: Listed<'a, Columns>,
+    query: &AuditQuery,
+    horizon: Option<&AuditPlace>,
+) -> Listed<'a, Columns> {
+    use audit_entries::{at, chain, seq};
+    if let Some(of) = query.chain {
+        list = list.filter(chain.eq(of.as_uuid())).order(seq.desc());
+        if let Some(after) = query.after {
+            list = list.filter(seq.lt(after.seq.cast_signed()));
+        }
+        if let Some(horizon) = horizon {
+            list = list.filter(seq.ge(horizon.seq.cast_signed()));
+        }
+        return list;
+    }
+    list = list.order((at.desc(), chain.desc(), seq.desc()));
+    let is_passed = |until: &Timestamp| query.after.is_some_and(|after| after.at < *until);
+    if let Some(until) = query.until.filter(|until| !is_passed(until)) {
+        list = list.filter(at.lt(rows::instant(until)));
+    } else if let Some(after) = query.after {
+        list = list.filter(standing("<", &after));
+    }
+    if let Some(horizon) = horizon {
+        list = list.filter(standing(">=", horizon));
+    } else if let Some(since) = query.since {
+        list = list.filter(at.ge(rows::instant(since)));
+    }
+    list
+}
+
+/// The `nth` of them, if there are so many.
+pub(crate) fn horizon_query<'a>(query: &AuditQuery, nth: u32) -> Listed<'a, SqlTypeOf<Standing>> {
+    let all = audit_entries::table
+        .select(Standing::default())
+        .offset(i64::from(nth) - 1)
+        .limit(1)
         .into_boxed();
-    query = match wanted.chain {
-        Some(chain) => query
-            .filter(audit_entries::chain.eq(chain.as_uuid()))
-            .order(audit_entries::seq.desc()),
-        None => query.order((
-            audit_entries::at.desc(),
-            audit_entries::chain.desc(),
-            audit_entries::seq.desc(),
-        )),
+    candidates(all, query, None)
+}
+
+/// The entries of a page and one more, up to the last one that is looked at.
+pub(crate) fn page_query<'a>(
+    query: &AuditQuery,
+    horizon: Option<&AuditPlace>,
+) -> Listed<'a, SqlTypeOf<AsSelect<EntryRow, Pg>>> {
+    use audit_entries::{action, actor, actor_key_id, at, key_id};
+    let all = audit_entries::table
+        .select(EntryRow::as_select())
+        .limit(i64::from(query.limit) + 1)
+        .into_boxed();
+    let mut page = candidates(all, query, horizon);
+    if let Some(id) = query.key_id {
+        page = page.filter(key_id.eq(id.as_uuid()));
+    }
+    page = match query.actor {
+        None => page,
+        Some(ActorFilter::Key(id)) => page
+            .filter(actor.eq("key"))
+            .filter(actor_key_id.eq(id.as_uuid())),
+        Some(ActorFilter::Tool) => page.filter(actor.eq("tool")),
+        Some(ActorFilter::Server) => page.filter(actor.eq("server")),
     };
-    if let Some(after) = wanted.after {
-        let seq = after.seq.cast_signed();
-        query = match wanted.chain {
-            Some(_) => query.filter(audit_entries::seq.lt(seq)),
-            None => query.filter(
-                sql::<Bool>("(audit_entries.at, audit_entries.chain, audit_entries.seq) < (")
-                    .bind::<Timestamptz, _>(rows::instant(after.at))
-                    .sql(", ")
-                    .bind::<SqlUuid, _>(after.chain.as_uuid())
-                    .sql(", ")
-                    .bind::<BigInt, _>(seq)
-                    .sql(")"),
-            ),
+    if let Some(wanted) = query.action {
+        page = page.filter(action.eq(wanted.as_str()));
+    }
+    if query.chain.is_some() {
+        if let Some(since) = query.since {
+            page = page.filter(at.ge(rows::instant(since)));
+        }
+        if let Some(until) = query.until {
+            page = page.filter(at.lt(rows::instant(until)));
+        }
+    }
+    page
+}
+
+impl Paged for AuditQuery {
+    type Row = AuditEntry;
+    type Place = AuditPlace;
+
+    async fn horizon(
+        &self,
+        connection: &mut AsyncPgConnection,
+        nth: u32,
+    ) -> QueryResult<Option<Self::Place>> {
+        let last = horizon_query(self, nth).get_result::<StandingRow>(connection);
+        let place = |(at, chain, seq): StandingRow| AuditPlace {
+            at: rows::nearest(at),
+            chain: ChainId::from_uuid(chain),
+            seq: seq.cast_unsigned(),
         };
+        Ok(last.await.optional()?.map(place))
     }
-    if let Some(key) = wanted.key_id {
-        query = query.filter(audit_entries::key_id.eq(key.as_uuid()));
+
+    async fn rows(
+        &self,
+        connection: &mut AsyncPgConnection,
+        horizon: Option<&Self::Place>,
+    ) -> QueryResult<Vec<Self::Row>> {
+        let page: Vec<EntryRow> = page_query(self, horizon).load(connection).await?;
+        Ok(page.into_iter().map(rows::entry).collect())
     }
-    query = match wanted.actor {
-        None => query,
-        Some(ActorFilter::Key(key)) => query
-            .filter(audit_entries::actor.eq("key"))
-            .filter(audit_entries::actor_key_id.eq(key.as_uuid())),
-        Some(ActorFilter::Tool) => query.filter(audit_entries::actor.eq("tool")),
-        Some(ActorFilter::Server) => query.filter(audit_entries::actor.eq("server")),
-    };
-    if let Some(action) = wanted.action {
-        query = query.filter(audit_entries::action.eq(action.as_str()));
+
+    fn place(&self, row: &Self::Row) -> Self::Place {
+        AuditPlace::of(row)
     }
-    if let Some(since) = wanted.since {
-        query = query.filter(audit_entries::at.ge(rows::instant(since)));
-    }
-    if let Some(until) = wanted.until {
-        query = query.filter(audit_entries::at.lt(rows::instant(until)));
-    }
-    query
 }
 
 /// One prunes at a time, so that no checkpoint goes back. Nobody else writes checkpoints.
@@ -657,14 +733,8 @@ impl AuditStore for Audit {
         Ok(())
     }
 
-    async fn list(&self, query: &AuditQuery) -> Result<Vec<AuditEntry>, StoreError> {
-        let query = list_query(query);
-        let listed = self
-            .0
-            .statement(async |connection| query.load::<EntryRow>(connection).await)
-            .await?
-            .map_err(error::of_query)?;
-        Ok(listed.into_iter().map(rows::entry).collect())
+    async fn page(&self, query: &AuditQuery) -> Result<Page<AuditEntry, AuditPlace>, StoreError> {
+        listing::page(&self.0, query, query.limit, query.looks_at()).await
     }
 
     async fn prune(&self, upto: &[Checkpoint], entry: &AuditDraft) -> Result<Pruned, StoreError> {

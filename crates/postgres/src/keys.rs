@@ -16,7 +16,7 @@ use leadr_auth_domain::{
 use leadr_auth_ports::{
     Audited, CreateKeyError, KeyChangeFn, KeyLookup, KeyQuery, KeyRepository, Once, Rows,
     StoreError, UpdateKeyError,
-    listing::{LOOKED_AT, Page, Sort},
+    listing::{Page, Sort},
 };
 use uuid::Uuid;
 
@@ -24,7 +24,7 @@ use crate::{
     audit::{self, Heads, NewHead},
     creation::Creations,
     error::{self, KeyStays, NotIssued, Stop},
-    listing::{self, coalesce},
+    listing::{self, Paged, coalesce},
     pool::Pool,
     requests,
     rows::{self, AccountRow, KeyRow},
@@ -72,8 +72,7 @@ const TABLE: &str = "api_keys";
 /// The values of a [`Place`].
 type PlaceRow = (PgTimestamp, String, Uuid);
 
-/// The live keys of the account from where the page begins: what may be looked at. In a list by the time that they were made, a span of it is
-/// where the list begins and ends.
+/// The live keys of the account that the page may look at, in the list's order.
 fn candidates<'a, Columns>(
     mut query: Listed<'a, Columns>,
     KeyQuery { filter, sort, .. }: &'a KeyQuery,
@@ -82,29 +81,17 @@ fn candidates<'a, Columns>(
     query = query
         .filter(api_keys::account_id.eq(filter.account_id.as_uuid()))
         .filter(api_keys::deleted_at.is_null());
-    let (place, mut span) = sort.entering(filter.created);
-    if horizon.is_some() {
-        span = sort.ending_within(span);
-    }
-    if let Sort::CreatedAt { .. } = sort {
-        for made in listing::made_in(TABLE, span) {
-            query = query.filter(made);
-        }
-    }
-    if let Some(after) = place.and_then(|place| listing::after(TABLE, place)) {
-        query = query.filter(after);
-    }
-    if let Some(within) = horizon.and_then(|horizon| listing::up_to(TABLE, horizon)) {
-        query = query.filter(within);
+    for among in listing::range(TABLE, sort, filter.created, horizon) {
+        query = query.filter(among);
     }
     query.order(listing::order(TABLE, sort))
 }
 
-/// The last key that is looked at, if there are so many.
-pub(crate) fn horizon_query(query: &KeyQuery) -> Listed<'_, SqlTypeOf<Place>> {
+/// The `nth` of them, if there are so many.
+pub(crate) fn horizon_query(query: &KeyQuery, nth: u32) -> Listed<'_, SqlTypeOf<Place>> {
     let all = api_keys::table
         .select(Place::default())
-        .offset(i64::from(LOOKED_AT - 1))
+        .offset(i64::from(nth) - 1)
         .limit(1)
         .into_boxed();
     candidates(all, query, None)
@@ -180,36 +167,35 @@ pub(crate) fn page_query<'a>(
     page
 }
 
-/// Up to where the page of a narrowed list looks; `None` where that is to the end.
-pub(crate) async fn horizon(
-    connection: &mut AsyncPgConnection,
-    query: &KeyQuery,
-) -> diesel::QueryResult<Option<Sort<KeyId>>> {
-    let last = horizon_query(query).get_result::<PlaceRow>(connection);
-    let last = last.await.optional()?;
-    Ok(last.map(|(at, name, id)| query.sort.after(rows::nearest(at), &name, KeyId::new(id))))
-}
+impl Paged for KeyQuery {
+    type Row = KeyRow;
+    type Place = Sort<KeyId>;
 
-/// A page, and where the next one begins.
-async fn page(
-    connection: &mut AsyncPgConnection,
-    query: &KeyQuery,
-) -> diesel::QueryResult<Page<KeyRow, KeyId>> {
-    let (horizon, keys) = if query.is_narrow() {
-        let both = async |connection: &mut AsyncPgConnection| {
-            let horizon = horizon(connection, query).await?;
-            let keys = page_query(query, horizon.as_ref()).load(connection).await?;
-            diesel::QueryResult::Ok((horizon, keys))
+    async fn horizon(
+        &self,
+        connection: &mut AsyncPgConnection,
+        nth: u32,
+    ) -> QueryResult<Option<Self::Place>> {
+        let last = horizon_query(self, nth).get_result::<PlaceRow>(connection);
+        let place = |(made, name, id): PlaceRow| {
+            let made = rows::nearest(made);
+            self.sort.after(made, &name, KeyId::new(id))
         };
-        listing::one_view(connection).run(both).await?
-    } else {
-        // It finds all that it looks at.
-        (None, page_query(query, None).load(connection).await?)
-    };
-    Ok(Page::cut(keys, query.limit, horizon, |last| {
-        let made = rows::nearest(last.created_at);
-        query.sort.after(made, &last.name, KeyId::new(last.id))
-    }))
+        Ok(last.await.optional()?.map(place))
+    }
+
+    async fn rows(
+        &self,
+        connection: &mut AsyncPgConnection,
+        horizon: Option<&Self::Place>,
+    ) -> QueryResult<Vec<Self::Row>> {
+        page_query(self, horizon).load(connection).await
+    }
+
+    fn place(&self, row: &Self::Row) -> Self::Place {
+        let made = rows::nearest(row.created_at);
+        self.sort.after(made, &row.name, KeyId::new(row.id))
+    }
 }
 
 /// What came of inserting a key.
@@ -515,16 +501,8 @@ impl KeyRepository for Keys {
         Ok(changed)
     }
 
-    async fn page(&self, query: &KeyQuery) -> Result<Page<ApiKey, KeyId>, StoreError> {
-        let pool = &self.pool;
-        let page = if query.is_narrow() {
-            pool.transaction(async |connection| page(connection, query).await)
-                .await
-        } else {
-            pool.statement(async |connection| page(connection, query).await)
-                .await
-        };
-        let page = page?.map_err(error::of_query)?;
+    async fn page(&self, query: &KeyQuery) -> Result<Page<ApiKey, Sort<KeyId>>, StoreError> {
+        let page = listing::page(&self.pool, query, query.limit, query.looks_at()).await?;
         page.try_map(rows::key)
     }
 

@@ -7,7 +7,7 @@ use leadr_auth_domain::{
     AccountStatus, Actor, AuditAction, Fingerprint, IdempotencyKey, IdempotentRequest, KeyLimit,
     OperatorAccess, Slug,
 };
-use leadr_auth_ports::listing::Page;
+use leadr_auth_ports::listing::{Page, Sort};
 use leadr_auth_ports::{
     AccountQuery, CreateAccountError, EntropyError, Once, Rows, UpdateAccountError,
 };
@@ -199,7 +199,7 @@ impl Service {
         &self,
         access: Access,
         query: &AccountQuery,
-    ) -> Result<Page<Account, AccountId>, StoreError> {
+    ) -> Result<Page<Account, Sort<AccountId>>, StoreError> {
         match access {
             Access::All => self.stores.accounts.page(query).await,
             Access::Account(own) => {

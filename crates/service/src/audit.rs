@@ -9,7 +9,9 @@ use leadr_auth_domain::{
     ChainCheck, ChainHead, ChainId, Checkpoint, Facts, ForeignAccount, KeyId, LastPlace,
     OperatorAccess, Origin, PepperId, Principal, Timestamp,
 };
-use leadr_auth_ports::{ActorFilter, AuditPlace, AuditQuery, Audited, Pruned, Snapshot};
+use leadr_auth_ports::{
+    ActorFilter, AuditPlace, AuditQuery, Audited, Pruned, Snapshot, listing::Page,
+};
 use serde_json::{Map, Value};
 
 use crate::secret::sealed_audit_key;
@@ -289,7 +291,7 @@ impl Service {
         self.stores.audit.append(&entry).await
     }
 
-    /// At most `limit` entries of an account, or for whoever reaches all and names none, of all; newest first, after a place
+    /// A page of at most `limit` entries of an account, or for whoever reaches all and names none, of all; newest first, after a place
     /// in that list. Whoever reaches all and names the nil UUID gets the deployment's own ([`ChainId::from_uuid`]); it is no
     /// account's id, so that whoever reaches an account with it gets nothing.
     pub async fn list_audit(
@@ -299,12 +301,15 @@ impl Service {
         filter: AuditFilter,
         after: Option<AuditPlace>,
         limit: u32,
-    ) -> Result<Vec<AuditEntry>, AuditError> {
+    ) -> Result<Page<AuditEntry, AuditPlace>, AuditError> {
         let chain = access
             .resolve_chain(account_id)
             .map_err(AuditError::ForeignAccount)?;
         if chain == Some(ChainId::System) && access != Access::All {
-            return Ok(Vec::new());
+            return Ok(Page {
+                rows: Vec::new(),
+                next: None,
+            });
         }
         let AuditFilter {
             key_id,
@@ -323,7 +328,7 @@ impl Service {
             after,
             limit: limit.max(1),
         };
-        Ok(self.stores.audit.list(&query).await?)
+        Ok(self.stores.audit.page(&query).await?)
     }
 
     /// Takes away the entries of before `before`, of each chain the longest beginning in which there are only such, and
@@ -618,7 +623,8 @@ mod tests {
             )
             .await
             .unwrap();
-        listed.into_iter().rev().map(|entry| entry.action).collect()
+        let rows = listed.rows.into_iter();
+        rows.rev().map(|entry| entry.action).collect()
     }
 
     #[tokio::test]
@@ -666,7 +672,7 @@ mod tests {
             .list_audit(Access::All, Some(tenant), filter, None, 100)
             .await
             .unwrap();
-        let entry = &renamed[0];
+        let entry = &renamed.rows[0];
         assert_eq!(
             (entry.key_id, entry.origin.actor),
             (Some(id), Actor::Server)
@@ -694,6 +700,7 @@ mod tests {
                 .service
                 .list_audit(access, account, filter, None, 100)
                 .await
+                .map(|page| page.rows)
         };
         let tenant = Access::Account(bench.tenant.id);
         let own = list(tenant, None).await.unwrap();

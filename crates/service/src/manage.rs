@@ -8,7 +8,7 @@ use leadr_auth_domain::{
     Access, AccountId, ApiKey, ApiKeyStatus, ForeignAccount, KeyChange, KeyId, KeyName, KeyPrefix,
     KeyRefusal, Principal, ScopeNotHeld, Timestamp,
 };
-use leadr_auth_ports::listing::Page;
+use leadr_auth_ports::listing::{Page, Sort};
 use leadr_auth_ports::{KeyFilter, KeyQuery, KeyUse, Rows, UpdateKeyError};
 
 use crate::{Service, StoreError};
@@ -134,7 +134,7 @@ impl Service {
         &self,
         access: Access,
         query: &KeyQuery,
-    ) -> Result<Page<ApiKey, KeyId>, KeyError> {
+    ) -> Result<Page<ApiKey, Sort<KeyId>>, KeyError> {
         access.resolve(Some(query.filter.account_id))?;
         let Page { rows, next } = self.stores.keys.page(query).await?;
         let rows = rows.into_iter().map(|key| self.usage.overlay(key));

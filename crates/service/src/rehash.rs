@@ -419,6 +419,7 @@ mod tests {
             .await
             .unwrap();
         let said: Vec<_> = listed
+            .rows
             .iter()
             .map(|entry| entry.after.as_ref().unwrap().as_str().to_owned())
             .collect();

@@ -12,14 +12,14 @@ use leadr_auth_domain::{Account, AccountId, ApiKey, AuditDraft, IdempotentReques
 use leadr_auth_ports::{
     AccountChangeFn, AccountQuery, AccountRepository, Audited, Change, CreateAccountError,
     CreateOperatorError, Once, Rows, StoreError, UpdateAccountError,
-    listing::{LOOKED_AT, Page, Sort},
+    listing::{Page, Sort},
 };
 
 use crate::{
     audit,
     error::{Stop, Violation},
     keys::{self, Swap},
-    listing,
+    listing::{self, Paged},
     pool::{Done, Pool},
     requests,
     rows::{self, AccountChanges, AccountRow, Id},
@@ -51,37 +51,24 @@ const TABLE: &str = "accounts";
 /// The values of a [`Place`].
 type PlaceRow = (i64, String, Id);
 
-/// The live accounts from where the page begins: what may be looked at. In a list by the time that they were made, a span of it is
-/// where the list begins and ends.
+/// The live accounts that the page may look at, in the list's order.
 fn candidates<Columns>(
     mut query: Listed<Columns>,
     AccountQuery { filter, sort, .. }: &AccountQuery,
     horizon: Option<&Sort<AccountId>>,
 ) -> Listed<Columns> {
     query = query.filter(accounts::deleted_at.is_null());
-    let (place, mut span) = sort.entering(filter.created);
-    if horizon.is_some() {
-        span = sort.ending_within(span);
-    }
-    if let Sort::CreatedAt { .. } = sort {
-        for made in listing::made_in(TABLE, span, sort) {
-            query = query.filter(made);
-        }
-    }
-    if let Some(after) = place.and_then(|place| listing::after(TABLE, place)) {
-        query = query.filter(after);
-    }
-    if let Some(within) = horizon.and_then(|horizon| listing::up_to(TABLE, horizon)) {
-        query = query.filter(within);
+    for among in listing::range(TABLE, sort, filter.created, horizon) {
+        query = query.filter(among);
     }
     query.order(listing::order(TABLE, sort))
 }
 
-/// The last account that is looked at, if there are so many.
-fn horizon_query(query: &AccountQuery) -> Listed<SqlTypeOf<Place>> {
+/// The `nth` of them, if there are so many.
+fn horizon_query(query: &AccountQuery, nth: u32) -> Listed<SqlTypeOf<Place>> {
     let all = accounts::table
         .select(Place::default())
-        .offset(i64::from(LOOKED_AT - 1))
+        .offset(i64::from(nth) - 1)
         .limit(1)
         .into_boxed();
     candidates(all, query, None)
@@ -112,37 +99,34 @@ fn page_query(
     page
 }
 
-/// Up to where the page of a narrowed list looks; `None` where that is to the end.
-fn horizon(
-    connection: &mut SqliteConnection,
-    query: &AccountQuery,
-) -> QueryResult<Option<Sort<AccountId>>> {
-    let last = horizon_query(query).get_result::<PlaceRow>(connection);
-    let place = |(made, name, Id(id)): PlaceRow| {
-        let made = rows::nearest(made);
-        query.sort.after(made, &name, AccountId::new(id))
-    };
-    Ok(last.optional()?.map(place))
-}
+impl Paged for AccountQuery {
+    type Row = AccountRow;
+    type Place = Sort<AccountId>;
 
-/// A page, and where the next one begins.
-fn page(
-    connection: &mut SqliteConnection,
-    query: &AccountQuery,
-) -> QueryResult<Page<AccountRow, AccountId>> {
-    let (horizon, accounts) = if query.is_narrow() {
-        listing::one_view(connection, |connection| {
-            let horizon = horizon(connection, query)?;
-            let accounts = page_query(query, horizon.as_ref()).load(connection)?;
-            Ok((horizon, accounts))
-        })?
-    } else {
-        // It finds all that it looks at.
-        (None, page_query(query, None).load(connection)?)
-    };
-    Ok(Page::cut(accounts, query.limit, horizon, |last| {
-        last.place(&query.sort)
-    }))
+    fn horizon(
+        &self,
+        connection: &mut SqliteConnection,
+        nth: u32,
+    ) -> QueryResult<Option<Self::Place>> {
+        let last = horizon_query(self, nth).get_result::<PlaceRow>(connection);
+        let place = |(made, name, Id(id)): PlaceRow| {
+            let made = rows::nearest(made);
+            self.sort.after(made, &name, AccountId::new(id))
+        };
+        Ok(last.optional()?.map(place))
+    }
+
+    fn rows(
+        &self,
+        connection: &mut SqliteConnection,
+        horizon: Option<&Self::Place>,
+    ) -> QueryResult<Vec<Self::Row>> {
+        page_query(self, horizon).load(connection)
+    }
+
+    fn place(&self, row: &Self::Row) -> Self::Place {
+        row.place(&self.sort)
+    }
 }
 
 /// What of this name and this slug a live account other than `id` has; the name where both are taken.
@@ -331,9 +315,14 @@ impl AccountRepository for Accounts {
         self.0.in_steps(steps).await
     }
 
-    async fn page(&self, query: &AccountQuery) -> Result<Page<Account, AccountId>, StoreError> {
+    async fn page(
+        &self,
+        query: &AccountQuery,
+    ) -> Result<Page<Account, Sort<AccountId>>, StoreError> {
         let query = query.clone();
-        let page = self.0.read(move |connection| page(connection, &query));
+        let page = self.0.read(move |connection| {
+            listing::page(connection, &query, query.limit, query.looks_at())
+        });
         page.await?.try_map(rows::account)
     }
 

@@ -7,22 +7,27 @@ mod rows;
 
 use async_trait::async_trait;
 use diesel::{
+    dsl::{AsSelect, SqlTypeOf, sql},
     prelude::*,
     result::{DatabaseErrorKind, Error},
-    sql_types::Binary,
+    sql_types::{BigInt, Binary, Bool},
     sqlite::{Sqlite, SqliteConnection},
 };
 use leadr_auth_domain::{
     AuditDraft, AuditEntry, AuditHash, ChainHead, ChainId, Checkpoint, LastPlace, Timestamp,
 };
-use leadr_auth_ports::{ActorFilter, AuditQuery, AuditStore, Pruned, StoreError};
+use leadr_auth_ports::{
+    ActorFilter, AuditPlace, AuditQuery, AuditStore, Pruned, StoreError,
+    listing::{Direction, Page},
+};
 use uuid::Uuid;
 
 use self::rows::{CheckpointRow, EntryRow, HeadRow, Place};
 use crate::{
     error,
+    listing::{self, Among, Paged},
     pool::{Done, Pool},
-    rows::Id,
+    rows::{Id, edge, nearest},
     schema::{audit_checkpoints, audit_entries, audit_heads},
 };
 
@@ -156,69 +161,141 @@ fn last_place(
     Ok(followed.max_by_key(|place| place.seq))
 }
 
-type ListQuery = audit_entries::BoxedQuery<
-    'static,
-    Sqlite,
-    diesel::dsl::SqlTypeOf<diesel::dsl::AsSelect<EntryRow, Sqlite>>,
->;
+type Listed<Columns> = audit_entries::BoxedQuery<'static, Sqlite, Columns>;
+
+/// Where an entry stands in every list.
+type Standing = (audit_entries::at, audit_entries::chain, audit_entries::seq);
 
 /// A number as a row may have it; one that none has is more than all.
 fn bound(seq: u64) -> i64 {
     i64::try_from(seq).unwrap_or(i64::MAX)
 }
 
-/// The entries that pass the query, in their order.
-fn list_query(query: &AuditQuery) -> ListQuery {
-    use audit_entries::{action, actor, actor_key_id, at, chain, key_id, seq};
-    let mut list = audit_entries::table
-        .select(EntryRow::as_select())
-        .limit(query.limit.into())
-        .into_boxed();
-    list = match query.chain {
-        Some(of) => list.filter(chain.eq(Id::from(of))).order(seq.desc()),
-        None => {
-            list.filter(length(chain).eq(ID_BYTES))
-                .order((at.desc(), chain.desc(), seq.desc()))
+/// Whether an entry stands to a place in the list of all chains as `relation` says.
+fn standing(relation: &str, place: &AuditPlace) -> Among<audit_entries::table> {
+    let row = "(audit_entries.at, audit_entries.chain, audit_entries.seq)";
+    Box::new(
+        sql::<Bool>(&format!("{row} {relation} ("))
+            .bind::<BigInt, _>(edge(place.at, Direction::Descending))
+            .sql(", ")
+            .bind::<Binary, _>(Id::from(place.chain))
+            .sql(", ")
+            .bind::<BigInt, _>(bound(place.seq))
+            .sql(")"),
+    )
+}
+
+/// The entries that the page may look at, in the list's order. In the list of all chains a span of time is where it begins and
+/// ends, but where it goes on after a place, and ends at the horizon: SQLite would take the span for what it enters its index by.
+fn candidates<Columns>(
+    mut list: Listed<Columns>,
+    query: &AuditQuery,
+    horizon: Option<&AuditPlace>,
+) -> Listed<Columns> {
+    use audit_entries::{at, chain, seq};
+    if let Some(of) = query.chain {
+        list = list.filter(chain.eq(Id::from(of))).order(seq.desc());
+        if let Some(after) = query.after {
+            list = list.filter(seq.lt(bound(after.seq)));
         }
-    };
-    if let Some(after) = query.after {
-        let (of, number) = (Id::from(after.chain), bound(after.seq));
-        // As the first of all times is read whatever is before it; after any of that comes only what is before all of it.
-        let time = if after.at == Timestamp::MIN {
-            i64::MIN
-        } else {
-            after.at.unix_micros()
-        };
-        list = if query.chain.is_some() {
-            list.filter(seq.lt(number))
-        } else {
-            let in_chain = chain.eq(of).and(seq.lt(number));
-            let then = at.eq(time).and(chain.lt(of).or(in_chain));
-            // The first says no more than the second, and is what the index begins by.
-            list.filter(at.le(time)).filter(at.lt(time).or(then))
-        };
+        if let Some(horizon) = horizon {
+            list = list.filter(seq.ge(bound(horizon.seq)));
+        }
+        return list;
     }
-    if let Some(id) = query.key_id {
-        list = list.filter(key_id.eq(Id::from(id)));
+    list = list
+        .filter(length(chain).eq(ID_BYTES))
+        .order((at.desc(), chain.desc(), seq.desc()));
+    let is_passed = |until: &Timestamp| query.after.is_some_and(|after| after.at < *until);
+    if let Some(until) = query.until.filter(|until| !is_passed(until)) {
+        list = list.filter(at.lt(until.unix_micros()));
+    } else if let Some(after) = query.after {
+        list = list.filter(standing("<", &after));
     }
-    list = match query.actor {
-        None => list,
-        Some(ActorFilter::Key(id)) => list
-            .filter(actor.eq(rows::KEY))
-            .filter(actor_key_id.eq(Id::from(id))),
-        Some(ActorFilter::Tool) => list.filter(actor.eq(rows::TOOL)),
-        Some(ActorFilter::Server) => list.filter(actor.eq(rows::SERVER)),
-    };
-    if let Some(wanted) = query.action {
-        list = list.filter(action.eq(wanted.as_str()));
-    }
-    if let Some(since) = query.since {
+    if let Some(horizon) = horizon {
+        list = list.filter(standing(">=", horizon));
+    } else if let Some(since) = query.since {
         list = list.filter(at.ge(since.unix_micros()));
     }
-    if let Some(until) = query.until {
-        list = list.filter(at.lt(until.unix_micros()));
-    }
     list
+}
+
+/// The `nth` of them, if there are so many.
+fn horizon_query(query: &AuditQuery, nth: u32) -> Listed<SqlTypeOf<Standing>> {
+    let all = audit_entries::table
+        .select(Standing::default())
+        .offset(i64::from(nth) - 1)
+        .limit(1)
+        .into_boxed();
+    candidates(all, query, None)
+}
+
+/// The entries of a page and one more, up to the last one that is looked at.
+fn page_query(
+    query: &AuditQuery,
+    horizon: Option<&AuditPlace>,
+) -> Listed<SqlTypeOf<AsSelect<EntryRow, Sqlite>>> {
+    use audit_entries::{action, actor, actor_key_id, at, key_id};
+    let all = audit_entries::table
+        .select(EntryRow::as_select())
+        .limit(i64::from(query.limit) + 1)
+        .into_boxed();
+    let mut page = candidates(all, query, horizon);
+    if let Some(id) = query.key_id {
+        page = page.filter(key_id.eq(Id::from(id)));
+    }
+    page = match query.actor {
+        None => page,
+        Some(ActorFilter::Key(id)) => page
+            .filter(actor.eq(rows::KEY))
+            .filter(actor_key_id.eq(Id::from(id))),
+        Some(ActorFilter::Tool) => page.filter(actor.eq(rows::TOOL)),
+        Some(ActorFilter::Server) => page.filter(actor.eq(rows::SERVER)),
+    };
+    if let Some(wanted) = query.action {
+        page = page.filter(action.eq(wanted.as_str()));
+    }
+    if query.chain.is_some() {
+        if let Some(since) = query.since {
+            page = page.filter(at.ge(since.unix_micros()));
+        }
+        if let Some(until) = query.until {
+            page = page.filter(at.lt(until.unix_micros()));
+        }
+    }
+    page
+}
+
+impl Paged for AuditQuery {
+    type Row = AuditEntry;
+    type Place = AuditPlace;
+
+    fn horizon(
+        &self,
+        connection: &mut SqliteConnection,
+        nth: u32,
+    ) -> QueryResult<Option<Self::Place>> {
+        let last = horizon_query(self, nth).get_result::<(i64, Id, i64)>(connection);
+        let place = |(at, Id(chain), seq)| AuditPlace {
+            at: nearest(at),
+            chain: ChainId::from_uuid(chain),
+            seq: u64::try_from(seq).unwrap_or(0),
+        };
+        Ok(last.optional()?.map(place))
+    }
+
+    fn rows(
+        &self,
+        connection: &mut SqliteConnection,
+        horizon: Option<&Self::Place>,
+    ) -> QueryResult<Vec<Self::Row>> {
+        let page: Vec<EntryRow> = page_query(self, horizon).load(connection)?;
+        Ok(page.into_iter().map(EntryRow::into_entry).collect())
+    }
+
+    fn place(&self, row: &Self::Row) -> Self::Place {
+        AuditPlace::of(row)
+    }
 }
 
 /// Answers how many entries were taken away.
@@ -254,13 +331,12 @@ impl AuditStore for Audit {
         written.await?.map_err(error::of_query)
     }
 
-    async fn list(&self, query: &AuditQuery) -> Result<Vec<AuditEntry>, StoreError> {
+    async fn page(&self, query: &AuditQuery) -> Result<Page<AuditEntry, AuditPlace>, StoreError> {
         let query = *query;
-        let listed = self
-            .0
-            .trail(move |connection| list_query(&query).load::<EntryRow>(connection))
-            .await?;
-        Ok(listed.into_iter().map(EntryRow::into_entry).collect())
+        let page = self.0.trail(move |connection| {
+            listing::page(connection, &query, query.limit, query.looks_at())
+        });
+        page.await
     }
 
     async fn prune(&self, upto: &[Checkpoint], entry: &AuditDraft) -> Result<Pruned, StoreError> {
@@ -363,42 +439,67 @@ mod tests {
     use super::*;
     use crate::plans::plan;
 
+    /// The plans of looking for how far a page looks, of a page to the end, and of one up to this place.
+    fn plans(query: &AuditQuery, horizon: AuditPlace) -> [String; 3] {
+        [
+            plan(&horizon_query(query, 10)),
+            plan(&page_query(query, None)),
+            plan(&page_query(query, Some(&horizon))),
+        ]
+    }
+
+    const FAR: AuditPlace = AuditPlace {
+        at: Timestamp::MIN,
+        chain: ChainId::System,
+        seq: 1,
+    };
+
     #[test]
     fn the_list_of_a_chain_goes_by_the_primary_key() {
         for chain in [ChainId::System, ChainId::Account(account(1).id)] {
             for list in audit_lists(Some(chain)) {
-                let range = match list.after {
-                    None => "chain=?",
-                    Some(_) => "chain=? AND seq<?",
+                let (to_the_end, to_there) = match list.after {
+                    None => ("chain=?", "chain=? AND seq>?"),
+                    Some(_) => ("chain=? AND seq<?", "chain=? AND seq>? AND seq<?"),
                 };
-                assert_eq!(
-                    plan(&list_query(&list)),
+                let expected = [to_the_end, to_the_end, to_there].map(|range| {
                     format!(
                         "SEARCH audit_entries USING INDEX sqlite_autoindex_audit_entries_1 ({range})"
-                    ),
-                    "{list:?}"
-                );
+                    )
+                });
+                assert_eq!(plans(&list, FAR), expected, "{list:?}");
             }
         }
     }
 
     /// A page is read from the index in the index's order, so that reading ends with the page. From where to where, is
-    /// taken from the times.
+    /// taken from the times; but where it goes on, and where it ends, from the places themselves.
     #[test]
     fn the_list_of_all_chains_comes_sorted_from_the_index_of_times() {
+        const AFTER: &str = "(at,chain,seq)<(?,?,?)";
+        const UP_TO: &str = "(at,chain,seq)>(?,?,?)";
         for list in audit_lists(None) {
-            let is_before = list.until.is_some() || list.after.is_some();
-            let (how, range) = match (list.since.is_some(), is_before) {
-                (false, false) => ("SCAN", ""),
-                (false, true) => ("SEARCH", " (at<?)"),
-                (true, false) => ("SEARCH", " (at>?)"),
-                (true, true) => ("SEARCH", " (at>? AND at<?)"),
+            let begins = match (list.after, list.until) {
+                (Some(_), _) => Some(AFTER),
+                (None, Some(_)) => Some("at<?"),
+                (None, None) => None,
             };
-            assert_eq!(
-                plan(&list_query(&list)),
-                format!("{how} audit_entries USING INDEX audit_entries_by_time{range}"),
-                "{list:?}"
-            );
+            let ends = list.since.map(|_| "at>?");
+            let searched = |index: &str, ends: Option<&str>| {
+                let range: Vec<_> = ends.into_iter().chain(begins).collect();
+                if range.is_empty() {
+                    format!("SCAN audit_entries USING {index}")
+                } else {
+                    let range = range.join(" AND ");
+                    format!("SEARCH audit_entries USING {index} ({range})")
+                }
+            };
+            let expected = [
+                searched("COVERING INDEX audit_entries_by_time", ends),
+                searched("INDEX audit_entries_by_time", ends),
+                searched("INDEX audit_entries_by_time", Some(UP_TO)),
+            ];
+            assert_eq!(plans(&list, FAR), expected, "{list:?}");
         }
     }
 }

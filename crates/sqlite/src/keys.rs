@@ -13,13 +13,13 @@ use leadr_auth_domain::{
 use leadr_auth_ports::{
     Audited, Change, CreateKeyError, KeyChangeFn, KeyLookup, KeyQuery, KeyRepository, Once, Rows,
     StoreError, UpdateKeyError,
-    listing::{LOOKED_AT, Page, Sort},
+    listing::{Page, Sort},
 };
 
 use crate::{
     audit,
     error::{Stop, Violation},
-    listing,
+    listing::{self, Paged},
     pool::{Done, Pool},
     requests,
     rows::{self, AccountRow, Id, KeyChanges, KeyRow},
@@ -64,8 +64,7 @@ const TABLE: &str = "api_keys";
 /// The values of a [`Place`].
 type PlaceRow = (i64, String, Id);
 
-/// The live keys of the account from where the page begins: what may be looked at. In a list by the time that they were made, a span of it is
-/// where the list begins and ends.
+/// The live keys of the account that the page may look at, in the list's order.
 fn candidates<Columns>(
     mut query: Listed<Columns>,
     KeyQuery { filter, sort, .. }: &KeyQuery,
@@ -74,29 +73,17 @@ fn candidates<Columns>(
     query = query
         .filter(api_keys::account_id.eq(Id::from(filter.account_id)))
         .filter(api_keys::deleted_at.is_null());
-    let (place, mut span) = sort.entering(filter.created);
-    if horizon.is_some() {
-        span = sort.ending_within(span);
-    }
-    if let Sort::CreatedAt { .. } = sort {
-        for made in listing::made_in(TABLE, span, sort) {
-            query = query.filter(made);
-        }
-    }
-    if let Some(after) = place.and_then(|place| listing::after(TABLE, place)) {
-        query = query.filter(after);
-    }
-    if let Some(within) = horizon.and_then(|horizon| listing::up_to(TABLE, horizon)) {
-        query = query.filter(within);
+    for among in listing::range(TABLE, sort, filter.created, horizon) {
+        query = query.filter(among);
     }
     query.order(listing::order(TABLE, sort))
 }
 
-/// The last key that is looked at, if there are so many.
-fn horizon_query(query: &KeyQuery) -> Listed<SqlTypeOf<Place>> {
+/// The `nth` of them, if there are so many.
+fn horizon_query(query: &KeyQuery, nth: u32) -> Listed<SqlTypeOf<Place>> {
     let all = api_keys::table
         .select(Place::default())
-        .offset(i64::from(LOOKED_AT - 1))
+        .offset(i64::from(nth) - 1)
         .limit(1)
         .into_boxed();
     candidates(all, query, None)
@@ -155,33 +142,34 @@ fn page_query(
     page
 }
 
-/// Up to where the page of a narrowed list looks; `None` where that is to the end.
-fn horizon(
-    connection: &mut SqliteConnection,
-    query: &KeyQuery,
-) -> QueryResult<Option<Sort<KeyId>>> {
-    let last = horizon_query(query).get_result::<PlaceRow>(connection);
-    let place = |(made, name, Id(id)): PlaceRow| {
-        query.sort.after(rows::nearest(made), &name, KeyId::new(id))
-    };
-    Ok(last.optional()?.map(place))
-}
+impl Paged for KeyQuery {
+    type Row = KeyRow;
+    type Place = Sort<KeyId>;
 
-/// A page, and where the next one begins.
-fn page(connection: &mut SqliteConnection, query: &KeyQuery) -> QueryResult<Page<KeyRow, KeyId>> {
-    let (horizon, keys) = if query.is_narrow() {
-        listing::one_view(connection, |connection| {
-            let horizon = horizon(connection, query)?;
-            let keys = page_query(query, horizon.as_ref()).load(connection)?;
-            Ok((horizon, keys))
-        })?
-    } else {
-        // It finds all that it looks at.
-        (None, page_query(query, None).load(connection)?)
-    };
-    Ok(Page::cut(keys, query.limit, horizon, |last| {
-        last.place(&query.sort)
-    }))
+    fn horizon(
+        &self,
+        connection: &mut SqliteConnection,
+        nth: u32,
+    ) -> QueryResult<Option<Self::Place>> {
+        let last = horizon_query(self, nth).get_result::<PlaceRow>(connection);
+        let place = |(made, name, Id(id)): PlaceRow| {
+            let made = rows::nearest(made);
+            self.sort.after(made, &name, KeyId::new(id))
+        };
+        Ok(last.optional()?.map(place))
+    }
+
+    fn rows(
+        &self,
+        connection: &mut SqliteConnection,
+        horizon: Option<&Self::Place>,
+    ) -> QueryResult<Vec<Self::Row>> {
+        page_query(self, horizon).load(connection)
+    }
+
+    fn place(&self, row: &Self::Row) -> Self::Place {
+        row.place(&self.sort)
+    }
 }
 
 /// The key with this id, deleted or not.
@@ -407,9 +395,11 @@ impl KeyRepository for Keys {
         self.0.in_steps(steps).await
     }
 
-    async fn page(&self, query: &KeyQuery) -> Result<Page<ApiKey, KeyId>, StoreError> {
+    async fn page(&self, query: &KeyQuery) -> Result<Page<ApiKey, Sort<KeyId>>, StoreError> {
         let query = query.clone();
-        let page = self.0.read(move |connection| page(connection, &query));
+        let page = self.0.read(move |connection| {
+            listing::page(connection, &query, query.limit, query.looks_at())
+        });
         page.await?.try_map(rows::key)
     }
 
@@ -514,7 +504,7 @@ mod tests {
                     let plans = [
                         plan(&page_query(&query, None)),
                         plan(&page_query(&query, Some(&sort))),
-                        plan(&horizon_query(&query)),
+                        plan(&horizon_query(&query, 1_024)),
                     ];
                     for plan in plans {
                         // At most one key has a whole prefix.

@@ -1,4 +1,5 @@
-//! The order of long lists, and where in them a page begins and ends. Keys and accounts have the same columns for it.
+//! Long lists: how a page is read, their order, and where in them it begins and ends. Keys and accounts have the same columns for
+//! that.
 //!
 //! Where a list goes on is told by comparing whole rows, for which Diesel has no words here: that is a range of an index.
 
@@ -10,7 +11,7 @@ use diesel::{
     sqlite::{Sqlite, SqliteConnection},
 };
 use leadr_auth_domain::Timestamp;
-use leadr_auth_ports::listing::{Direction, Period, Sort};
+use leadr_auth_ports::listing::{Direction, Page, Period, Sort};
 
 use crate::rows::{self, Id};
 
@@ -32,16 +33,77 @@ pub(crate) fn order<RowId: Copy + Ord>(table: &str, sort: &Sort<RowId>) -> SqlLi
     sql(&format!("{column} {way}, {table}.id {way}"))
 }
 
-/// Reads a page of a narrowed list: how far it looks, and what it finds up to there.
+/// A list that is read in pages.
+pub(crate) trait Paged {
+    /// What it is a list of.
+    type Row;
+    /// Where it may go on.
+    type Place;
+
+    /// Where the `nth` row stands from where the page begins on, counted from 1, whatever it is narrowed by; `None` where there are
+    /// fewer.
+    fn horizon(
+        &self,
+        connection: &mut SqliteConnection,
+        nth: u32,
+    ) -> QueryResult<Option<Self::Place>>;
+
+    /// The rows of the page, and one more where there is one, up to the horizon.
+    fn rows(
+        &self,
+        connection: &mut SqliteConnection,
+        horizon: Option<&Self::Place>,
+    ) -> QueryResult<Vec<Self::Row>>;
+
+    /// Where the list goes on after a row.
+    fn place(&self, row: &Self::Row) -> Self::Place;
+}
+
+/// Reads a page of at most `limit` rows. Where it is narrowed, and looks at so many, it reads how far that is, and then what is to
+/// be found up to there.
 ///
 /// The two are of one view, because rows that are written in between would break what each says of the other: a page that was to
 /// look to the end of its list could meet a million rows that an import has just brought, and the last row up to which a page looks
 /// could be renamed away. The transaction begins with the first read, and locks nobody out.
-pub(crate) fn one_view<T>(
+pub(crate) fn page<List: Paged>(
     connection: &mut SqliteConnection,
-    read: impl FnOnce(&mut SqliteConnection) -> QueryResult<T>,
-) -> QueryResult<T> {
-    connection.transaction(read)
+    list: &List,
+    limit: u32,
+    looks_at: Option<u32>,
+) -> QueryResult<Page<List::Row, List::Place>> {
+    let (horizon, rows) = match looks_at {
+        // It finds all that it looks at.
+        None => (None, list.rows(connection, None)?),
+        Some(most) => connection.transaction(|connection| {
+            let horizon = list.horizon(connection, most)?;
+            let rows = list.rows(connection, horizon.as_ref())?;
+            QueryResult::Ok((horizon, rows))
+        })?,
+    };
+    Ok(Page::cut(rows, limit, horizon, |last| list.place(last)))
+}
+
+/// What a page looks at: the rows from where it begins, up to the horizon where there is one. In a list by the time that they were
+/// made, a span of it is where the list begins and ends.
+pub(crate) fn range<Table: 'static, RowId>(
+    table: &str,
+    sort: &Sort<RowId>,
+    made: Period,
+    horizon: Option<&Sort<RowId>>,
+) -> impl Iterator<Item = Among<Table>> + use<Table, RowId>
+where
+    RowId: Copy + Ord + Into<Id>,
+{
+    let (place, mut span) = sort.entering(made);
+    if horizon.is_some() {
+        span = sort.ending_within(span);
+    }
+    if let Sort::Name { .. } = sort {
+        span = Period::ALWAYS;
+    }
+    let after = place.and_then(|place| after(table, place));
+    let within = horizon.and_then(|horizon| up_to(table, horizon));
+    made_in(table, span, sort).chain(after).chain(within)
 }
 
 /// Whether a row of a table is among those that are wanted.
@@ -114,4 +176,68 @@ pub(crate) fn made_in<Table, RowId>(
     let since = span.since.map(|at| made(">=", at));
     let until = span.until.map(|at| made("<", at));
     since.into_iter().chain(until)
+}
+
+#[cfg(test)]
+mod tests {
+    use diesel::prelude::*;
+    use leadr_auth_ports::contract::fixtures::account;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::{IfMissing, SqliteConfig, migrate, rows, schema::accounts};
+
+    fn count(connection: &mut SqliteConnection) -> QueryResult<i64> {
+        accounts::table.count().get_result(connection)
+    }
+
+    /// A list that another connection writes to while a page is read.
+    struct Growing<'a> {
+        path: &'a str,
+    }
+
+    impl Paged for Growing<'_> {
+        type Row = i64;
+        type Place = i64;
+
+        fn horizon(&self, connection: &mut SqliteConnection, nth: u32) -> QueryResult<Option<i64>> {
+            let there = count(connection)?;
+            let mut other = SqliteConnection::establish(self.path).unwrap();
+            let came = account(u8::try_from(nth).unwrap());
+            diesel::insert_into(accounts::table)
+                .values(rows::account_row(&came))
+                .execute(&mut other)?;
+            Ok(Some(there))
+        }
+
+        fn rows(
+            &self,
+            connection: &mut SqliteConnection,
+            horizon: Option<&i64>,
+        ) -> QueryResult<Vec<i64>> {
+            let found = count(connection)?;
+            Ok(horizon.copied().into_iter().chain([found]).collect())
+        }
+
+        fn place(&self, row: &i64) -> i64 {
+            *row
+        }
+    }
+
+    #[tokio::test]
+    async fn a_narrowed_page_is_read_in_one_view() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("keys.db");
+        let config = SqliteConfig::new(path.clone());
+        let sqlite = crate::Sqlite::open(config, IfMissing::Create).unwrap();
+        migrate::run(&sqlite).await.unwrap();
+        let path = path.to_str().unwrap();
+        let mut connection = SqliteConnection::establish(path).unwrap();
+        for (nth, expected) in [(1, [0, 0]), (2, [1, 1])] {
+            let list = Growing { path };
+            let page = page(&mut connection, &list, 10, Some(nth)).unwrap();
+            assert_eq!(page.rows, expected);
+        }
+        assert_eq!(count(&mut connection).unwrap(), 2);
+    }
 }

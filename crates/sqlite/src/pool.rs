@@ -1068,14 +1068,14 @@ mod tests {
         let hold = hold_one(&pool, |shared| &shared.trail).await;
         let (trail, accounts) = (Audit(pool.clone()), Accounts(pool.clone()));
         let all = AuditQuery::of(None, 1);
-        let mut listed = pin!(trail.list(&all));
+        let mut listed = pin!(trail.page(&all));
         tokio::select! {
             biased;
             _ = &mut listed => panic!("the trail was listed elsewhere"),
             others = accounts.list() => assert_eq!(others.unwrap(), []),
         }
         drop(hold);
-        assert_eq!(listed.await.unwrap(), []);
+        assert_eq!(listed.await.unwrap().rows, []);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -32,7 +32,7 @@ async fn trail(api: &Api) -> usize {
     let listed = api
         .service
         .list_audit(Access::All, None, filter, None, 1000);
-    listed.await.unwrap().len()
+    listed.await.unwrap().rows.len()
 }
 
 #[actix_web::test]

@@ -335,7 +335,7 @@ pub(crate) async fn trail(api: &Api) -> BTreeSet<(String, String, u64)> {
     let listed = api
         .service
         .list_audit(Access::All, None, filter, None, 1000);
-    let listed = listed.await.unwrap().into_iter();
+    let listed = listed.await.unwrap().rows.into_iter();
     listed
         .map(|entry| (entry.action, entry.chain.to_string(), entry.seq))
         .collect()

@@ -10,7 +10,8 @@ use leadr_auth_domain::{
 };
 use leadr_auth_ports::{
     CreateKeyError, KeyChangeFn, KeyQuery, KeyRepository, NodeReport, Once, Rows, StoreError,
-    UpdateKeyError, listing::Page,
+    UpdateKeyError,
+    listing::{Page, Sort},
 };
 use serde_json::json;
 use tokio::sync::Notify;
@@ -146,7 +147,7 @@ impl KeyRepository for Slow {
         self.0.update(id, change).await
     }
 
-    async fn page(&self, query: &KeyQuery) -> Result<Page<ApiKey, KeyId>, StoreError> {
+    async fn page(&self, query: &KeyQuery) -> Result<Page<ApiKey, Sort<KeyId>>, StoreError> {
         self.0.page(query).await
     }
 

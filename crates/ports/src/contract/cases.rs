@@ -16,7 +16,7 @@ use super::fixtures::{
     heard_until_tick, key, key_filters, key_sorts, listed_keys, noted, numbered_account,
     numbered_key, plain_key, record, report, upto,
 };
-use crate::listing::{LOOKED_AT, Page, Sort};
+use crate::listing::{Page, Sort, looked_at};
 use crate::{
     AccountFilter, AccountQuery, ActorFilter, AuditPlace, AuditQuery, Audited, Change,
     CreateAccountError, CreateKeyError, CreateOperatorError, DropPepperError, Heard,
@@ -73,6 +73,21 @@ async fn paged(
         match next {
             Some(next) => query.sort = next,
             None => return (listed, pages),
+        }
+    }
+}
+
+/// The pages of a list of the audit trail one after the other, and how many they were.
+async fn paged_trail(stores: &Stores, mut query: AuditQuery) -> (Vec<AuditEntry>, usize) {
+    let (mut listed, mut pages) = (Vec::new(), 0);
+    loop {
+        let Page { rows, next } = stores.audit.page(&query).await.unwrap();
+        assert!(rows.len() <= usize::try_from(query.limit).unwrap());
+        listed.extend(rows);
+        pages += 1;
+        query.after = next;
+        if next.is_none() {
+            return (listed, pages);
         }
     }
 }
@@ -648,9 +663,10 @@ cases! { $
 
     /// Where next to nothing passes, a page ends after so many that were looked at, and the next one goes on there.
     async fn a_page_looks_at_so_many_and_no_more(stores) {
+        const LIMIT: u32 = 100;
         let owner = account(1);
         stores.accounts.create(&owner, &entry()).await.unwrap();
-        let many = 2 * LOOKED_AT + 10;
+        let many = 2 * looked_at(LIMIT) + 10;
         let keys: Vec<_> = (0..many).map(|n| numbered_key(n, &owner)).collect();
         for batch in keys.chunks(1_000) {
             let noted = all_noted(batch);
@@ -672,7 +688,7 @@ cases! { $
             ..KeyFilter::of(owner.id)
         };
         for sort in key_sorts() {
-            let (listed, pages) = paged(&stores, &filter, &sort, 100).await;
+            let (listed, pages) = paged(&stores, &filter, &sort, LIMIT).await;
             let mut found: Vec<_> = listed.iter().map(|key| key.id).collect();
             found.sort();
             let mut expected = wanted.to_vec();
@@ -686,7 +702,8 @@ cases! { $
 
     /// So does one of accounts.
     async fn a_page_of_accounts_looks_at_so_many_and_no_more(stores) {
-        let many = LOOKED_AT + 10;
+        const LIMIT: u32 = 100;
+        let many = looked_at(LIMIT) + 10;
         let accounts: Vec<_> = (0..many).map(|n| numbered_account(n, many)).collect();
         for batch in accounts.chunks(1_000) {
             let noted = all_noted(batch);
@@ -700,7 +717,7 @@ cases! { $
                 ..AccountFilter::ALL
             },
             sort: Sort::NEWEST_FIRST,
-            limit: 100,
+            limit: LIMIT,
         };
         let mut found = Vec::new();
         let mut pages = 0;
@@ -2126,8 +2143,8 @@ cases! { $
         let list = async |change: &dyn Fn(&mut AuditQuery)| {
             let mut query = AuditQuery::of(None, 100);
             change(&mut query);
-            let listed = stores.audit.list(&query).await.unwrap();
-            listed.into_iter().map(|entry| (entry.chain, entry.seq)).collect::<Vec<_>>()
+            let page = stores.audit.page(&query).await.unwrap();
+            page.rows.into_iter().map(|entry| (entry.chain, entry.seq)).collect::<Vec<_>>()
         };
         let (s, a, b) = (ChainId::System, of(&one), of(&two));
         assert_eq!(list(&|_| {}).await, [(s, 1), (b, 1), (a, 3), (a, 1), (a, 2)]);
@@ -2144,16 +2161,59 @@ cases! { $
         assert_eq!(of_one_since, [(a, 3), (a, 1)]);
         for chain in [None, Some(a)] {
             let whole = list(&|query| query.chain = chain).await;
-            let mut paged = Vec::new();
-            let mut query = AuditQuery::of(chain, 1);
-            loop {
-                let page = stores.audit.list(&query).await.unwrap();
-                let Some(oldest) = page.last() else { break };
-                query.after = Some(AuditPlace::of(oldest));
-                paged.extend(page.iter().map(|entry| (entry.chain, entry.seq)));
+            for limit in [1, 2, 100] {
+                let (listed, pages) = paged_trail(&stores, AuditQuery::of(chain, limit)).await;
+                let places: Vec<_> = listed.iter().map(|entry| (entry.chain, entry.seq)).collect();
+                assert_eq!(places, whole);
+                assert_eq!(pages, whole.len().div_ceil(usize::try_from(limit).unwrap()));
             }
-            assert_eq!(paged, whole);
         }
+        // A span of time is not passed over where a list of all chains goes on.
+        for (since, until) in [(None, Some(at(20))), (Some(at(10)), None), (Some(at(10)), Some(at(21)))] {
+            let spanned = list(&|query| (query.since, query.until) = (since, until)).await;
+            let query = AuditQuery { since, until, ..AuditQuery::of(None, 1) };
+            let (listed, _) = paged_trail(&stores, query).await;
+            let places: Vec<_> = listed.iter().map(|entry| (entry.chain, entry.seq)).collect();
+            assert_eq!(places, spanned);
+            // And what is asked for after a place that is not in it begins with it.
+            let after = Some(AuditPlace { at: at(40), chain: s, seq: 9 });
+            let (listed, _) = paged_trail(&stores, AuditQuery { after, ..query }).await;
+            assert_eq!(listed.len(), spanned.len());
+        }
+    }
+
+    /// Where next to nothing passes, a page of the trail ends after so many entries that were looked at, and the next one goes on
+    /// there; also where that is in the midst of entries of one time.
+    async fn a_page_of_the_trail_looks_at_so_many_and_no_more(stores) {
+        let owner = account(1);
+        let wanted = async || {
+            let mut draft = entry();
+            draft.action = AuditAction::KeyRevoked;
+            stores.audit.append(&draft).await.unwrap();
+        };
+        stores.accounts.create(&owner, &entry_in(ChainId::Account(owner.id))).await.unwrap();
+        wanted().await;
+        let keys: Vec<_> = (0..AuditQuery::LOOKED_AT).map(|n| numbered_key(n, &owner)).collect();
+        for batch in keys.chunks(1_000) {
+            stores.transfer.import_keys(&all_noted(batch), ImportMode::Commit).await.unwrap();
+        }
+        wanted().await;
+        let last = u64::from(AuditQuery::LOOKED_AT) + 2;
+        for chain in [None, Some(ChainId::System)] {
+            let query = AuditQuery { action: Some(AuditAction::KeyRevoked), ..AuditQuery::of(chain, 100) };
+            let (found, pages) = paged_trail(&stores, query).await;
+            assert_eq!(found.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [last, 1], "{chain:?}");
+            assert_eq!(pages, 2, "{chain:?}");
+        }
+        // What all pass is no narrower list.
+        let query = AuditQuery { until: Some(at(2)), ..AuditQuery::of(None, 20_000) };
+        let (found, pages) = paged_trail(&stores, query).await;
+        assert_eq!(u64::try_from(found.len()).unwrap(), last + 1);
+        assert_eq!(pages, 1);
+        // In one chain time is passed over, since it may go back.
+        let query = AuditQuery { since: Some(at(2)), ..AuditQuery::of(Some(ChainId::System), 100) };
+        let (found, pages) = paged_trail(&stores, query).await;
+        assert_eq!((found, pages), (Vec::new(), 2));
     }
 
     /// What is pruned leaves the checkpoint that was given, from which the rest still holds, and the chain goes on. What
@@ -2208,11 +2268,11 @@ cases! { $
         assert_eq!(prune(&[far]).await, Pruned { chains: 1, entries: 1 });
         append(three, 95).await;
         let query = AuditQuery::of(Some(three), 10);
-        let listed = stores.audit.list(&query).await.unwrap();
-        let back = upto(&listed[0], at(103));
+        let listed = stores.audit.page(&query).await.unwrap();
+        let back = upto(&listed.rows[0], at(103));
         assert!(back.seq < far.seq);
         assert_eq!(prune(&[back]).await, Pruned::default());
-        assert_eq!(stores.audit.list(&query).await.unwrap(), listed);
+        assert_eq!(stores.audit.page(&query).await.unwrap(), listed);
         assert_eq!(checkpoints().await, [of_system, of_one, of_two, far]);
     }
 

@@ -9,7 +9,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use leadr_auth_domain::KeyId;
 use leadr_auth_ports::{AccountQuery, AuditQuery, KeyQuery, KeyUse, Rehash};
 
-use crate::{Postgres, accounts, audit, keys, secrets, usage};
+use crate::{Postgres, accounts, audit, keys, listing::Paged, secrets, usage};
 
 /// `EXPLAIN`, and then a query just as the adapter sends it.
 #[derive(Clone, Copy)]
@@ -47,17 +47,10 @@ impl Postgres {
 
     /// The plans of a page of an account's keys: of looking for its end, and of what is looked at up to there.
     pub async fn explain_keys(&self, query: &KeyQuery) -> [String; 2] {
-        let horizon = if query.is_narrow() {
-            self.pool
-                .statement(async |connection| keys::horizon(connection, query).await)
-                .await
-                .expect("a connection")
-                .expect("the end can be looked for")
-        } else {
-            None
-        };
+        let nth = query.looks_at().unwrap_or(query.limit);
+        let horizon = self.horizon(query, query.looks_at()).await;
         [
-            self.explain(keys::horizon_query(query)).await,
+            self.explain(keys::horizon_query(query, nth)).await,
             self.explain(keys::page_query(query, horizon.as_ref()))
                 .await,
         ]
@@ -68,9 +61,25 @@ impl Postgres {
         self.explain(accounts::page_query(query, None)).await
     }
 
-    /// The plan of a list of the audit trail.
-    pub async fn explain_audit(&self, query: &AuditQuery) -> String {
-        self.explain(audit::list_query(query)).await
+    /// The plans of a page of the audit trail, as [`Postgres::explain_keys`].
+    pub async fn explain_audit(&self, query: &AuditQuery) -> [String; 2] {
+        let nth = query.looks_at().unwrap_or(query.limit);
+        let horizon = self.horizon(query, query.looks_at()).await;
+        [
+            self.explain(audit::horizon_query(query, nth)).await,
+            self.explain(audit::page_query(query, horizon.as_ref()))
+                .await,
+        ]
+    }
+
+    /// Up to where a page looks.
+    async fn horizon<List: Paged>(&self, list: &List, most: Option<u32>) -> Option<List::Place> {
+        let most = most?;
+        self.pool
+            .statement(async |connection| list.horizon(connection, most).await)
+            .await
+            .expect("a connection")
+            .expect("the end can be looked for")
     }
 
     /// The plan of recording uses.

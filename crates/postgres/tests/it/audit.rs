@@ -266,7 +266,7 @@ async fn what_cannot_be_written_down_is_not_done() {
         done.push(("register", registered.is_ok()));
         done.push(("append", stores.audit.append(&mine()).await.is_ok()));
         let query = AuditQuery::of(Some(chain(1)), 1);
-        let last = &stores.audit.list(&query).await.unwrap()[0];
+        let last = &stores.audit.page(&query).await.unwrap().rows[0];
         let pruned = stores.audit.prune(&[upto(last, at(9))], &entry()).await;
         done.push(("prune", pruned.is_ok()));
         done

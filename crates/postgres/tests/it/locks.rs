@@ -450,7 +450,7 @@ async fn a_new_hash_that_had_to_wait_does_not_undo_another() {
     holder.batch_execute("COMMIT").await.unwrap();
     assert_eq!(rehashed.await.unwrap().unwrap(), 1);
     let newest = AuditQuery::of(Some(ChainId::System), 1);
-    let listed = stores.audit.list(&newest).await.unwrap();
+    let listed = stores.audit.page(&newest).await.unwrap().rows;
     assert_eq!(
         listed[0].after.as_ref().unwrap().as_str(),
         format!(r#"{{"key_ids":["{}"],"secret_id":"new"}}"#, two.id)

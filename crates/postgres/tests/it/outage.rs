@@ -474,7 +474,7 @@ async fn every_operation_gives_its_connection_back() {
     }
     stores.audit.append(&entry()).await.unwrap();
     let query = AuditQuery::of(None, 10);
-    let listed = stores.audit.list(&query).await.unwrap();
+    let listed = stores.audit.page(&query).await.unwrap().rows;
     let all = [upto(&listed[0], at(9))];
     let pruned = stores.audit.prune(&all, &entry()).await;
     assert!(pruned.unwrap().entries > 0);

@@ -58,7 +58,7 @@ async fn queries_of_a_crowded_store_use_their_indexes() {
                     Sort::CreatedAt { .. } => "api_keys_live_by_account",
                     Sort::Name { .. } => "api_keys_live_by_name",
                 };
-                let is_narrow = query.is_narrow();
+                let is_narrow = query.looks_at().is_some();
                 for plan in postgres.explain_keys(&query).await {
                     // What is looked for by a whole prefix may be found by that.
                     let by_prefix = plan.contains("ix_api_keys_key_prefix");
@@ -176,7 +176,7 @@ async fn long_trail() -> TestDatabase {
     database
 }
 
-/// As long as enough entries pass the filters. Where few do, it is quicker to read all there is and to sort what is found.
+/// Looking for how far a page looks, and the page up to there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lists_of_a_long_trail_come_sorted_from_their_indexes() {
     let database = long_trail().await;
@@ -185,23 +185,24 @@ async fn lists_of_a_long_trail_come_sorted_from_their_indexes() {
     for (chain, scan, after) in [
         (
             of_one,
-            "Index Scan Backward using audit_entries_pkey",
+            "Scan Backward using audit_entries_pkey",
             "(seq < '30000'",
         ),
         (
             None,
-            "Index Scan using audit_entries_by_time",
+            "Scan using audit_entries_by_time",
             "(ROW(at, chain, seq) < ROW(",
         ),
     ] {
         for list in audit_lists(chain) {
-            let plan = postgres.explain_audit(&list).await;
-            assert!(plan.contains(scan), "{list:?}\n{plan}");
-            assert!(!plan.contains("Sort"), "{list:?}\n{plan}");
-            // Where a page goes on is where the index is entered, and not what is then passed over.
-            let range = plan.lines().find(|line| line.contains("Index Cond"));
-            let goes_on = range.is_some_and(|range| range.contains(after));
-            assert_eq!(goes_on, list.after.is_some(), "{list:?}\n{plan}");
+            for plan in postgres.explain_audit(&list).await {
+                assert!(plan.contains(scan), "{list:?}\n{plan}");
+                assert!(!plan.contains("Sort"), "{list:?}\n{plan}");
+                // Where a page goes on is where the index is entered, and not what is then passed over.
+                let range = plan.lines().find(|line| line.contains("Index Cond"));
+                let goes_on = range.is_some_and(|range| range.contains(after));
+                assert_eq!(goes_on, list.after.is_some(), "{list:?}\n{plan}");
+            }
         }
     }
 }

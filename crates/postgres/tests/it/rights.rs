@@ -6,8 +6,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use leadr_auth_domain::{AuditDraft, AuditEntry, Checkpoint};
 use leadr_auth_ports::{
-    AuditQuery, AuditStore, Pruned, StoreError, Stores,
+    AuditPlace, AuditQuery, AuditStore, Pruned, StoreError, Stores,
     contract::fixtures::{account, at, entry, key, upto},
+    listing::Page,
 };
 use leadr_auth_postgres::{
     Postgres, PostgresConfig, migrate,
@@ -58,8 +59,8 @@ impl AuditStore for PrunedByItsOwner {
         self.served.append(entry).await
     }
 
-    async fn list(&self, query: &AuditQuery) -> Result<Vec<AuditEntry>, StoreError> {
-        self.served.list(query).await
+    async fn page(&self, query: &AuditQuery) -> Result<Page<AuditEntry, AuditPlace>, StoreError> {
+        self.served.page(query).await
     }
 
     async fn prune(&self, upto: &[Checkpoint], entry: &AuditDraft) -> Result<Pruned, StoreError> {
@@ -124,10 +125,10 @@ async fn a_server_may_add_to_the_trail_and_not_change_it() {
         );
     }
     let query = AuditQuery::of(None, 10);
-    let listed = stores.audit.list(&query).await.unwrap();
-    let all = [upto(&listed[0], at(9))];
+    let listed = stores.audit.page(&query).await.unwrap();
+    let all = [upto(&listed.rows[0], at(9))];
     assert!(stores.audit.prune(&all, &entry()).await.is_err());
-    assert_eq!(stores.audit.list(&query).await.unwrap(), listed);
+    assert_eq!(stores.audit.page(&query).await.unwrap(), listed);
     // It is the rights that are missing.
     let pruned = database.stores().audit.prune(&all, &entry()).await;
     assert_eq!(pruned.unwrap().entries, 1);

@@ -17,7 +17,8 @@ use leadr_auth_ports::{
     AccountChangeFn, AccountQuery, AccountRepository, Audited, Change, CreateAccountError,
     CreateKeyError, CreateOperatorError, ImportMode, ImportOutcome, KeyChangeFn, KeyQuery,
     KeyRepository, Once, Rows, Snapshot, StoreError, StoredPepper, Stores, TransferStore,
-    UpdateAccountError, UpdateKeyError, listing::Page,
+    UpdateAccountError, UpdateKeyError,
+    listing::{Page, Sort},
 };
 
 use super::Sabotage;
@@ -137,7 +138,7 @@ impl KeyRepository for Watched<dyn KeyRepository> {
             .await
     }
 
-    async fn page(&self, query: &KeyQuery) -> Result<Page<ApiKey, KeyId>, StoreError> {
+    async fn page(&self, query: &KeyQuery) -> Result<Page<ApiKey, Sort<KeyId>>, StoreError> {
         self.port.page(query).await
     }
 
@@ -192,7 +193,10 @@ impl AccountRepository for Watched<dyn AccountRepository> {
         self.port.update(id, change).await
     }
 
-    async fn page(&self, query: &AccountQuery) -> Result<Page<Account, AccountId>, StoreError> {
+    async fn page(
+        &self,
+        query: &AccountQuery,
+    ) -> Result<Page<Account, Sort<AccountId>>, StoreError> {
         self.port.page(query).await
     }
 

@@ -15,7 +15,7 @@ use leadr_auth_domain::{
 use leadr_auth_ports::{
     ChangeFeed, Clock as _, CreateKeyError, Heard, KeyChangeFn, KeyLookup, KeyQuery, KeyRepository,
     NodeReport, NodeReports, Once, Rows, Signal, StoreError, Stores, Subscription, UpdateKeyError,
-    listing::Page,
+    listing::{Page, Sort},
 };
 use tokio::sync::Notify;
 
@@ -121,7 +121,7 @@ impl KeyRepository for Watched {
         self.keys.update(id, change).await
     }
 
-    async fn page(&self, query: &KeyQuery) -> Result<Page<ApiKey, KeyId>, StoreError> {
+    async fn page(&self, query: &KeyQuery) -> Result<Page<ApiKey, Sort<KeyId>>, StoreError> {
         self.keys.page(query).await
     }
 

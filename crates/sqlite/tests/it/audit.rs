@@ -229,8 +229,8 @@ async fn what_was_done_to_the_trail_is_found_and_blocks_nothing() {
         assert_ne!(later, [], "{statement}");
         // Each entry can be listed.
         let (entries, ..) = everything(&stores).await;
-        let listed = stores.audit.list(&AuditQuery::of(None, 100)).await.unwrap();
-        assert_eq!(listed.len(), entries.len(), "{statement}");
+        let listed = stores.audit.page(&AuditQuery::of(None, 100)).await.unwrap();
+        assert_eq!(listed.rows.len(), entries.len(), "{statement}");
     }
 }
 
@@ -246,10 +246,14 @@ async fn a_list_gets_past_what_was_altered() {
     for of in [None, Some(chain())] {
         let mut query = AuditQuery::of(of, 1);
         let mut seen = Vec::new();
-        while let [one] = stores.audit.list(&query).await.unwrap().as_slice() {
-            query.after = Some(leadr_auth_ports::AuditPlace::of(one));
-            seen.push((one.chain, one.seq));
+        loop {
+            let page = stores.audit.page(&query).await.unwrap();
+            seen.extend(page.rows.iter().map(|entry| (entry.chain, entry.seq)));
             assert!(seen.len() <= 6, "{seen:?}");
+            query.after = page.next;
+            if page.next.is_none() {
+                break;
+            }
         }
         let of_chain = seen.iter().filter(|(of, _)| *of == chain()).count();
         assert_eq!(of_chain, 5, "{seen:?}");
