@@ -3,8 +3,8 @@
 //! One account has a million keys and one has a thousand, in one store, with their rows among each other's and among those of
 //! a hundred thousand other accounts. The same pages of both are asked for in turn, over HTTP, and what is told is the ratio of
 //! the medians. It is judged where a list is not narrowed: the first page, the one in the middle and the last whole one, in every
-//! order. Where it is narrowed a page costs what it takes to look at as many rows as it needs, up to so many, and an account that
-//! has fewer rows looks at fewer.
+//! order. Where it is narrowed a page costs what it takes to look at as many rows as it needs, up to so many; of a trail more than
+//! the short one has.
 
 mod records;
 
@@ -307,12 +307,16 @@ fn find_places(cluster: &mut Cluster, written: &Written) -> Outcome<Vec<Place>> 
         compare_lists(&mut reader, &mut places, &view, [long, short])?;
     }
     for view in [
-        View::plain("trail", "until=2100-01-01T00:00:00Z"),
-        View::narrow("trail, nothing passes", "action=key.renamed"),
+        View::plain("trail", ""),
+        View::narrow("trail, nothing passes", "&action=key.renamed"),
+        View::narrow(
+            "trail, of a span of time",
+            "&since=2020-01-01T00:00:00Z&until=2100-01-01T00:00:00Z",
+        ),
     ] {
         let [query, _] = &view.query;
-        let long = format!("/v1/audit?account_id={}&{query}", written.many);
-        let short = format!("/v1/audit?account_id={}&{query}", written.few);
+        let long = format!("/v1/audit?account_id={}{query}", written.many);
+        let short = format!("/v1/audit?account_id={}{query}", written.few);
         compare_lists(&mut reader, &mut places, &view, [long, short])?;
     }
     // There is one list of accounts; so it is compared with its own first page.
