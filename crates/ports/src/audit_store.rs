@@ -92,7 +92,7 @@ pub struct AuditQuery {
 impl AuditQuery {
     /// How many entries are looked at for a page of a narrowed list. More than of other lists: what is looked for in a trail is rare,
     /// and whoever looks for it should not have to go on all too often.
-    pub const LOOKED_AT: u32 = 10_000;
+    pub const LOOKED_AT: u32 = 5_000;
 
     /// The newest `limit` entries of a chain, or of all.
     pub const fn of(chain: Option<ChainId>, limit: u32) -> Self {

@@ -119,10 +119,23 @@ impl<Id: Copy + Ord> Sort<Id> {
         }
     }
 
+    /// By what a store finds the rows that a page looks at, of those `made` in a span of time, and up to the `horizon` where there is
+    /// one: the place that they stand after, and the span that they are made in. A list by name is narrowed by a span, which is no
+    /// part of it.
+    pub fn range(&self, made: Period, horizon: Option<&Self>) -> (Option<&Self>, Period) {
+        let (place, left) = self.entering(made);
+        let span = match self {
+            Self::Name { .. } => Period::ALWAYS,
+            Self::CreatedAt { .. } if horizon.is_some() => self.ending_within(left),
+            Self::CreatedAt { .. } => left,
+        };
+        (place, span)
+    }
+
     /// Where a page of a list by time begins: after a place, or where a span of time does. Of the two it is the further that counts,
     /// and the other is left out of what this answers: the place, and what is left of the span. A store would take either of them
     /// for where it enters its index, and pass over all that lies between it and the other.
-    pub fn entering(&self, span: Period) -> (Option<&Self>, Period) {
+    fn entering(&self, span: Period) -> (Option<&Self>, Period) {
         let Self::CreatedAt {
             direction,
             after: Some((at, _)),
@@ -149,9 +162,8 @@ impl<Id: Copy + Ord> Sort<Id> {
     }
 
     /// What is left of a span of time to be looked at where the page ends at a row in it at the latest: for the reason of
-    /// [`Sort::entering`], and where the end of the index's range is concerned.
-    #[must_use]
-    pub const fn ending_within(&self, span: Period) -> Period {
+    /// `entering`, and where the end of the index's range is concerned.
+    const fn ending_within(&self, span: Period) -> Period {
         let Period { since, until } = span;
         match self.direction() {
             Direction::Ascending => Period { since, until: None },

@@ -119,21 +119,14 @@ pub(crate) async fn page<List: Paged>(
     Ok(Page::cut(rows, limit, horizon, |last| list.place(last)))
 }
 
-/// What a page looks at: the rows from where it begins, up to the horizon where there is one. In a list by the time that they were
-/// made, a span of it is where the list begins and ends.
+/// The rows that a page looks at: [`Sort::range`], up to the horizon where there is one.
 pub(crate) fn range<'a, Table: 'a, Id: RowId>(
     table: &str,
     sort: &'a Sort<Id>,
     made: Period,
     horizon: Option<&'a Sort<Id>>,
 ) -> impl Iterator<Item = Among<'a, Table>> + use<'a, Table, Id> {
-    let (place, mut span) = sort.entering(made);
-    if horizon.is_some() {
-        span = sort.ending_within(span);
-    }
-    if let Sort::Name { .. } = sort {
-        span = Period::ALWAYS;
-    }
+    let (place, span) = sort.range(made, horizon);
     let after = place.and_then(|place| after(table, place));
     let within = horizon.and_then(|horizon| up_to(table, horizon));
     made_in(table, span).chain(after).chain(within)

@@ -18,7 +18,7 @@ use leadr_auth_domain::{
 };
 use leadr_auth_ports::{
     ActorFilter, AuditPlace, AuditQuery, AuditStore, Pruned, StoreError,
-    listing::{Direction, Page},
+    listing::{Direction, Page, Period},
 };
 use uuid::Uuid;
 
@@ -235,7 +235,7 @@ fn page_query(
     query: &AuditQuery,
     horizon: Option<&AuditPlace>,
 ) -> Listed<SqlTypeOf<AsSelect<EntryRow, Sqlite>>> {
-    use audit_entries::{action, actor, actor_key_id, at, key_id};
+    use audit_entries::{action, actor, actor_key_id, key_id};
     let all = audit_entries::table
         .select(EntryRow::as_select())
         .limit(i64::from(query.limit) + 1)
@@ -256,11 +256,11 @@ fn page_query(
         page = page.filter(action.eq(wanted.as_str()));
     }
     if query.chain.is_some() {
-        if let Some(since) = query.since {
-            page = page.filter(at.ge(since.unix_micros()));
-        }
-        if let Some(until) = query.until {
-            page = page.filter(at.lt(until.unix_micros()));
+        // SQLite would look for a span of time in all chains.
+        let (since, until) = (query.since, query.until);
+        let at = listing::unsearched("audit_entries.at");
+        for within in listing::lying_in(&at, Period { since, until }) {
+            page = page.filter(within);
         }
     }
     page

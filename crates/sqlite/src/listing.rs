@@ -83,8 +83,7 @@ pub(crate) fn page<List: Paged>(
     Ok(Page::cut(rows, limit, horizon, |last| list.place(last)))
 }
 
-/// What a page looks at: the rows from where it begins, up to the horizon where there is one. In a list by the time that they were
-/// made, a span of it is where the list begins and ends.
+/// The rows that a page looks at: [`Sort::range`], up to the horizon where there is one.
 pub(crate) fn range<Table: 'static, RowId>(
     table: &str,
     sort: &Sort<RowId>,
@@ -94,13 +93,7 @@ pub(crate) fn range<Table: 'static, RowId>(
 where
     RowId: Copy + Ord + Into<Id>,
 {
-    let (place, mut span) = sort.entering(made);
-    if horizon.is_some() {
-        span = sort.ending_within(span);
-    }
-    if let Sort::Name { .. } = sort {
-        span = Period::ALWAYS;
-    }
+    let (place, span) = sort.range(made, horizon);
     let after = place.and_then(|place| after(table, place));
     let within = horizon.and_then(|horizon| up_to(table, horizon));
     made_in(table, span, sort).chain(after).chain(within)
@@ -159,22 +152,35 @@ pub(crate) fn name_contains<Table>(table: &str, part: &str) -> Among<Table> {
 }
 
 /// The rows that were made in a span of time: what is to hold of them, all of it. In a list that is sorted by something else SQLite
-/// is not to look for them by that, or it would have to sort them: that is what the `+` says.
+/// is not to look for them by that, or it would have to sort them.
 pub(crate) fn made_in<Table, RowId>(
     table: &str,
     span: Period,
     sort: &Sort<RowId>,
 ) -> impl Iterator<Item = Among<Table>> + use<Table, RowId> {
-    let column = match sort {
-        Sort::CreatedAt { .. } => format!("{table}.created_at"),
-        Sort::Name { .. } => format!("+{table}.created_at"),
-    };
-    let made = |relation: &str, at: Timestamp| -> Among<Table> {
+    let column = format!("{table}.created_at");
+    match sort {
+        Sort::CreatedAt { .. } => lying_in(&column, span),
+        Sort::Name { .. } => lying_in(&unsearched(&column), span),
+    }
+}
+
+/// A column by which SQLite does not look for rows, though it has an index of it.
+pub(crate) fn unsearched(column: &str) -> String {
+    format!("+{column}")
+}
+
+/// The rows whose `column` lies in a span of time.
+pub(crate) fn lying_in<Table>(
+    column: &str,
+    span: Period,
+) -> impl Iterator<Item = Among<Table>> + use<Table> {
+    let lying = |relation: &str, at: Timestamp| -> Among<Table> {
         let column = sql::<Bool>(&format!("{column} {relation} "));
         Box::new(column.bind::<BigInt, _>(at.unix_micros()).sql(""))
     };
-    let since = span.since.map(|at| made(">=", at));
-    let until = span.until.map(|at| made("<", at));
+    let since = span.since.map(|at| lying(">=", at));
+    let until = span.until.map(|at| lying("<", at));
     since.into_iter().chain(until)
 }
 
