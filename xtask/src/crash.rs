@@ -328,10 +328,7 @@ fn change(name: Option<&str>, revoked: Option<bool>, deleted: Option<bool>) -> V
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn words(line: &str) -> Vec<String> {
-        line.split_whitespace().map(str::to_owned).collect()
-    }
+    use crate::words;
 
     #[test]
     fn options_are_read() {

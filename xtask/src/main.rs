@@ -167,7 +167,7 @@ const COMMANDS: &[Entry] = &[
     },
     Entry {
         name: "pages",
-        arguments: "[--keys <n>] [--rounds <n>] [--store sqlite|postgres] [--unanalyzed] [--program <path>] [--dev]",
+        arguments: "[--keys <n>] [--rounds <n>] [--store sqlite|postgres] [--only <list>] [--unanalyzed] [--program <path>] [--dev]",
         summary: "measure a page of an account's list of many keys beside one of a thousand",
         run: pages::command,
     },
@@ -273,13 +273,15 @@ fn usage() -> String {
     text
 }
 
+/// What a shell makes of a line of plain words.
+#[cfg(test)]
+pub(crate) fn words(line: &str) -> Vec<String> {
+    line.split_whitespace().map(str::to_owned).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn words(line: &str) -> Vec<String> {
-        line.split_whitespace().map(str::to_owned).collect()
-    }
 
     #[test]
     fn what_is_not_in_the_table_is_a_usage_error() {

@@ -3,8 +3,7 @@
 //! One account has a million keys and one has a thousand, in one store, with their rows among each other's and among those of
 //! a hundred thousand other accounts. The same pages of both are asked for in turn, over HTTP, and what is told is the ratio of
 //! the medians. It is judged where a list is not narrowed: the first page, the one in the middle and the last whole one, in every
-//! order. Where it is narrowed a page costs what it takes to look at as many rows as it needs, up to so many; of a trail more than
-//! the short one has.
+//! order; and where it is narrowed, the first page, for which both may look at as many rows: later on a short list has fewer left.
 
 mod records;
 
@@ -32,14 +31,14 @@ const BOUND: f64 = 1.2;
 /// How often each page is asked for; in so many parts, the ratio of each of which is told.
 const ROUNDS: usize = 400;
 const PARTS: usize = 8;
-/// How many neighbouring pages stand for a place, so that it is not always the same one.
+/// How many neighbouring pages stand for a place, so that it is not always the same one; of a short list fewer.
 const NEIGHBOURS: usize = 8;
 /// After so many pages a narrowed list is measured again: to go to its end would take too long.
 const FAR: usize = 50;
 /// How much longer the whole account takes where it is not in the memory of a machine.
 const TIMEOUT: Duration = Duration::from_mins(2);
 
-/// `pages [--keys <n>] [--rounds <n>] [--store sqlite|postgres] [--unanalyzed] [--program <path>] [--dev]`
+/// `pages [--keys <n>] [--rounds <n>] [--store sqlite|postgres] [--only <list>] [--unanalyzed] [--program <path>] [--dev]`
 pub(crate) fn command(arguments: &[String]) -> Outcome {
     let options = Options::parse(arguments)?;
     let program = node::given_or_built(options.program.as_deref(), options.profile, None)?;
@@ -57,6 +56,8 @@ struct Options {
     stores: Vec<Kept>,
     /// The database is not told to look how its rows are spread.
     unanalyzed: bool,
+    /// What the name of a list has to contain.
+    only: Option<String>,
     /// A build that is there already.
     program: Option<PathBuf>,
     profile: Profile,
@@ -69,6 +70,7 @@ impl Options {
             rounds: ROUNDS,
             stores: vec![Kept::Sqlite, Kept::Postgres],
             unanalyzed: false,
+            only: None,
             program: None,
             profile: Profile::Release,
         };
@@ -86,6 +88,7 @@ impl Options {
                     kept => options.stores = vec![kept],
                 },
                 "--unanalyzed" => options.unanalyzed = true,
+                "--only" => options.only = Some(words.next().unwrap_or_default().to_owned()),
                 "--program" => options.program = Some(node::program(words.next())?),
                 "--dev" => options.profile = Profile::Dev,
                 _ => return Err(Failure::usage(format!("pages does not know `{word}`"))),
@@ -208,7 +211,7 @@ fn measure(kept: Kept, program: &Path, options: &Options) -> Outcome<Vec<String>
         pinning.description(),
         begun.elapsed().as_secs_f64(),
     );
-    let places = find_places(&mut cluster, &written)?;
+    let places = find_places(&mut cluster, &written, options.only.as_deref())?;
     let faults = compare(&mut cluster, places, options.rounds)?;
     cluster.still_runs()?;
     Ok(faults
@@ -291,7 +294,11 @@ fn rows(answer: &Answer) -> usize {
     listed.as_array().map_or(0, Vec::len)
 }
 
-fn find_places(cluster: &mut Cluster, written: &Written) -> Outcome<Vec<Place>> {
+fn find_places(
+    cluster: &mut Cluster,
+    written: &Written,
+    only: Option<&str>,
+) -> Outcome<Vec<Place>> {
     let operator = cluster.operator.clone();
     let address = cluster.addresses().first().copied();
     let address = address.ok_or_else(|| Failure::new("there is no node"))?;
@@ -300,7 +307,11 @@ fn find_places(cluster: &mut Cluster, written: &Written) -> Outcome<Vec<Place>> 
         key: &operator,
     };
     let mut places = Vec::new();
+    let is_wanted = |name: &str| only.is_none_or(|only| name.contains(only));
     for view in views(written) {
+        if !is_wanted(view.name) {
+            continue;
+        }
         let [many, few] = &view.query;
         let long = format!("/v1/api-keys?account_id={}&{many}", written.many);
         let short = format!("/v1/api-keys?account_id={}&{few}", written.few);
@@ -314,6 +325,9 @@ fn find_places(cluster: &mut Cluster, written: &Written) -> Outcome<Vec<Place>> 
             "&since=2020-01-01T00:00:00Z&until=2100-01-01T00:00:00Z",
         ),
     ] {
+        if !is_wanted(view.name) {
+            continue;
+        }
         let [query, _] = &view.query;
         let long = format!("/v1/audit?account_id={}{query}", written.many);
         let short = format!("/v1/audit?account_id={}{query}", written.few);
@@ -325,9 +339,12 @@ fn find_places(cluster: &mut Cluster, written: &Written) -> Outcome<Vec<Place>> 
         ("accounts, by name", "sort=name"),
         ("accounts, name contains", "name_contains=0"),
     ] {
+        if !is_wanted(name) {
+            continue;
+        }
         let list = format!("/v1/accounts?{query}");
         let pages = reader.pages(&list, None, usize::MAX)?;
-        let [first, middle, end] = spots(&pages);
+        let [first, middle, end] = spots(&pages, neighbours(&pages));
         let first = with_limit(first);
         for (place, pages) in [("middle", with_limit(middle)), ("end", with_limit(end))] {
             let mut place = Place::of(
@@ -360,38 +377,44 @@ fn compare_lists(
     };
     let long = reader.pages(&long, size, most)?;
     let short = reader.pages(&short, Some(LIMIT), usize::MAX)?;
+    // As many of both, so that the one has no more of them at hand than the other.
+    let few = neighbours(&long).min(neighbours(&short));
+    let has_more = long.len() > 1;
     let ([long_first, long_middle, long_last], [first, middle, last]) =
-        (spots(&long), spots(&short));
+        (spots(&long, few), spots(&short, few));
     for (name, long, short) in [
         ("first", long_first, first),
         ("middle", long_middle, middle),
         (if view.is_narrow { "far" } else { "end" }, long_last, last),
     ] {
-        if name == "first" || long.len() > 1 {
+        if name == "first" || has_more {
             let pages = [with_limit(long), with_limit(short)];
-            places.push(Place::of(view.name, name, pages, !view.is_narrow));
+            let is_judged = !view.is_narrow || name == "first";
+            places.push(Place::of(view.name, name, pages, is_judged));
         }
     }
     Ok(())
 }
 
-/// The first page, some in the middle, and the last whole ones: the very last may have fewer rows, so it is left out.
-fn spots(pages: &[String]) -> [&[String]; 3] {
+/// How many pages of a list may stand for a place.
+fn neighbours(pages: &[String]) -> usize {
+    NEIGHBOURS.min(pages.len() / 2).max(1)
+}
+
+/// The first page, so many in the middle, and the last whole ones: the very last may have fewer rows, so it is left out.
+fn spots(pages: &[String], few: usize) -> [&[String]; 3] {
     let whole = pages
         .get(..pages.len().saturating_sub(1))
         .filter(|whole| !whole.is_empty());
     let whole = whole.unwrap_or(pages);
-    let part = |from: usize| {
+    let from = |from: usize| {
         let rest = whole.get(from..).unwrap_or_default();
-        rest.get(..NEIGHBOURS.min(rest.len())).unwrap_or_default()
+        rest.get(..few.min(rest.len())).unwrap_or_default()
     };
-    let few = NEIGHBOURS.min(whole.len() / 4).max(1);
     [
         pages.get(..1).unwrap_or_default(),
-        whole
-            .get(whole.len() / 2..(whole.len() / 2 + few).min(whole.len()))
-            .unwrap_or_default(),
-        part(whole.len().saturating_sub(few)),
+        from(whole.len().saturating_sub(few) / 2),
+        from(whole.len().saturating_sub(few)),
     ]
 }
 
@@ -494,10 +517,7 @@ fn compare(cluster: &mut Cluster, mut places: Vec<Place>, rounds: usize) -> Outc
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn words(line: &str) -> Vec<String> {
-        line.split_whitespace().map(str::to_owned).collect()
-    }
+    use crate::words;
 
     #[test]
     fn options_are_read() {
@@ -521,15 +541,16 @@ mod tests {
     #[test]
     fn places_are_within_the_list() {
         let pages: Vec<String> = (0..100).map(|n| n.to_string()).collect();
-        let [first, middle, last] = spots(&pages);
+        let [first, middle, last] = spots(&pages, 8);
         assert_eq!(first, ["0"]);
-        assert_eq!((middle.len(), middle[0].as_str()), (NEIGHBOURS, "49"));
+        assert_eq!((middle.len(), middle[0].as_str()), (8, "45"));
         assert_eq!(last.last().unwrap(), "98", "the last one may be shorter");
         let one = [String::from("only")];
-        assert_eq!(spots(&one), [&one[..], &one[..], &one[..]]);
+        assert_eq!(spots(&one, 1), [&one[..], &one[..], &one[..]]);
         for n in 2..20 {
             let few: Vec<String> = (0..n).map(|n| n.to_string()).collect();
-            assert!(spots(&few).iter().all(|spot| !spot.is_empty()), "{n}");
+            let spots = spots(&few, neighbours(&few));
+            assert!(spots.iter().all(|spot| !spot.is_empty()), "{n}");
         }
     }
 

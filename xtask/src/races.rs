@@ -200,10 +200,7 @@ fn hold(race: Race, rounds: usize, cluster: &mut Cluster, chance: &mut Chance) -
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn words(line: &str) -> Vec<String> {
-        line.split_whitespace().map(str::to_owned).collect()
-    }
+    use crate::words;
 
     #[test]
     fn options_are_read() {

@@ -389,10 +389,7 @@ fn made(answer: &Answer) -> Option<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn words(line: &str) -> Vec<String> {
-        line.split_whitespace().map(str::to_owned).collect()
-    }
+    use crate::words;
 
     #[test]
     fn options_are_read() {

@@ -284,11 +284,8 @@ fn judge(classes: &[Class], times: &[Vec<f64>]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::words;
     use classes::Values;
-
-    fn words(line: &str) -> Vec<String> {
-        line.split_whitespace().map(str::to_owned).collect()
-    }
 
     #[test]
     fn options_are_read() {

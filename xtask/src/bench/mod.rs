@@ -793,10 +793,7 @@ fn accounts_of(server: &Server, operator: &str, slug: &str, count: u32) -> Outco
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn words(line: &str) -> Vec<String> {
-        line.split_whitespace().map(str::to_owned).collect()
-    }
+    use crate::words;
 
     #[test]
     fn options_are_read() {
