@@ -3,7 +3,6 @@
 //! What is done with a record that the store has found takes a microsecond, and a microsecond tells those who ask often enough
 //! whether there was one. So where there is none, as much is done with this one, which no key is the one of.
 
-use std::array;
 use std::sync::{Arc, LazyLock};
 
 use leadr_auth_domain::{
@@ -41,15 +40,23 @@ static NOBODY: LazyLock<KeyRecord> = LazyLock::new(|| {
     KeyRecord { key, account }
 });
 
-/// How many there are of it: as many as are asked for often, so that they are as far from the processor as the records of keys.
-const STAND_INS: usize = 256;
+/// How many there are of it: more than prefixes are asked for often, so that few of those share one, which would be nearer to the
+/// processor than the records of keys are.
+const STAND_INS: u64 = 1_024;
 
 /// What stands in for the record of a prefix that nobody has.
-pub(super) struct StandIns([Mutex<Arc<CachedKey>>; STAND_INS]);
+pub(super) struct StandIns {
+    first: Mutex<Arc<CachedKey>>,
+    others: Vec<Mutex<Arc<CachedKey>>>,
+}
 
 impl StandIns {
     pub(super) fn new(cache: &VerificationCache) -> Self {
-        Self(array::from_fn(|_| Mutex::new(cache.keep(&NOBODY))))
+        let made = || Mutex::new(cache.keep(&NOBODY));
+        Self {
+            first: made(),
+            others: (1..STAND_INS).map(|_| made()).collect(),
+        }
     }
 
     /// The one that is kept for this prefix.
@@ -65,9 +72,7 @@ impl StandIns {
     }
 
     fn slot(&self, code: PrefixCode) -> &Mutex<Arc<CachedKey>> {
-        // A byte is the place of one of 256.
-        let [.., place] = code.as_u64().to_be_bytes();
-        let [first, ..] = &self.0;
-        self.0.get(usize::from(place)).unwrap_or(first)
+        let place = usize::try_from(code.as_u64() % STAND_INS).unwrap_or_default();
+        self.others.get(place).unwrap_or(&self.first)
     }
 }
