@@ -3,7 +3,8 @@
 //! One account has a million keys and one has a thousand, in one store, with their rows among each other's and among those of
 //! a hundred thousand other accounts. The same pages of both are asked for in turn, over HTTP, and what is told is the ratio of
 //! the medians. It is judged where a list is not narrowed: the first page, the one in the middle and the last whole one, in every
-//! order; and where it is narrowed, the first page, for which both may look at as many rows: later on a short list has fewer left.
+//! order; and where keys are narrowed, the first page, for which both may look at as many rows: later on a short list has fewer
+//! left. Of a narrowed trail, the short one has fewer than are looked at.
 
 mod records;
 
@@ -389,7 +390,7 @@ fn compare_lists(
     ] {
         if name == "first" || has_more {
             let pages = [with_limit(long), with_limit(short)];
-            let is_judged = !view.is_narrow || name == "first";
+            let is_judged = !view.is_narrow || (name == "first" && size.is_none());
             places.push(Place::of(view.name, name, pages, is_judged));
         }
     }
