@@ -199,6 +199,11 @@ impl KeyHash {
         digits(&self.0)
     }
 
+    /// What stands in for the hash of a key where there is none: the hash of nothing anyone can find.
+    pub fn of_nobody() -> Self {
+        Self(NOBODYS.to_owned())
+    }
+
     fn of_tag(tag: &hmac::Tag) -> Self {
         Self::of_bytes(tag.as_ref())
     }

@@ -24,8 +24,7 @@ static NOBODY: LazyLock<KeyRecord> = LazyLock::new(|| {
     );
     let hashed = HashedKey {
         pepper_id: PepperId::default(),
-        // Of nothing that anyone can find.
-        hash: KeyHash::from_store("0".repeat(64)),
+        hash: KeyHash::of_nobody(),
     };
     let plain: PlainKey = generate_api_key([0; 32]);
     let key = ApiKey::new(
