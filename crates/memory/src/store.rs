@@ -402,11 +402,7 @@ impl KeyLookup for Memory {
                 key.id
             ))),
         };
-        if key.key_prefix == *prefix {
-            record.map(Some)
-        } else {
-            Ok(None)
-        }
+        (key.key_prefix == *prefix).then_some(record).transpose()
     }
 }
 

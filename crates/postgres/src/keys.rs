@@ -417,11 +417,7 @@ impl KeyLookup for Keys {
         let is_wanted = key.key_prefix == prefix.as_str();
         // Another one is read as a whole, too, and whatever is wrong with it is not the matter here.
         let record = rows::record(key, account);
-        if is_wanted {
-            record.map(Some)
-        } else {
-            Ok(None)
-        }
+        is_wanted.then_some(record).transpose()
     }
 }
 

@@ -85,10 +85,8 @@ fn page_query(
         .limit(i64::from(*limit) + 1)
         .into_boxed();
     let mut page = candidates(all, query, horizon);
-    if let Sort::Name { .. } = query.sort {
-        for made in listing::made_in(TABLE, filter.created, &query.sort) {
-            page = page.filter(made);
-        }
+    for made in listing::narrowed_to(TABLE, &query.sort, filter.created) {
+        page = page.filter(made);
     }
     if let Some(status) = filter.status {
         page = page.filter(accounts::status.eq(status.as_str()));

@@ -101,10 +101,8 @@ fn page_query(
         .limit(i64::from(*limit) + 1)
         .into_boxed();
     let mut page = candidates(all, query, horizon);
-    if let Sort::Name { .. } = query.sort {
-        for made in listing::made_in(TABLE, filter.created, &query.sort) {
-            page = page.filter(made);
-        }
+    for made in listing::narrowed_to(TABLE, &query.sort, filter.created) {
+        page = page.filter(made);
     }
     if let Some(wanted) = filter.status {
         page = page.filter(status.eq(wanted.as_str()));
@@ -316,11 +314,7 @@ impl KeyLookup for Keys {
         let is_wanted = key.key_prefix == prefix.as_str();
         // Another one is read as a whole, too, and whatever is wrong with it is not the matter here.
         let record = rows::record(key, account);
-        if is_wanted {
-            record.map(Some)
-        } else {
-            Ok(None)
-        }
+        is_wanted.then_some(record).transpose()
     }
 }
 

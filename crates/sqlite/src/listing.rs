@@ -96,7 +96,8 @@ where
     let (place, span) = sort.range(made, horizon);
     let after = place.and_then(|place| after(table, place));
     let within = horizon.and_then(|horizon| up_to(table, horizon));
-    made_in(table, span, sort).chain(after).chain(within)
+    let made = lying_in(&format!("{table}.created_at"), span);
+    made.chain(after).chain(within)
 }
 
 /// Whether a row of a table is among those that are wanted.
@@ -151,18 +152,18 @@ pub(crate) fn name_contains<Table>(table: &str, part: &str) -> Among<Table> {
     Box::new(name.bind::<Text, _>(part.to_owned()).sql(")) > 0"))
 }
 
-/// The rows that were made in a span of time: what is to hold of them, all of it. In a list that is sorted by something else SQLite
-/// is not to look for them by that, or it would have to sort them.
-pub(crate) fn made_in<Table, RowId>(
+/// By what a list that is sorted by something else is narrowed to rows that were `made` in a span of time. SQLite is not to look for
+/// them by that, or it would have to sort them.
+pub(crate) fn narrowed_to<Table, RowId>(
     table: &str,
-    span: Period,
     sort: &Sort<RowId>,
+    made: Period,
 ) -> impl Iterator<Item = Among<Table>> + use<Table, RowId> {
-    let column = format!("{table}.created_at");
-    match sort {
-        Sort::CreatedAt { .. } => lying_in(&column, span),
-        Sort::Name { .. } => lying_in(&unsearched(&column), span),
-    }
+    let span = match sort {
+        Sort::CreatedAt { .. } => Period::ALWAYS,
+        Sort::Name { .. } => made,
+    };
+    lying_in(&unsearched(&format!("{table}.created_at")), span)
 }
 
 /// A column by which SQLite does not look for rows, though it has an index of it.
