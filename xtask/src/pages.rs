@@ -212,8 +212,8 @@ fn measure(kept: Kept, program: &Path, options: &Options) -> Outcome<Vec<String>
         pinning.description(),
         begun.elapsed().as_secs_f64(),
     );
-    let places = find_places(&mut cluster, &written, options.only.as_deref())?;
-    let faults = compare(&mut cluster, places, options.rounds)?;
+    let places = find_places(&cluster, &written, options.only.as_deref())?;
+    let faults = compare(&cluster, places, options.rounds)?;
     cluster.still_runs()?;
     Ok(faults
         .into_iter()
@@ -249,13 +249,22 @@ fn sqlite(cluster: &Cluster, statements: &str) -> Outcome {
     )
 }
 
-/// A client that waits, and follows lists.
+/// The operator as a client that waits, and follows lists.
 struct Reader<'a> {
     connection: Connection,
     key: &'a str,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn of(cluster: &'a Cluster) -> Outcome<Self> {
+        let address = cluster.addresses().first().copied();
+        let address = address.ok_or_else(|| Failure::new("there is no node"))?;
+        Ok(Self {
+            connection: Connection::at(address, TIMEOUT),
+            key: &cluster.operator,
+        })
+    }
+
     fn get(&mut self, path: &str) -> Outcome<Answer> {
         let said = Said {
             key: Some(self.key),
@@ -295,24 +304,14 @@ fn rows(answer: &Answer) -> usize {
     listed.as_array().map_or(0, Vec::len)
 }
 
-fn find_places(
-    cluster: &mut Cluster,
-    written: &Written,
-    only: Option<&str>,
-) -> Outcome<Vec<Place>> {
-    let operator = cluster.operator.clone();
-    let address = cluster.addresses().first().copied();
-    let address = address.ok_or_else(|| Failure::new("there is no node"))?;
-    let mut reader = Reader {
-        connection: Connection::at(address, TIMEOUT),
-        key: &operator,
-    };
+fn find_places(cluster: &Cluster, written: &Written, only: Option<&str>) -> Outcome<Vec<Place>> {
+    let mut reader = Reader::of(cluster)?;
     let mut places = Vec::new();
     let is_wanted = |name: &str| only.is_none_or(|only| name.contains(only));
-    for view in views(written) {
-        if !is_wanted(view.name) {
-            continue;
-        }
+    for view in views(written)
+        .into_iter()
+        .filter(|view| is_wanted(view.name))
+    {
         let [many, few] = &view.query;
         let long = format!("/v1/api-keys?account_id={}&{many}", written.many);
         let short = format!("/v1/api-keys?account_id={}&{few}", written.few);
@@ -460,14 +459,8 @@ impl Place {
 }
 
 /// Asks for every page in turn, and tells what each took. Answers what is too dear.
-fn compare(cluster: &mut Cluster, mut places: Vec<Place>, rounds: usize) -> Outcome<Vec<String>> {
-    let operator = cluster.operator.clone();
-    let address = cluster.addresses().first().copied();
-    let address = address.ok_or_else(|| Failure::new("there is no node"))?;
-    let mut reader = Reader {
-        connection: Connection::at(address, TIMEOUT),
-        key: &operator,
-    };
+fn compare(cluster: &Cluster, mut places: Vec<Place>, rounds: usize) -> Outcome<Vec<String>> {
+    let mut reader = Reader::of(cluster)?;
     // Some first, that are not counted: until plans are made and pages are in memory.
     let warm = NEIGHBOURS * 2;
     for place in &mut places {
