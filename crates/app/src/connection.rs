@@ -6,8 +6,9 @@
 //! of its own, and fails when one has passed; `actix-http` then drops the connection.
 //!
 //! `actix-http` also takes as many requests as come at once and keeps them, each of some KiB, until their turn comes; of requests
-//! of forty bytes that is a hundred times of what was sent. So the stream is not read while there is nothing to read for: as
-//! long as a request without a body is being answered, or an answer is not taken.
+//! of forty bytes that is a hundred times of what was sent. Where it has no room for more, it looks again and again whether
+//! there is, which keeps a processor busy for as long as an answer is not taken. So the stream is not read while there is
+//! nothing to read for: as long as a request without a body is being answered, or an answer is not taken.
 
 use std::cell::Cell;
 use std::io::{self, IoSlice};
@@ -416,4 +417,119 @@ fn behind_the_last() -> Error {
     });
     let response = HttpResponse::BadRequest().force_close().json(body);
     InternalError::from_response("behind the last", response).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::io::{Read as _, Write as _};
+
+    use tokio::net::TcpListener;
+    use tokio::task::yield_now;
+    use tokio::time::advance;
+
+    use super::*;
+
+    const PATIENCE: Patience = Patience {
+        head: Duration::from_secs(5),
+        idle: Duration::from_secs(5),
+        write: Duration::from_secs(2),
+    };
+
+    /// More than the kernel keeps for whoever does not read.
+    const ANSWER: usize = 16 * 1024 * 1024;
+
+    /// A connection, and the client's end of it.
+    async fn pair() -> (Connection, std::net::TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        client.set_nonblocking(true).unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        (Connection::new(stream, PATIENCE), client)
+    }
+
+    /// Writes until no more is taken, or all is: how much is left.
+    async fn write(connection: &mut Connection, mut left: usize) -> io::Result<usize> {
+        let bytes = vec![b'x'; left];
+        while left > 0 {
+            let offered = bytes.get(..left).unwrap();
+            let poll = |context: &mut Context<'_>| {
+                Poll::Ready(Pin::new(&mut *connection).poll_write(context, offered))
+            };
+            match poll_fn(poll).await {
+                Poll::Ready(taken) => left -= taken?,
+                Poll::Pending => break,
+            }
+        }
+        // The runtime hears of what the kernel has room for.
+        yield_now().await;
+        Ok(left)
+    }
+
+    /// Reads what is there, and no more than so much.
+    fn read(client: &mut std::net::TcpStream, most: usize) -> usize {
+        let mut buffer = vec![0; most];
+        let mut read = 0;
+        while let Ok(more) = client.read(buffer.get_mut(read..).unwrap())
+            && more > 0
+        {
+            read += more;
+        }
+        read
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_takes_some_of_an_answer_has_no_more_time_for_it() {
+        let (mut connection, mut client) = pair().await;
+        let mut left = write(&mut connection, ANSWER).await.unwrap();
+        assert!(left > 0);
+        for _ in 0..3 {
+            advance(PATIENCE.write / 4).await;
+            assert!(read(&mut client, 1024 * 1024) > 0);
+            left = write(&mut connection, left).await.unwrap();
+        }
+        assert!(left > 0);
+        advance(PATIENCE.write / 2).await;
+        read(&mut client, 1024 * 1024);
+        let error = write(&mut connection, left).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_takes_each_answer_in_time_is_served() {
+        let (mut connection, mut client) = pair().await;
+        for _ in 0..4 {
+            let mut left = write(&mut connection, ANSWER).await.unwrap();
+            assert!(left > 0);
+            advance(PATIENCE.write / 4 * 3).await;
+            while left > 0 {
+                read(&mut client, ANSWER);
+                left = write(&mut connection, left).await.unwrap();
+            }
+        }
+    }
+
+    /// Nobody is waited for who cannot be read from.
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_while_an_answer_is_not_taken_is_left_where_it_is() {
+        let (mut connection, mut client) = pair().await;
+        let mut left = write(&mut connection, ANSWER).await.unwrap();
+        client.write_all(b"GET / HTTP/1.1").unwrap();
+        connection.stream().readable().await.unwrap();
+        let mut bytes = [0; 64];
+        let mut buffer = ReadBuf::new(&mut bytes);
+        let poll = |context: &mut Context<'_>| {
+            Poll::Ready(Pin::new(&mut connection).poll_read(context, &mut buffer))
+        };
+        assert!(poll_fn(poll).await.is_pending());
+        while left > 0 {
+            read(&mut client, ANSWER);
+            left = write(&mut connection, left).await.unwrap();
+        }
+        let poll = |context: &mut Context<'_>| {
+            Poll::Ready(Pin::new(&mut connection).poll_read(context, &mut buffer))
+        };
+        assert!(poll_fn(poll).await.is_ready());
+        assert_eq!(buffer.filled(), b"GET / HTTP/1.1");
+    }
 }
