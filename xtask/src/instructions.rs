@@ -35,6 +35,7 @@ const ALIKE: &[&[&str]] = &[
         "managed-revoked",
         "managed-expired",
     ],
+    &["asked-unknown", "asked-wrong-secret", "asked-others"],
 ];
 /// By how much the dearest of these may be dearer than the cheapest, in percent. How the memory that a request needs is found makes
 /// up to two; without the hash that is computed where no key was found, a refusal is cheaper by a fifth.

@@ -5,6 +5,8 @@
 //!
 //! `instructions refused|managed-unknown|wrong-secret|revoked|expired <how often>`: the same with a key that is refused for this reason, by
 //! the cache or by the store that a route which manages keys asks. All of these are answered alike.
+//!
+//! `instructions asked-unknown|wrong-secret|others <how often>`: a tenant asks about a key that is not the tenant's to know about.
 
 use std::error::Error;
 use std::time::Duration;
@@ -15,10 +17,11 @@ use actix_web::dev::{AppConfig, Response, Service as _, ServiceFactory as _};
 use actix_web::http::{StatusCode, header};
 use actix_web::test::{TestRequest, init_service};
 use leadr_auth_domain::{
-    Access, KeyName, Origin, PlainKey, Principal, Scope, ScopeSet, Timestamp, generate_api_key,
+    Access, AccountId, AccountName, KeyName, Origin, PlainKey, Principal, Scope, ScopeSet, Slug,
+    Timestamp, generate_api_key,
 };
 use leadr_auth_http::{HttpConfig, State, TrustedProxies, app};
-use leadr_auth_service::{NewKey, Service};
+use leadr_auth_service::{NewAccount, NewKey, Service};
 use tokio::sync::oneshot;
 
 #[path = "protect_a_route.rs"]
@@ -35,10 +38,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let good = protect_a_route::first_key(&service, &SCOPES).await?;
     let (route, reason) = shape.split_once('-').unwrap_or((shape, ""));
     let is_refused = matches!(route, "refused" | "managed");
-    let key = if is_refused {
+    let key = if is_refused || route == "asked" {
         refused_key(&service, &good, reason).await?
     } else {
-        good
+        good.clone()
     };
     let (stop, stopped) = oneshot::channel::<()>();
     let background = actix_web::rt::spawn(service.clone().run(async {
@@ -69,9 +72,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
             "forward-auth" => TestRequest::get()
                 .uri("/v1/forward-auth")
                 .insert_header(("leadr-api-key", key.expose())),
-            "verify" => TestRequest::post()
+            _ if matches!(route, "verify" | "asked") => TestRequest::post()
                 .uri("/v1/verify")
-                .insert_header(("leadr-api-key", key.expose()))
+                .insert_header(("leadr-api-key", good.expose()))
                 .insert_header((header::CONTENT_TYPE, "application/json"))
                 .set_payload(body.clone()),
             _ if is_refused => {
@@ -121,7 +124,12 @@ async fn refused_key(
     reason: &str,
 ) -> Result<PlainKey, Box<dyn Error>> {
     let by = Principal::deployment(Origin::TOOL);
-    let owner = service.key_by_prefix(Access::All, &good.prefix()).await?;
+    let owner = if reason == "others" {
+        another_account(service, &by).await?
+    } else {
+        let good = service.key_by_prefix(Access::All, &good.prefix()).await?;
+        good.account_id
+    };
     let scopes: Result<Vec<_>, _> = SCOPES.iter().map(|scope| Scope::parse(scope)).collect();
     let new = NewKey {
         name: KeyName::parse("Refused")?,
@@ -133,9 +141,7 @@ async fn refused_key(
     };
     // There is nothing before one with this at its end.
     let issued = loop {
-        let issued = service
-            .issue_key(&by, owner.account_id, new.clone())
-            .await?;
+        let issued = service.issue_key(&by, owner, new.clone()).await?;
         if !issued.key.key_prefix.as_str().ends_with('-') {
             break issued;
         }
@@ -156,4 +162,14 @@ async fn refused_key(
         _ => return Ok(issued.plain_key),
     };
     Ok(PlainKey::parse(&key)?)
+}
+
+async fn another_account(service: &Service, by: &Principal) -> Result<AccountId, Box<dyn Error>> {
+    let access = by.operator().ok_or("an operator is none")?;
+    let account = NewAccount {
+        name: AccountName::parse("Others")?,
+        slug: Slug::parse("others")?,
+        key_limit: None,
+    };
+    Ok(service.create_account(&access, account).await?.id)
 }

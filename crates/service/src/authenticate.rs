@@ -128,33 +128,19 @@ impl Service {
     }
 
     /// Is the key the one whose hash this is? An error where that cannot be told.
-    pub(crate) async fn is_genuine(
+    async fn is_genuine(
         &self,
         ring: &Keyring,
         key: &PlainKey,
         pepper_id: &PepperId,
         digest: &KeyDigest,
     ) -> Result<bool, StoreError> {
-        if let Some(is_genuine) = self.is_genuine_by(ring, key, pepper_id, digest)? {
-            return Ok(is_genuine);
+        match ring.verify_digest(key, pepper_id, digest) {
+            Some(true) => return Ok(true),
+            Some(false) => self.may_refuse_hashes()?,
+            None => self.may_refuse_keys_under(pepper_id).await?,
         }
-        self.may_refuse_keys_under(pepper_id).await?;
         Ok(false)
-    }
-
-    /// The same by the secrets that are at hand; `None` where the key's is not among them.
-    pub(crate) fn is_genuine_by(
-        &self,
-        ring: &Keyring,
-        key: &PlainKey,
-        pepper_id: &PepperId,
-        digest: &KeyDigest,
-    ) -> Result<Option<bool>, StoreError> {
-        let is_genuine = ring.verify_digest(key, pepper_id, digest);
-        if is_genuine == Some(false) {
-            self.may_refuse_hashes()?;
-        }
-        Ok(is_genuine)
     }
 }
 

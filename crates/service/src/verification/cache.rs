@@ -15,37 +15,42 @@ use tokio::sync::watch;
 use super::Sabotage;
 use super::fills::{Begun, Fills, Ticket};
 use super::lease::Lease;
-use super::record::{CachedAccount, CachedKey};
+use super::nobody::NOBODY;
+use super::record::{CachedAccount, CachedKey, VerifiedKey};
 use super::sync::{AtomicU64, Mutex, Ordering, lock};
 
-/// How many prefixes that nobody has are kept at most: half a megabyte; fewer in a cache that has no room for as many keys.
-const NOBODY: usize = 10_000;
+/// How many bytes of prefixes that nobody has are kept at most: ten thousand of them; fewer in a cache of fewer bytes.
+const NOBODYS_BYTES: u64 = 10_000 * USUAL_WEIGHT;
 
 /// What a key costs that has a short name and no scopes: for a first guess of how many there will be.
 const USUAL_WEIGHT: u64 = 240;
 
 /// What a fill found out, shared with whoever joined it.
-pub(crate) type Filled = Result<Option<Arc<CachedKey>>, Arc<StoreError>>;
+pub(crate) type Filled = Result<Known, Arc<StoreError>>;
 
 /// Tells those who joined a fill what came of it. A fill that was given up tells nothing.
 pub(crate) type Joiner = watch::Receiver<Option<Filled>>;
 
 /// What is known of a prefix.
-pub(crate) enum Known {
-    /// The key that has it.
-    Key(Arc<CachedKey>),
+#[derive(Clone)]
+pub(crate) struct Known {
+    /// The key that has it, or what stands in for one.
+    pub(crate) found: VerifiedKey,
     /// No key has it.
-    Nobody,
+    pub(crate) is_nobodys: bool,
 }
+
+type Keys = Cache<PrefixCode, Arc<CachedKey>, KeyWeight>;
 
 /// The keys and accounts that verification has read. It asks nobody; whoever fills it asks the store.
 ///
 /// Two things keep it right. What is told of by [`VerificationCache::forget`] is gone when that returns, and no fill that was
 /// underway brings it back. And of what nobody has told it, it only says something while its lease holds.
 pub(crate) struct VerificationCache {
-    keys: Cache<PrefixCode, Arc<CachedKey>, KeyWeight>,
-    /// Apart, so that a flood of keys that nobody has throws out none that somebody has.
-    nobody: Cache<PrefixCode, ()>,
+    keys: Keys,
+    /// What stands in for the keys of prefixes that nobody has. Apart, so that a flood of them throws out no key; and of the same
+    /// type, each with a record of its own, so that its code and its records are as far from the processor as those of keys.
+    nobodys: Keys,
     accounts: Mutex<Accounts>,
     fills: Fills<Joiner>,
     /// Counts how often the whole cache was dropped.
@@ -62,6 +67,18 @@ impl Weighter<PrefixCode, Arc<CachedKey>> for KeyWeight {
     fn weight(&self, _: &PrefixCode, key: &Arc<CachedKey>) -> u64 {
         key.weight()
     }
+}
+
+/// One that keeps up to `bytes`.
+fn keys_of(bytes: u64) -> Keys {
+    let keys = usize::try_from(bytes / USUAL_WEIGHT).unwrap_or(usize::MAX);
+    Cache::with(
+        keys,
+        bytes,
+        KeyWeight,
+        DefaultHashBuilder::default(),
+        quick_cache::sync::DefaultLifecycle::default(),
+    )
 }
 
 /// The accounts of the keys. What no key needs any more goes by itself, but for its place in the map.
@@ -81,16 +98,9 @@ struct Shared {
 impl VerificationCache {
     /// One that keeps up to `bytes` of keys.
     pub(crate) fn new(bytes: u64, sabotage: Sabotage) -> Self {
-        let keys = usize::try_from(bytes / USUAL_WEIGHT).unwrap_or(usize::MAX);
         Self {
-            keys: Cache::with(
-                keys,
-                bytes,
-                KeyWeight,
-                DefaultHashBuilder::default(),
-                quick_cache::sync::DefaultLifecycle::default(),
-            ),
-            nobody: Cache::new(NOBODY.min(keys)),
+            keys: keys_of(bytes),
+            nobodys: keys_of(bytes.min(NOBODYS_BYTES)),
             accounts: Mutex::new(Accounts::default()),
             fills: Fills::new(),
             epoch: AtomicU64::new(0),
@@ -116,11 +126,23 @@ impl VerificationCache {
 
     /// What is known of a prefix, whether or not it may be relied on.
     pub(crate) fn get(&self, code: PrefixCode) -> Option<Known> {
-        if let Some(key) = self.keys.get(&code) {
-            let is_good = key.account().is_good(self.epoch.load(Ordering::Acquire));
-            return is_good.then_some(Known::Key(key));
-        }
-        self.nobody.get(&code).map(|()| Known::Nobody)
+        let known = match self.keys.get(&code) {
+            Some(key) => Known {
+                found: VerifiedKey(key),
+                is_nobodys: false,
+            },
+            None => Known {
+                found: VerifiedKey(self.nobodys.get(&code)?),
+                is_nobodys: true,
+            },
+        };
+        let epoch = self.epoch.load(Ordering::Acquire);
+        known.found.0.account().is_good(epoch).then_some(known)
+    }
+
+    /// Is it known that nobody has this prefix?
+    pub(crate) fn is_nobodys(&self, code: PrefixCode) -> bool {
+        self.nobodys.get(&code).is_some()
     }
 
     /// Begins to fill what is not known, before the store is asked; or joins who does so already.
@@ -137,8 +159,15 @@ impl VerificationCache {
         }
     }
 
-    /// A record as it is kept. It is published by whoever began to fill it, and by nobody else.
-    pub(crate) fn keep(&self, record: &KeyRecord) -> Arc<CachedKey> {
+    /// What the store says of a prefix, as it is kept. It is published by whoever began to fill it, and by nobody else.
+    pub(crate) fn know(&self, record: Option<&KeyRecord>) -> Known {
+        Known {
+            found: VerifiedKey(self.keep(record.unwrap_or(&NOBODY))),
+            is_nobodys: record.is_none(),
+        }
+    }
+
+    fn keep(&self, record: &KeyRecord) -> Arc<CachedKey> {
         let KeyRecord { key, account } = record;
         let account = self.keep_account(account);
         Arc::new(CachedKey::new(
@@ -219,7 +248,7 @@ impl VerificationCache {
     pub(crate) fn forget_code(&self, code: PrefixCode) {
         self.fills.strike_out(code, || {
             self.keys.remove(&code);
-            self.nobody.remove(&code);
+            self.nobodys.remove(&code);
         });
     }
 
@@ -251,7 +280,7 @@ impl VerificationCache {
         self.epoch.fetch_add(1, Ordering::AcqRel);
         accounts.known.clear();
         drop(accounts);
-        self.nobody.clear();
+        self.nobodys.clear();
     }
 
     /// How many keys are kept, those that are not good any more included, and how many bytes they take.
@@ -286,18 +315,19 @@ impl OwnFill<'_> {
             sender,
         } = self;
         let filled = answer
-            .map(|record| record.map(|record| cache.keep(&record)))
+            .map(|record| cache.know(record.as_ref()))
             .map_err(Arc::new);
-        let publish = || match &filled {
-            Ok(Some(key)) => {
-                cache.nobody.remove(&code);
-                cache.keys.insert(code, Arc::clone(key));
-            }
-            Ok(None) => {
-                cache.keys.remove(&code);
-                cache.nobody.insert(code, ());
-            }
-            Err(_) => {}
+        let publish = || {
+            let Ok(Known { found, is_nobodys }) = &filled else {
+                return;
+            };
+            let (into, out_of) = if *is_nobodys {
+                (&cache.nobodys, &cache.keys)
+            } else {
+                (&cache.keys, &cache.nobodys)
+            };
+            out_of.remove(&code);
+            into.insert(code, Arc::clone(&found.0));
         };
         ticket.end(!cache.sabotage.is(Sabotage::NoFence), publish);
         // Those who joined after it was struck out joined another one.

@@ -385,8 +385,8 @@ fn an_account_is_suspended(sabotage: Sabotage, goes: Goes, fillers: usize) {
         }
         let look = || {
             for key in &records.plain[..fillers] {
-                if let Some(Known::Key(known)) = cache.get(key.prefix_code()) {
-                    let verdict = VerifiedKey(known).verdict(at());
+                if let Some(Known { found, .. }) = cache.get(key.prefix_code()) {
+                    let verdict = found.verdict(at());
                     let expected = Verdict::AccountSuspended;
                     assert_eq!(verdict, expected, "the account is known as it was");
                 }

@@ -52,14 +52,12 @@ use leadr_auth_domain::{Access, Keyring, NodeId, PlainKey, Verdict};
 pub(crate) use changes::watched;
 pub use follow::Propagation;
 pub use onlooker::Onlooker;
-use record::CachedKey;
 pub use record::VerifiedKey;
 
 use tokio::sync::Semaphore;
 
 use crate::{Chain, Service, StoreError};
 use cache::{Fill, Known, VerificationCache};
-use nobody::StandIns;
 use nodes::Nodes;
 
 /// How verification behaves where it has a choice.
@@ -154,24 +152,12 @@ impl Verification {
     }
 }
 
-/// The record that is under a key's prefix, or what stands in for one where there is none.
+/// What is known of a key's prefix, and whether it is of this very key.
 ///
-/// It is judged whether it is this key's or not: a refusal is not to be known by the time that it takes.
+/// What stands in for a key is judged as one is: a refusal is not to be known by the time that it takes.
 struct Looked {
-    found: VerifiedKey,
-    /// It is this very key's.
+    known: Known,
     is_genuine: bool,
-}
-
-impl Looked {
-    /// Of a prefix that nobody has. The key is compared with what stands in, and is not the one whatever comes of it.
-    fn nobodys(ring: &Keyring, key: &PlainKey, stand_in: VerifiedKey) -> Self {
-        ring.verify_digest(key, stand_in.pepper_id(), stand_in.digest());
-        Self {
-            found: stand_in,
-            is_genuine: false,
-        }
-    }
 }
 
 /// How often what was known answered, and how often it did not.
@@ -196,7 +182,6 @@ pub struct CacheStatistics {
 /// What verification knows, and by which it is kept true. A service's clones share it.
 pub(crate) struct Verifier {
     pub(crate) cache: Arc<VerificationCache>,
-    stand_ins: StandIns,
     nodes: Arc<Nodes>,
     /// Which node of a deployment this process is, once it follows changes.
     node_id: OnceLock<NodeId>,
@@ -212,7 +197,6 @@ impl Verifier {
         let cache = VerificationCache::new(config.cache_bytes, config.sabotage);
         let permits = usize::try_from(follow::TICKS_AT_ONCE).unwrap_or(1);
         Self {
-            stand_ins: StandIns::new(&cache),
             cache: Arc::new(cache),
             nodes: Arc::default(),
             node_id: OnceLock::new(),
@@ -270,11 +254,12 @@ impl Service {
     ) -> Result<Verification, StoreError> {
         let ring = self.keyring();
         let began = self.lease_time();
-        let Looked { found, is_genuine } = match self.find_known(&ring, key, began)? {
+        let Looked { known, is_genuine } = match self.find_known(&ring, key, began)? {
             Some(known) => known,
             // Apart, since room for what it takes to ask the store would otherwise be found for every answer from memory.
             None => Box::pin(self.find_stored(&ring, key, began)).await?,
         };
+        let Known { found, is_nobodys } = known;
         let now = self.clock.now();
         // Not put off by the compiler until it is wanted: the records that it reads are far from the processor.
         let judged = black_box(found.verdict(now));
@@ -293,6 +278,10 @@ impl Service {
                 Ok(Verification::Accepted(found))
             }
             refusal => {
+                // As far as one goes for a prefix that nobody has: what is not near to the processor takes its time.
+                if !is_nobodys {
+                    black_box(self.verifier.cache.is_nobodys(key.prefix_code()));
+                }
                 let told = (refusal != Verdict::Unknown).then_some(found);
                 Ok(Verification::Refused(refusal, told))
             }
@@ -313,16 +302,10 @@ impl Service {
         }
         let code = key.prefix_code();
         let known = match self.verifier.cache.get(code) {
-            Some(Known::Key(known)) => {
-                let found = VerifiedKey(known);
-                self.is_genuine_by(ring, key, found.pepper_id(), found.digest())?
-                    // Under a secret that this process does not have it may have been hashed anew meanwhile.
-                    .map(|is_genuine| Looked { found, is_genuine })
-            }
-            Some(Known::Nobody) => {
-                let stand_in = self.verifier.stand_ins.known(code);
-                Some(Looked::nobodys(ring, key, stand_in))
-            }
+            Some(known) => self
+                .compare(ring, key, &known)?
+                // Under a secret that this process does not have it may have been hashed anew meanwhile.
+                .map(|is_genuine| Looked { known, is_genuine }),
             None => None,
         };
         count(if known.is_none() {
@@ -340,31 +323,44 @@ impl Service {
         key: &PlainKey,
         began: Duration,
     ) -> Result<Looked, StoreError> {
-        let found = match self.look_up(key, began).await {
-            Ok(Some(found)) => VerifiedKey(found),
-            Ok(None) => {
-                let (stand_ins, cache) = (&self.verifier.stand_ins, &self.verifier.cache);
-                let stand_in = stand_ins.found(cache, key.prefix_code());
-                return Ok(Looked::nobodys(ring, key, stand_in));
-            }
+        let known = match self.look_up(key, began).await {
+            Ok(known) => known,
             Err(error) => {
-                let found = self.known_before(ring, key, began, error)?;
+                let known = self.known_before(ring, key, began, error)?;
                 let is_genuine = true;
-                return Ok(Looked { found, is_genuine });
+                return Ok(Looked { known, is_genuine });
             }
         };
-        let is_genuine = self.is_genuine(ring, key, found.pepper_id(), found.digest());
-        let is_genuine = is_genuine.await?;
-        Ok(Looked { found, is_genuine })
+        let compared = self.compare(ring, key, &known)?;
+        if compared.is_none() {
+            self.may_refuse_keys_under(known.found.pepper_id()).await?;
+        }
+        let is_genuine = compared == Some(true);
+        Ok(Looked { known, is_genuine })
+    }
+
+    /// Is it this very key's? `None` where it is under a secret that this process does not have. What stands in for a key is compared
+    /// as one is, and is not the one whatever comes of it.
+    fn compare(
+        &self,
+        ring: &Keyring,
+        key: &PlainKey,
+        known: &Known,
+    ) -> Result<Option<bool>, StoreError> {
+        let found = &known.found;
+        let is_genuine = ring.verify_digest(key, found.pepper_id(), found.digest());
+        if known.is_nobodys {
+            return Ok(Some(false));
+        }
+        if is_genuine == Some(false) {
+            self.may_refuse_hashes()?;
+        }
+        Ok(is_genuine)
     }
 
     /// Asks the store: once for all who ask at the same time, while the lease holds. Without it whoever began before may have
     /// read what was so before; but what is read is kept all the same, in place of what it contradicts.
-    async fn look_up(
-        &self,
-        key: &PlainKey,
-        began: Duration,
-    ) -> Result<Option<Arc<CachedKey>>, StoreError> {
+    async fn look_up(&self, key: &PlainKey, began: Duration) -> Result<Known, StoreError> {
         let cache = &self.verifier.cache;
         let find = async || self.stores.lookup.find(&key.prefix()).await;
         let filled = loop {
@@ -381,7 +377,7 @@ impl Service {
                 Fill::Joined(_) => {
                     let found = find().await;
                     break found
-                        .map(|record| record.map(|record| cache.keep(&record)))
+                        .map(|record| cache.know(record.as_ref()))
                         .map_err(Arc::new);
                 }
             }
@@ -397,7 +393,7 @@ impl Service {
         key: &PlainKey,
         began: Duration,
         error: StoreError,
-    ) -> Result<VerifiedKey, StoreError> {
+    ) -> Result<Known, StoreError> {
         let (cache, allowed) = (
             &self.verifier.cache,
             self.config.verification.stale_if_error,
@@ -405,12 +401,13 @@ impl Service {
         if !error.is_retryable() || !cache.may_answer_stale(began, allowed) {
             return Err(error);
         }
-        let Some(Known::Key(known)) = cache.get(key.prefix_code()) else {
+        let Some(known) = cache.get(key.prefix_code()) else {
             return Err(error);
         };
-        let known = VerifiedKey(known);
-        let is_genuine = ring.verify_digest(key, known.pepper_id(), known.digest()) == Some(true);
-        if !is_genuine || known.verdict(self.clock.now()) != Verdict::Valid {
+        let found = &known.found;
+        let is_genuine = ring.verify_digest(key, found.pepper_id(), found.digest()) == Some(true);
+        let is_good = found.verdict(self.clock.now()) == Verdict::Valid;
+        if known.is_nobodys || !is_genuine || !is_good {
             return Err(error);
         }
         count(&self.verifier.counters.stale);

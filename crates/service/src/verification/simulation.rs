@@ -31,7 +31,6 @@ use super::changes::Forgets;
 use super::follow::LONGEST_WAIT;
 use super::follower::Follower;
 use super::nodes::{Asked, Nodes, Silent, Told};
-use super::record::VerifiedKey;
 use super::{Sabotage, VerificationConfig};
 
 /// How many schedules an ordinary test runs.
@@ -953,7 +952,7 @@ impl<'a> World<'a> {
             Doing::Looks => match cache.get(code) {
                 Some(known) => {
                     self.count.hits += 1;
-                    self.check(&facts, known_verdict(known), false);
+                    self.check(&facts, known_verdict(&known), false);
                     return None;
                 }
                 None => Doing::Begins,
@@ -986,7 +985,7 @@ impl<'a> World<'a> {
             Doing::Asks(Some(read)) => {
                 let found = record(key, read);
                 let filled = found
-                    .map(|found| found.map(|found| cache.keep(&found)))
+                    .map(|found| cache.know(found.as_ref()))
                     .map_err(Arc::new);
                 self.conclude(&facts, filled);
                 return None;
@@ -998,8 +997,7 @@ impl<'a> World<'a> {
 
     fn conclude(&mut self, facts: &Facts, filled: Filled) {
         if let Ok(found) = filled {
-            let verdict = found.map_or(Verdict::Unknown, |key| VerifiedKey(key).verdict(at()));
-            self.check(facts, verdict, false);
+            self.check(facts, known_verdict(&found), false);
             return;
         }
         // As the service does where the store cannot be asked.
@@ -1008,7 +1006,7 @@ impl<'a> World<'a> {
         let allowed = node.config.stale_if_error;
         let known = node.cache.get(FIXTURE.codes[key]);
         match known.filter(|_| node.cache.may_answer_stale(began, allowed)) {
-            Some(known) => self.check(facts, known_verdict(known), true),
+            Some(known) => self.check(facts, known_verdict(&known), true),
             None => self.count.failed += 1,
         }
     }
@@ -1163,10 +1161,11 @@ impl Task<'_> {
 /// Number, node, key, and when it began, by the world's time and the node's.
 type Facts = (u64, usize, usize, u64, Duration);
 
-fn known_verdict(known: Known) -> Verdict {
-    match known {
-        Known::Key(key) => VerifiedKey(key).verdict(at()),
-        Known::Nobody => Verdict::Unknown,
+fn known_verdict(known: &Known) -> Verdict {
+    if known.is_nobodys {
+        Verdict::Unknown
+    } else {
+        known.found.verdict(at())
     }
 }
 
