@@ -130,10 +130,11 @@ impl Proxy {
                     text.replacen("http {\n", &log, 1)
                 )
             }
+            // It would wait for a client's last bytes as well, for which it does not look any more.
             Self::Haproxy => text
                 .replacen(
                     "global\n",
-                    "global\n    log stdout format raw local0 info\n",
+                    "global\n    hard-stop-after 3s\n    log stdout format raw local0 info\n",
                     1,
                 )
                 .replacen(
@@ -176,6 +177,17 @@ impl Proxy {
             thread::sleep(Duration::from_millis(10));
         }
         Ok(started)
+    }
+
+    /// Has it end when all that is underway is done and written down. With a mere SIGTERM both leave that behind.
+    fn end(self, mut process: Background) -> Outcome {
+        let signal = match self {
+            Self::Nginx => "QUIT",
+            Self::Haproxy => "USR1",
+        };
+        process::signal(signal, process.id())?;
+        process.wait().map_err(Failure::when("ending the proxy"))?;
+        Ok(())
     }
 
     /// What it wrote down.
@@ -263,7 +275,7 @@ fn through(proxy: Proxy, program: &Path, corpus: &[Value]) -> Outcome {
     if after != 200 {
         return Err(Failure::new(format!("afterwards the answer is {after}")));
     }
-    end(front)?;
+    proxy.end(front)?;
     thread::sleep(SETTLED);
     let seen = seen()?.split_off(before);
     end_node(node)?;
@@ -368,13 +380,6 @@ fn send(bytes: &[u8], half_close: bool, port: u16) -> std::io::Result<()> {
             Err(_) => break,
         }
     }
-    Ok(())
-}
-
-/// Asks a proxy to end in good order, so that its log is whole.
-fn end(mut process: Background) -> Outcome {
-    process::signal("TERM", process.id())?;
-    process.wait().map_err(Failure::when("ending the proxy"))?;
     Ok(())
 }
 
